@@ -1,0 +1,72 @@
+# Two commands: `make book` and `make test`. Everything they need is made in .venv, from requirements.txt.
+
+PYTHON  ?= python3
+PROFILE ?= book
+SUBJECT ?= portraits
+CORES   ?= 2
+# PyTorch's index of the build you want (CPU, or a CUDA version); empty takes torch as PyPI has it.
+TORCH_INDEX ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+BIN   := .venv/bin
+ENV   := .venv/.ready
+PIP   := $(BIN)/pip --disable-pip-version-check --no-input install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# The same seed of Python's hashes everywhere, so that sets have one order.
+export PYTHONHASHSEED := 0
+
+.PHONY: help book test models bench reference clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book       execute the notebooks where needed and build the book into _build/html"
+	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
+	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
+	@echo "make models     train the evaluators and the subject again, from nothing (hours on two cores; resumes)"
+	@echo "make bench      measure speed and memory beside other libraries (installs them)"
+	@echo "make clean      remove _build; artifacts/ and .venv stay"
+	@echo
+	@echo "Variables: PROFILE=$(PROFILE) SUBJECT=$(SUBJECT) CORES=$(CORES) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)"
+
+$(ENV): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "PYTHON must be Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
+	@echo "Making the environment in .venv (about 2 GB and 3 minutes with torch's CPU build)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.txt
+	@$(PIP) --quiet --no-deps -e .
+	@touch $@
+
+# No lock: every output is moved into place whole, so a killed run leaves nothing to unlock or repair.
+book: $(ENV)
+	@$(BIN)/python -m snakemake -s workflow/Snakefile --cores $(CORES) --quiet all --nolock --rerun-incomplete \
+	  --scheduler greedy --max-checksum-file-size 1GB --config profile=$(PROFILE) subject=$(SUBJECT)
+	@$(BIN)/python -m workflow.verdicts --profile $(PROFILE) --subject $(SUBJECT)
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: $(ENV)
+	@echo "Unit tests"
+	@$(BIN)/python -m pytest tests
+	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything first)"
+	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 3600 notebooks
+
+reference: override PROFILE := book
+reference: book
+	@$(BIN)/python -m workflow.reference --subject $(SUBJECT)
+
+models: $(ENV)
+	@echo "Training the evaluators and the subject; an interrupted training resumes"
+	@$(BIN)/python models/evaluators/train.py labeller
+	@$(BIN)/python models/evaluators/train.py scorer
+	@$(BIN)/python models/clip/train.py
+	@$(BIN)/python models/portraits/train.py
+
+bench: $(ENV)
+	@echo "Installing the peers and measuring; keep the machine quiet"
+	@$(PIP) --quiet -r requirements.txt -r requirements-bench.txt
+	@$(BIN)/python -m bench.run
+
+clean:
+	@rm -rf _build .snakemake
+	@echo "Removed _build. Computed artifacts stay in artifacts/, the environment in .venv."

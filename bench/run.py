@@ -1,0 +1,255 @@
+"""Speed and memory beside other libraries: `python -m bench.run [--quick] [--only ksae,sampling] [--output FILE]`.
+
+Every comparison is interleaved (ours, theirs, ours, theirs ...) and its ratio is the median of the rounds' ratios, so a
+machine that drifts or is shared moves both sides alike. Prints a table and writes one JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import difflens_utils  # noqa: F401, I001 - first: it mends torchvision, which diffusers imports
+
+import numpy as np
+import torch
+from diffusers import DDIMPipeline
+from diffusers.utils import logging
+
+from bench import peers
+from difflens_utils import artifacts, attribution, edits, ksae, sampling, subjects
+from difflens_utils.activations import Recording
+from difflens_utils.errors import one_of
+from difflens_utils.probes import Heads
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. `ratio` is what the target speaks of; None where the other side could not run."""
+
+    what: str
+    ours: float | None
+    beside: float | None
+    ratio: float | None
+    target: str
+    met: bool | None
+    note: str = ""
+
+
+def row(what: str, ours: float | None, beside: float | None, ratio: float | None, target: str, note: str = "") -> Row:
+    """A row whose `target`, such as ">= 2" or "<= 1.05", is checked against the ratio."""
+    relation, bound = target.split()
+    met = None if ratio is None else (ratio >= float(bound) if relation == ">=" else ratio <= float(bound))
+    return Row(what, ours, beside, ratio, target, met, note)
+
+
+def rounds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each function in each round, after one call to warm up; the order turns from round to round."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats):
+        for name in list(functions) if turn % 2 else reversed(functions):
+            start = time.perf_counter()
+            functions[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def quotient(above: list[float], below: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+@cache
+def pipeline_folder() -> Path:
+    """The shipped subject, or its architecture with random weights where it is not there yet: speed is the same."""
+    if (subjects.MODELS / "portraits/model_index.json").exists():
+        return subjects.MODELS / "portraits"
+    spec = importlib.util.spec_from_file_location("recipe", subjects.MODELS / "portraits/train.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    folder = Path(tempfile.mkdtemp(prefix="difflens-bench-"))
+    DDIMPipeline(recipe.network().half(), recipe.scheduler()).save_pretrained(folder)
+    return folder
+
+
+def sampling_rows(quick: bool) -> Iterator[Row]:
+    """Sampling against diffusers' pipeline as it comes, and against bare calls of the network."""
+    n, steps, repeats = (8, 3, 1) if quick else (128, 10, 3)
+    subject = subjects.load("portraits", folder=pipeline_folder())
+    theirs = DDIMPipeline.from_pretrained(pipeline_folder())
+    theirs.set_progress_bar_config(disable=True)
+    x, t = torch.randn(n, *subject.shape).to(subject.dtype), torch.full((n,), 500)
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(steps):
+                subject.network(x, t, return_dict=False)
+
+    seconds = rounds({
+        "ours": lambda: sampling.sample(subject, n, steps=steps, batch=n),
+        "pipeline": lambda: theirs(batch_size=n, num_inference_steps=steps, output_type="np"),
+        "bare": bare,
+    }, repeats)
+    fast = sampling.sample(subject, n, steps=20)
+    exact = sampling.sample(subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder()), n, steps=20)
+    likeness = 10 * (4 / (fast - exact).square().mean()).log10()
+    note = f"{str(subject.dtype)[6:]} against float32, same seeds: PSNR {likeness:.1f} dB"
+    rate = {name: n / statistics.median(s) for name, s in seconds.items()}
+    yield row(f"sampling, images/s ({steps} steps), beside diffusers' DDIMPipeline", rate["ours"], rate["pipeline"],
+              quotient(seconds["pipeline"], seconds["ours"]), ">= 2", note)
+    each = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
+    yield row(f"sampling, ms per network evaluation (batch {n}), beside bare unet(x, t)", each["ours"], each["bare"],
+              quotient(seconds["ours"], seconds["bare"]), "<= 1.03", f"both {str(subject.dtype)[6:]}")
+
+
+def edit_rows(quick: bool) -> Iterator[Row]:
+    """One edited step, symmetric and asymmetric, against one unedited step."""
+    n, steps, repeats = (8, 2, 1) if quick else (128, 5, 7)
+    subject = subjects.load("portraits", folder=pipeline_folder())
+    width = subject.network.config.block_out_channels[-1]
+    change = edits.steer(ksae.KSAE(ksae.KSAEConfig(width, 1024, 32)).requires_grad_(False), torch.arange(20), beta=2.0)
+
+    def run(edit: sampling.Edit | None, asymmetric: bool) -> Callable[[], object]:
+        return lambda: sampling.sample(subject, n, steps=steps, edit=edit, asymmetric=asymmetric, batch=n)
+
+    seconds = rounds(
+        {"plain": run(None, False), "symmetric": run(change, False), "asymmetric": run(change, True)}, repeats)
+    step = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
+    for name, target in (("symmetric", "<= 1.05"), ("asymmetric", "<= 1.6")):
+        yield row(f"one edited step, {name}, ms (batch {n}), beside an unedited one", step[name], step["plain"],
+                  quotient(seconds[name], seconds["plain"]), target, "20 features of 1,024, k = 32")
+
+
+def ksae_rows(quick: bool) -> Iterator[Row]:
+    """k-SAE training: seconds to the same held-out FVU as each peer reaches."""
+    sizes = ((128, 1024, 300, 2048, 10), (512, 4096, 60, 2048, 6))
+    for d, latents, steps, batch, turns in ((64, 256, 12, 256, 3), (128, 512, 6, 256, 2)) if quick else sizes:
+        curves, missing = peers.race(peers.Size(d, latents, 32, steps, batch), turns)
+        ours, what = curves.pop("ours"), f"k-SAE training, d = {d}, D = {latents}, seconds to equal FVU"
+        speed = {name: steps * batch / c.seconds[-1] for name, c in {"ours": ours, **curves}.items()}
+        ratios = {}
+        for name, curve in curves.items():
+            target = max(ours.fvu[-1], curve.fvu[-1])  # the better one is stopped where the other ends
+            mine, other = ours.time_to(target), curve.time_to(target)
+            ratios[name] = other / mine
+            note = (f"FVU {target:.3f} ({ours.precision} / {curve.precision}); in {steps} steps {ours.fvu[-1]:.3f} / "
+                    f"{curve.fvu[-1]:.3f}; {speed['ours']:,.0f} / {speed[name]:,.0f} vectors/s")
+            yield row(f"{what}, beside {name}", mine, other, ratios[name], ">= 1", note)
+        for name, reason in missing.items():
+            yield row(f"{what}, beside {name}", ours.seconds[-1], None, None, ">= 1", f"{name}: {reason}")
+        if ratios and d == 512:
+            fastest = min(ratios, key=ratios.__getitem__)
+            yield row(f"{what}, beside the fastest peer", None, None, ratios[fastest], ">= 1.5", fastest)
+
+
+def attribution_rows(quick: bool) -> Iterator[Row]:
+    """Integrated gradients of one attribute's classes: the closed form against captum, same number of points."""
+    n, d, latents, side, points, repeats = (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
+    classes = 2
+    size = f"{n} images, {side * side} positions, {latents} latents, {points} points"
+    what = f"attribution, seconds ({size}), beside captum"
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(n, 1, d, side, side, generator=g)
+    model = ksae.KSAE(ksae.KSAEConfig(d, latents, 16)).requires_grad_(False)
+    recording = Recording("bench", h.numpy().astype(np.float16), torch.empty(0), (500,))
+    heads = Heads(torch.randn(1, classes, d, side, side, generator=g) / (d * side) ** 0.5, torch.zeros(1, classes))
+    rows = torch.arange(n)
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        yield row(what, None, None, None, ">= 50", "captum: not installed")
+        return
+
+    def probabilities(s: torch.Tensor) -> torch.Tensor:  # (B, P, D) -> (B, classes)
+        return heads.logits(ksae.vectors_to_map(model.decode(s), (len(s), d, side, side)), 0).softmax(-1)
+
+    def captum() -> torch.Tensor:  # -> (classes, D)
+        s, method = model.latents(recording.vectors(0).view(n, -1, d)), IntegratedGradients(probabilities)
+        parts = [method.attribute(s, target=c, n_steps=points, method="gausslegendre") for c in range(classes)]
+        return torch.stack([p.mean(0).sum(0) for p in parts])
+
+    def ours() -> torch.Tensor:
+        return attribution.through_head(heads, model, recording, rows, points=points).scores
+
+    gap = ((ours() - captum()).abs().max() / captum().abs().max()).item()
+    seconds = rounds({"ours": ours, "captum": captum}, repeats)
+    yield row(what, statistics.median(seconds["ours"]), statistics.median(seconds["captum"]),
+              quotient(seconds["captum"], seconds["ours"]), ">= 50", f"scores equal to {gap:.1e} of the largest")
+
+
+def memory_rows(quick: bool) -> Iterator[Row]:
+    """Peak resident size of recording and training, in processes of their own, for few and for many images."""
+    counts, steps = ((8, 32), 3) if quick else ((500, 5000), 100)
+    peaks = []
+    for images in counts:
+        with tempfile.TemporaryDirectory() as store:
+            environment = os.environ | {"DIFFLENS_ARTIFACTS": store, "PYTHONPATH": str(ROOT)}
+            command = [sys.executable, "-m", "bench.memory", str(pipeline_folder()), str(images), str(steps)]
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        peaks.append(float(done.stdout.split()[-1]))
+    what = f"peak memory of recording and training, MiB, at {counts[1]:,} images beside {counts[0]:,}"
+    yield row(what, peaks[1], peaks[0], peaks[1] / peaks[0], "<= 1.1", "4 sampling steps recorded; 1,024 latents")
+    yield row("peak memory, GiB, beside 4 GiB", max(peaks) / 1024, 4, max(peaks) / 4096, "<= 1")
+
+
+SECTIONS = {"sampling": sampling_rows, "edits": edit_rows, "ksae": ksae_rows, "attribution": attribution_rows,
+            "memory": memory_rows}
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def show(item: Row) -> None:
+    verdict = {True: "met", False: "MISSED", None: "not measured"}[item.met]
+    print(f"{item.what}\n    {number(item.ours):>8} {number(item.beside):>8}   ratio {number(item.ratio):<6} "
+          f"target {item.target:<8} {verdict}{'   ' + item.note if item.note else ''}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every row runs, measures nothing")
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, comma-separated: {', '.join(SECTIONS)}")
+    parser.add_argument("--output", type=Path, help="results/bench.json for a whole run, _build/bench.json otherwise")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    logging.disable_progress_bar()
+    try:
+        for section in chosen:
+            one_of("--only", section, SECTIONS)
+    except ValueError as error:
+        parser.error(str(error))
+    whole = not options.quick and set(chosen) == set(SECTIONS)
+    output = options.output or ROOT / ("results/bench.json" if whole else "_build/bench.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    environment = artifacts.environment() | peers.versions() | {"quick": options.quick}
+    environment["weights"] = "shipped" if pipeline_folder().is_relative_to(ROOT) else "random, of the same architecture"
+    done: list[Row] = []
+    for section in chosen:
+        for item in SECTIONS[section](options.quick):
+            show(item)
+            done.append(item)
+        content = {"environment": environment, "rows": [asdict(item) for item in done]}
+        temporary = output.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, output)
+    print(f"Written to {output}")
+
+
+if __name__ == "__main__":
+    main()

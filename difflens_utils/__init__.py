@@ -1,0 +1,34 @@
+"""Open a diffusion model at its bottleneck, find the sparse features behind a bias, and turn them up or down.
+
+Data flows one way, and a module imports only from its left:
+
+    portraits -> evaluators -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
+    -> attribution -> edits -> stages, figures
+"""
+
+from __future__ import annotations
+
+
+def _mend_torchvision() -> None:
+    """Let a torchvision built for another torch be imported; nothing here uses the operators it misses.
+
+    A CUDA torchvision beside a CPU torch registers `torchvision::nms` as missing and then fails to import, and takes
+    clean-fid and diffusers down with it.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        globals()["_torchvision_library"] = library  # the definitions live as long as this object
+        import torchvision  # noqa: F401
+
+
+_mend_torchvision()

@@ -1,0 +1,173 @@
+"""Results on disk: every expensive result is stored once, under what determines it, and never half-written.
+
+An artifact is a folder `artifacts/<stage>/<key>/`. The key is a hash of the parameters, the upstream keys, the weights'
+fingerprint and the code of the stage (comments and docstrings aside). `manifest.json` holds these and a checksum per
+file: a rerun reuses the folder, a damaged one is noticed and made again. Result files hold the figures that the book, the
+README and the tables are made from.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import one_of, positive, within
+from .metrics import Estimate
+from .subjects import file_fingerprint
+
+ROOT = Path(__file__).parents[1]
+STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
+
+
+@cache
+def code_version(*modules: ModuleType) -> str:
+    """A hash of the modules' code without comments and docstrings."""
+    digest = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse(Path(module.__file__).read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                body[0].value.value = None
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
+
+
+def key_of(parameters: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for the parameters."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _intact(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there with its checksum."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        return all(file_fingerprint(folder / name) == checksum for name, checksum in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+_verified: set[Path] = set()  # checksums are checked once per process and artifact
+
+
+def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """The folder of an artifact; `make(folder)` fills it if it is not there intact.
+
+    Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written. Raises
+    OSError in one line for a full disk.
+    """
+    key = key_of(parameters)
+    folder = STORE / stage / key
+    if folder in _verified and folder.exists():
+        return folder
+    if folder.exists():
+        if _intact(folder):
+            _verified.add(folder)
+            return folder
+        print(f"artifact {stage}/{key} is damaged and is made again", file=sys.stderr)
+        shutil.rmtree(folder)
+    temporary = folder.with_name(f".{key}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        make(temporary)
+        files = {str(p.relative_to(temporary)): file_fingerprint(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        manifest = {"stage": stage, "parameters": parameters, "files": files}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        os.replace(temporary, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"the disk under {STORE} is full: free space or set DIFFLENS_ARTIFACTS") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _verified.add(folder)
+    return folder
+
+
+def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`cached` for a dictionary of tensors, kept as safetensors."""
+    def write(folder: Path) -> None:
+        save_file({k: v.contiguous() for k, v in make().items()}, folder / "tensors.safetensors")
+
+    return load_file(cached(stage, parameters, write) / "tensors.safetensors")
+
+
+PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
+
+
+class Results:
+    """The figures of one executed notebook, for `_build/results/<profile>/<subject>/<notebook>.json`.
+
+    Every record has a value, a 95 % interval where it has one, a sample size and a seed; every verdict names the record
+    it was computed from.
+    """
+
+    def __init__(self, notebook: str, *, subject: str, profile: str, **parameters: Any) -> None:
+        one_of("profile", profile, PROFILES)
+        self.notebook, self.subject, self.profile = notebook, subject, profile
+        self.parameters = parameters
+        self.records: dict[str, dict[str, Any]] = {}
+        self.verdicts: list[dict[str, Any]] = []
+
+    def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
+        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`."""
+        estimate = value if isinstance(value, Estimate) else Estimate(float(value), None, None, n)
+        low, high = (None if v is None else round(float(v), 6) for v in (estimate.low, estimate.high))
+        self.records[name] = {"name": name, "value": round(float(estimate.value), 6), "low": low, "high": high,
+                              "n": n or estimate.n, "seed": self.parameters.get("seed")}
+
+    def judge(self, claim: str, record: str, target: str, holds: bool, partly: bool = False) -> str:
+        """State whether a claim holds by a rule computed from records; returns the verdict."""
+        one_of("record", record, self.records)
+        verdict = "holds" if holds else "partly" if partly else "does not hold"
+        self.verdicts.append({"claim": claim, "record": record, "target": target, "verdict": verdict})
+        return verdict
+
+    def save(self) -> Path:
+        """Write the result file atomically and return its path."""
+        name = re.sub(r"[^\w.-]+", "--", self.subject).strip("-")  # a hub id or a path as one folder
+        path = ROOT / "_build/results" / self.profile / name / f"{self.notebook}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"notebook": self.notebook, "subject": self.subject, "profile": self.profile,
+                   "parameters": self.parameters, "environment": environment(),
+                   "records": list(self.records.values()), "verdicts": self.verdicts}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, path)
+        return path
+
+
+def environment() -> dict[str, str]:
+    """What a figure was computed with."""
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return {"python": platform.python_version(), "torch": torch.__version__, "diffusers": version("diffusers"),
+            "device": cuda}
+
+
+def check_sizes(**sizes: float) -> None:
+    """One-line errors for sizes that are not greater than 0, before anything expensive starts."""
+    for name, value in sizes.items():
+        positive(name, value)
+
+
+def check_share(**shares: float) -> None:
+    """One-line errors for shares outside 0..1."""
+    for name, value in shares.items():
+        within(name, value, 0, 1)

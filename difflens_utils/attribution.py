@@ -1,0 +1,272 @@
+"""Which latents cause a class? Integrated gradients (Eq. 6, 8) with respect to two measures.
+
+`through_head`: the paper's measure, the class probability of the h-classifier on the decoded latents. The head is linear
+and the decoder affine, so the logits are affine along the path and the integral needs neither the network nor autograd.
+A head can read what the image does not follow.
+
+`through_image`: the log-probability that the labeller gives the predicted clean image, differentiated through all that
+lies behind the module. It asks what an edit of h does to the picture at that very step.
+
+Both give scores per class and latent; positive means: more of the latent, more of the class.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import artifacts, hooks, sampling
+from .activations import Recording
+from .errors import one_of
+from .ksae import KSAE, map_to_vectors, vectors_to_map
+from .probes import Heads
+from .subjects import Subject
+
+
+class Attribution(NamedTuple):
+    """Scores of D latents for the classes of one attribute, averaged over the support set."""
+
+    scores: Tensor  # (classes, D) summed over timesteps and positions
+    by_step: Tensor  # (classes, T, D)
+    by_position: Tensor  # (classes, P, D)
+    gap: Tensor  # (classes,) |sum of the attributions - change of the measure| / |change of the measure|
+    slope: Tensor | None = None  # (classes, T, P, D) mean d measure / d latent, where it was kept
+
+
+def gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]; exact for polynomials of degree 2 points - 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
+
+
+def linear_integral(logits0: Tensor, logits1: Tensor, target: int, points: int) -> Tensor:
+    """Integral over alpha of d softmax(z)_target / dz along z = logits0 + alpha (logits1 - logits0): (B, classes)."""
+    total = torch.zeros_like(logits0)
+    for alpha, weight in zip(*gauss_legendre(points), strict=True):
+        p = torch.lerp(logits0, logits1, alpha.item()).softmax(-1)
+        one_hot = torch.zeros_like(p)
+        one_hot[:, target] = 1
+        total += weight.item() * p[:, target, None] * (one_hot - p)
+    return total
+
+
+def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, baseline: str = "zero",
+                 points: int = 32) -> Attribution:
+    """Integrated gradients of every class probability with respect to the latents, in closed form (Eq. 6).
+
+    `rows` (B,) are the support images; `baseline` is "zero" (the paper's) or "mean", the mean latents at that timestep and
+    position. Raises ValueError for an unknown baseline.
+    """
+    one_of("baseline", baseline, ("zero", "mean"))
+    steps, classes = heads.weight.shape[:2]
+    by_step, by_position, reached, asked = [], 0.0, 0.0, 0.0
+    for step in range(steps):
+        s = ksae.latents(map_to_vectors(recording.at(step, rows))).double()  # (B, P, D)
+        start = torch.zeros_like(s[:1]) if baseline == "zero" else s.mean(0, keepdim=True)
+        weight = map_to_vectors(heads.weight[step]).double()  # (classes, P, d)
+        effect = weight @ ksae.directions.double().T  # (classes, P, D): d logit / d latent
+        constant = heads.bias[step].double() + torch.einsum("cpd,d->c", weight, ksae.decode(s.new_zeros(s.shape[-1]).float()).double())
+        z0, z1 = (constant + torch.einsum("bpj,cpj->bc", x, effect) for x in (start, s))
+        parts = []
+        for c in range(classes):
+            slope = linear_integral(z0.expand_as(z1), z1, c, points)  # (B, classes)
+            moved = torch.einsum("bk,bpj->kpj", slope, s - start) / len(s)
+            parts.append((moved * effect).sum(0))  # (P, D)
+        parts = torch.stack(parts)
+        by_step.append(parts.sum(1))
+        by_position = by_position + parts
+        reached = reached + parts.sum((1, 2))
+        asked = asked + (z1.softmax(-1) - z0.softmax(-1)).mean(0)
+    stacked = torch.stack(by_step, 1)
+    return Attribution(stacked.sum(1).float(), stacked.float(), by_position.float(), ((reached - asked) / asked).abs().float())
+
+
+Measure = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> (B, classes) log-probabilities
+
+
+def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: int, seed: int, steps: int, *,
+                  points: int = 1, batch: int = 64) -> dict[str, Attribution]:
+    """Attribution to what the labeller sees in the predicted clean image, for every class of every attribute at once.
+
+    Along generated trajectories (no edit is carried on), with the zero baseline. `points=1` takes the gradient where the
+    model really is (alpha = 1): the derivative of the measure with respect to the scale beta of an intervention at beta = 1.
+    More points integrate along the path, by Gauss-Legendre. Kept in the store.
+    """
+    artifacts.check_sizes(n_support=n, points=points)
+    names = {a: subject.classes(a) for a in attributes}
+    parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "names": names,
+                  "n": n, "seed": seed, "steps": steps, "points": points,
+                  "code": artifacts.code_version(sys.modules[__name__], sampling)}
+
+    def measure(images: Tensor) -> Tensor:
+        logits = subject.labeller.logits(images)
+        return torch.cat([logits[a].log_softmax(-1) for a in attributes], 1)
+
+    def make() -> dict[str, Tensor]:
+        return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
+
+    t = artifacts.cached_tensors("attribution", parameters, make)
+    parts = {k: dict(zip(attributes, v.split([len(c) for c in names.values()]), strict=True)) for k, v in t.items()}
+    return {a: Attribution(parts["by_step"][a].sum(1), parts["by_step"][a], parts["by_position"][a], parts["gap"][a],
+                           parts["slope"][a]) for a in attributes}
+
+
+def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: int, steps: int, points: int,
+                  batch: int) -> dict[str, Tensor]:
+    s = sampling.schedule(subject.scheduler, steps)
+    seeds = sampling.image_seeds(n, seed)
+    nodes = [(torch.ones(()), torch.ones(()))] if points == 1 else list(zip(*gauss_legendre(points), strict=True))
+    slopes: list = [0.0] * steps
+    by_step: list = [0.0] * steps
+    by_position, asked = 0.0, 0.0
+    bar = tqdm(total=n * steps, desc="attribution through the image", unit="step", mininterval=1, leave=False)
+    for start in range(0, n, batch):
+        x = sampling._Noise(seeds[start:start + batch], subject.shape, subject.device).draw()
+        for index, timestep in enumerate(s.timesteps):
+            total, slope, clean, change = _step_scores(subject, ksae, measure, x, s, index, nodes)
+            slopes[index] = slopes[index] + slope / n
+            by_step[index] = by_step[index] + total.sum(1) / n
+            by_position = by_position + total / n
+            asked = asked + change / n
+            x = sampling.ddim_step(x, clean, clean, s, index)
+            bar.update(len(x))
+    bar.close()
+    reached = by_position.sum((1, 2))
+    return {"by_step": torch.stack(by_step, 1), "by_position": by_position, "slope": torch.stack(slopes, 1),
+            "gap": ((reached - asked) / asked).abs()}
+
+
+def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, s: sampling.Schedule, index: int,
+                 nodes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the unedited clean image, and the
+    change of the measure between all latents at zero and as they are (classes,)."""
+    timestep = s.timesteps[index]
+
+    def run(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        leaf: list[Tensor] = []
+
+        def replace(h: Tensor, _call: int) -> Tensor:
+            leaf.append(change(h).detach().requires_grad_(True))
+            return leaf[0]
+
+        with torch.enable_grad(), hooks.edit(subject.network, subject.module, replace):
+            clean = sampling.predicted_clean(x, subject.epsilon(x, timestep), s, index)
+            return leaf[0], clean, measure(clean)
+
+    h, clean, outcome = run(lambda h: h)
+    vectors = map_to_vectors(h.detach().float())
+    latents = ksae.latents(vectors)  # (B, P, D)
+    written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents contribute to h
+    total, slope = 0.0, 0.0
+    for alpha, weight in nodes:
+        a = alpha.item()
+        leaf, _, p = (h, clean, outcome) if a == 1 else run(lambda h, a=a: h - ((1 - a) * written).to(h.dtype))
+        grads = [torch.autograd.grad(p[:, c].sum(), leaf, retain_graph=c + 1 < p.shape[1])[0] for c in range(p.shape[1])]
+        slopes = [map_to_vectors(g.float()) @ ksae.directions.T for g in grads]  # (B, P, D) each
+        total = total + weight.item() * torch.stack([(latents * g).sum(0).cpu() for g in slopes])
+        slope = slope + weight.item() * torch.stack([g.sum(0).cpu() for g in slopes])
+    with torch.no_grad():
+        bare = run(lambda h: h - written.to(h.dtype))[2] if len(nodes) > 1 else None
+    change = (outcome - bare).sum(0).detach().cpu() if bare is not None else total.sum((1, 2))
+    return total, slope, clean.detach(), change
+
+
+def towards(slope: Tensor, contrast: Tensor) -> Tensor:
+    """Attribution with the other classes as the baseline, to first order: (D,) scores of one class.
+
+    `contrast` (T, P, D) is how far the latents of the class's images lie from the others' on average; `slope` (T, P, D) is what the
+    measure gains per unit. A latent scores where images of the class have more of it AND more of it makes the class (or less and
+    less): what is merely common to all images, and what the image does not follow, both come out near zero.
+    """
+    return (slope * contrast).sum((0, 1))
+
+
+class Effect(NamedTuple):
+    """Measured, not estimated: change of the class's log-probability in the predicted clean image, per feature."""
+
+    mean: Tensor  # (N,)
+    error: Tensor  # (N,) standard error over images
+
+
+@torch.no_grad()
+def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, *, n: int, seed: int,
+             steps: int, at: tuple[int, ...], beta: float = 3.0, together: int = 16) -> Effect:
+    """Edit one feature at a time at a few steps and look at the picture: does the class really become likelier?
+
+    Each feature is moved by beta times its `unit` (T, P, N) at the sampling steps `at`, on `n` images of fresh seeds; the labeller reads
+    the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store.
+    """
+    parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "attribute": attribute,
+                  "target": target, "features": features.tolist(), "unit": [float(unit.double().sum()), float(unit.double().abs().sum())],
+                  "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta,
+                  "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+
+    def make() -> dict[str, Tensor]:
+        s = sampling.schedule(subject.scheduler, steps)
+        x = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, subject.device).draw()
+        gains = []
+        for index in range(max(at) + 1):
+            clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
+            if index in at:
+                with _full_precision(subject):
+                    gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, s, index, together))
+            x = sampling.ddim_step(x, clean, clean, s, index)
+        gain = torch.stack(gains).mean(0)  # (N, n): per image, over the steps
+        return {"mean": gain.mean(1), "error": gain.std(1) / n**0.5}
+
+    return Effect(**artifacts.cached_tensors("measured", parameters, make))
+
+
+@contextmanager
+def _full_precision(subject: Subject) -> Iterator[None]:
+    """float32 for a while: one feature moves the picture by less than bf16 rounds epsilon. The weights' values stay."""
+    dtype = subject.dtype
+    subject.network.float()
+    subject.dtype = torch.float32
+    try:
+        yield
+    finally:
+        subject.network.to(dtype)
+        subject.dtype = dtype
+
+
+def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor,
+           s: sampling.Schedule, index: int, together: int) -> Tensor:
+    """Change of the class's log-probability at one step, (N, B): each feature moved alone."""
+    rows = []
+    for part in torch.arange(len(features)).split(together):
+        def versions(h: Tensor, _call: int, part: Tensor = part) -> Tensor:
+            latents = ksae.latents(map_to_vectors(h).float())
+            moved = []
+            for i in part.tolist():
+                own = latents[..., features[i]]  # (B, P)
+                change = (own + unit[:, i].to(own)).clamp_min(0) - own
+                moved.append(h.float() + vectors_to_map(change[..., None] * ksae.directions[features[i]], h.shape))
+            return torch.cat(moved).to(h.dtype)
+
+        with hooks.fork(subject.network, subject.module, versions) as forked:
+            plain, edited = forked.split(subject.epsilon(x, s.timesteps[index]))
+        read = lambda e, again: subject.labeller.logits(  # noqa: E731
+            sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index))[attribute].log_softmax(-1)[:, target]
+        rows.append((read(edited, len(part)).reshape(len(part), -1) - read(plain, 1)).cpu())
+    return torch.cat(rows)
+
+
+def select(scores: Tensor, n: int, density: Tensor | None = None, max_density: float = 1.0) -> Tensor:
+    """The N latents with the largest positive score: (<= n,) indices, best first (I_c of Eq. 6).
+
+    Latents that fire on more than `max_density` of all vectors are left out: they carry what all images share, and
+    pushing them takes images off the data's manifold.
+    """
+    scores = scores.clone()
+    if density is not None:
+        scores[density > max_density] = -torch.inf
+    top = scores.topk(min(n, len(scores)))
+    return top.indices[top.values > 0]

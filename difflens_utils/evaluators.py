@@ -1,0 +1,206 @@
+"""Evaluators: networks that look at images and say what is in them.
+
+Two independent attribute networks read every factor of a portrait: one labels the data of the h-classifiers, the other
+scores the results, so that no result is judged by the network that helped to make it. They follow one protocol, which
+evaluators of real photographs follow too:
+
+    evaluator.factors                {factor: classes}
+    evaluator.logits(images)         {factor: (B, classes)}, calibrated by a temperature per factor
+    evaluator.features(images)       (B, F)
+
+PortraitCLIP (`PortraitClip`) puts images and texts into one space and follows CLIP's:
+
+    clip.image_features(images)      (B, F), unit norm
+    clip.text_features(texts)        (B, F), unit norm
+
+Images are (B, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transformers import CLIPModel, CLIPTokenizer
+
+from .errors import one_of
+
+
+class Evaluator(Protocol):
+    """What every attribute evaluator offers."""
+
+    factors: dict[str, tuple[str, ...]]
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016)."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU(),
+            nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.BatchNorm2d(cout))
+        same = stride == 1 and cin == cout
+        self.shortcut = nn.Identity() if same else nn.Conv2d(cin, cout, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, cin, H, W) -> (B, cout, H / stride, W / stride)
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def _residual_trunk(features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        _Residual(32, 64, 2), _Residual(64, 96, 2), _Residual(96, 128, 2), nn.Flatten(),
+        nn.Linear(128 * 16, features), nn.ReLU())
+
+
+def _strided_trunk(features: int) -> nn.Sequential:
+    """No shortcuts, group norm, GELU, larger kernels: as unlike the residual trunk as convolutions get."""
+    def layer(cin: int, cout: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding), nn.GroupNorm(8, cout), nn.GELU())
+
+    return nn.Sequential(
+        layer(3, 64, 5, 2, 2), layer(64, 96, 3, 1, 1), layer(96, 128, 4, 2, 1), layer(128, 128, 3, 1, 1),
+        layer(128, 160, 4, 2, 1), nn.Flatten(), nn.Linear(160 * 16, features), nn.GELU())
+
+
+ARCHITECTURES = {"residual": _residual_trunk, "strided": _strided_trunk}
+
+
+class AttributeNet(nn.Module):
+    """One trunk and a linear head per factor; implements `Evaluator`. Reads 32x32 images (others are resized)."""
+
+    def __init__(self, architecture: str, factors: dict[str, tuple[str, ...]], features: int = 128) -> None:
+        super().__init__()
+        one_of("architecture", architecture, ARCHITECTURES)
+        self.config = {"architecture": architecture, "features": features, "factors": {k: list(v) for k, v in factors.items()}}
+        self.factors = {k: tuple(v) for k, v in factors.items()}
+        self.trunk = ARCHITECTURES[architecture](features)
+        self.head = nn.Linear(features, sum(len(v) for v in factors.values()))
+        self.register_buffer("temperature", torch.ones(len(factors)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, features)."""
+        return self.trunk(_resized(images, 32).to(self.head.weight.dtype))
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Calibrated logits: their softmax is meant to be the chance of being right (Guo et al., 2017)."""
+        parts = self.head(self.features(images)).split([len(v) for v in self.factors.values()], dim=1)
+        return {k: z / t for k, z, t in zip(self.factors, parts, self.temperature, strict=True)}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()},
+                  folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> AttributeNet:
+        """Load weights saved by `save`. Raises ValueError, in one line, for missing, damaged or foreign files."""
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            net = cls(**config)
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v
+                                 for k, v in load_file(folder / "model.safetensors").items()})
+        except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+            raise _unreadable(folder, error) from None
+        return net.eval().requires_grad_(False)
+
+
+class PortraitClip:
+    """Images and texts in one space: a `transformers.CLIPModel` with its tokenizer (Radford et al., 2021)."""
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.size = model.config.vision_config.image_size
+        self.context = model.config.text_config.max_position_embeddings
+
+    def to(self, device: torch.device) -> PortraitClip:
+        self.model.to(device)
+        return self
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""
+        images = _resized(images, self.size).to(self.model.device, self.model.dtype)
+        return F.normalize(self.model.get_image_features(images).pooler_output, dim=-1)
+
+    features = image_features  # what `embed` calls, in batches
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        """B texts to (B, F), unit norm."""
+        return F.normalize(self.model.get_text_features(**self.tokenise(texts)).pooler_output, dim=-1)
+
+    def tokenise(self, texts: list[str]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, (B, L) each; L is the longest text, cut at the model's context."""
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        return dict(tokens.to(self.model.device))
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` and transformers' own `from_pretrained` read: weights in half precision, vocab.json, merges.txt."""
+        copy = CLIPModel(self.model.config)
+        copy.load_state_dict(self.model.state_dict())
+        copy.half().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.tokenizer.backend_tokenizer.model.save(str(folder))
+        (folder / "tokenizer.json").unlink()  # the same once more
+
+    @classmethod
+    def load(cls, folder: Path) -> PortraitClip:
+        """Load what `save` wrote. Raises ValueError, in one line, for missing, damaged or foreign files."""
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            if config.get("model_type") != "clip":
+                raise ValueError(f"config.json describes a {config.get('model_type')!r} model, not 'clip'")
+            model, info = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+            if info["missing_keys"]:  # transformers would go on with random weights
+                raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {min(info['missing_keys'])}")
+            json.loads((folder / "vocab.json").read_text())  # without it the tokenizer would be built empty
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise _unreadable(folder, error) from None
+        return cls(model.eval().requires_grad_(False), tokenizer)
+
+
+# A text per class of a social attribute: of zero-shot classification, and of the target class in CLIP-D (Eq. 17).
+CLASS_TEXTS = {"gender": "a portrait of {article} {name} person", "age": "a portrait of {article} {name} person",
+               "tone": "a portrait of a person with {name} skin"}
+
+
+def class_texts(attribute: str, classes: tuple[str, ...]) -> list[str]:
+    """One text per class of a social attribute. Raises ValueError for another attribute."""
+    one_of("attribute", attribute, CLASS_TEXTS)
+    return [CLASS_TEXTS[attribute].format(article="an" if c[0] in "aeiou" else "a", name=c) for c in classes]
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(f"evaluator weights in {folder} are missing, damaged or foreign: {first}")
+
+
+@torch.inference_mode()
+def read(evaluator: Evaluator, images: Tensor, batch: int = 512) -> dict[str, Tensor]:
+    """Class probabilities of every factor: {factor: (B, classes)} on the CPU, in batches."""
+    chunks = [evaluator.logits(part) for part in images.split(batch)]
+    return {k: torch.cat([c[k].float().softmax(-1).cpu() for c in chunks]) for k in evaluator.factors}
+
+
+@torch.inference_mode()
+def embed(evaluator: Evaluator, images: Tensor, batch: int = 512) -> Tensor:
+    """Features (B, F) on the CPU, in batches."""
+    return torch.cat([evaluator.features(part).float().cpu() for part in images.split(batch)])

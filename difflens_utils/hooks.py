@@ -1,0 +1,151 @@
+"""Record and edit the output of any named module, without touching the network's code.
+
+Every context removes its hooks, also after an error, and counts calls from 0 again, so two generations see the same
+indices. `None` from an edit means unchanged. A module that was never called is an error: the name was wrong for the
+path that the network took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import one_of
+
+HookEdit = Callable[[Tensor, int], Tensor | None]  # (output, index of the call) -> new output, or None: unchanged
+
+
+class _Stop(Exception):
+    """Raised by a hook to leave the forward pass early."""
+
+
+def find(model: nn.Module, name: str) -> nn.Module:
+    """The module called `name` in `model.named_modules()`; ValueError with the closest names if there is none."""
+    modules = dict(model.named_modules())
+    modules.pop("", None)
+    one_of("module", name, modules)
+    return modules[name]
+
+
+def _tensor(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
+    """What the hook returns: the output with its tensor replaced, or None to leave it."""
+    if new is None:
+        return None
+    old = _tensor(output)
+    if new.shape != old.shape or new.dtype != old.dtype:
+        raise ValueError(f"the edit of {name} must keep {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} {new.dtype}")
+    return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+@contextmanager
+def edit(model: nn.Module, name: str, function: HookEdit) -> Iterator[None]:
+    """Pass the module's output through `function(output, call)` while the context is open."""
+    calls = 0
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return _replaced(output, function(_tensor(output), calls - 1), name)
+
+    handle = find(model, name).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not calls:
+        raise RuntimeError(f"module {name} was never called, so nothing was edited")
+
+
+@contextmanager
+def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Tensor]]:
+    """Collect the module's outputs, detached, one per call; `stop` leaves the forward pass right behind the module."""
+    outputs: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(_tensor(output).detach())
+        if stop:
+            raise _Stop
+
+    handle = find(model, name).register_forward_hook(hook)
+    try:
+        yield outputs
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+    if not outputs:
+        raise RuntimeError(f"module {name} was never called, so nothing was recorded")
+
+
+@dataclass
+class Fork:
+    """State of an open fork: `plain` is the batch size before the module if this pass was forked, else None."""
+
+    plain: int | None = None
+    copies: int = 0
+    calls: int = 0
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's output without (B, ...) and with the edits (copies B, ...); the same tensor twice if none was made."""
+        return (output, output) if self.plain is None else (output[: self.plain], output[self.plain :])
+
+
+def forkable(model: nn.Module, name: str) -> bool:
+    """Whether all that lies behind the module is a chain of root-level blocks, as behind a U-Net's bottleneck."""
+    return hasattr(model, "up_blocks") and name == "mid_block"
+
+
+@contextmanager
+def fork(model: nn.Module, name: str, function: HookEdit) -> Iterator[Fork]:
+    """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
+
+    `function` returns one edited version of h (B, ...) or several, (copies B, ...). Behind the module the batch is [plain;
+    edited]. Skip connections and embeddings were computed once for B; each later block finds them repeated. Where the
+    edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
+    """
+    if not forkable(model, name):
+        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net can")
+    state = Fork()
+
+    def repeat(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == state.plain:
+            return torch.cat([value] * (1 + state.copies))
+        if isinstance(value, tuple):
+            return tuple(repeat(v) for v in value)
+        return value
+
+    def start(_module: nn.Module, _args: Any) -> None:
+        state.plain = None
+
+    def split(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        state.calls += 1
+        new = function(_tensor(output), state.calls - 1)
+        if new is None:
+            return None
+        state.plain, state.copies = len(output), len(new) // len(output)
+        _replaced(torch.cat([output] * state.copies), new, name)  # for its check of shape and dtype
+        return torch.cat([output, new])
+
+    def widen(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if state.plain is None:
+            return None
+        return tuple(repeat(a) for a in args), {k: repeat(v) for k, v in kwargs.items()}
+
+    handles = [model.register_forward_pre_hook(start), find(model, name).register_forward_hook(split)]
+    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in model.up_blocks]
+    try:
+        yield state
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not state.calls:
+        raise RuntimeError(f"module {name} was never called, so nothing was edited")

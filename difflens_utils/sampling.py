@@ -1,0 +1,166 @@
+"""DDIM sampling with edits of the bottleneck, symmetric or asymmetric.
+
+The step is our own because three things have to be exact that schedulers leave to the caller: the previous timestep (the
+next entry of the list, not t - T/steps), the same epsilon in the edited and the unedited path, and the asymmetric step
+(Eq. 11), in which only the predicted clean image feels the edit. Where they must agree it equals diffusers' `DDIMScheduler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import hooks
+from .errors import one_of, positive, within
+
+if TYPE_CHECKING:
+    from .subjects import Subject
+
+
+class Step(NamedTuple):
+    """Where in a generation an edit is called."""
+
+    index: int  # 0 is the noisiest step, steps - 1 the cleanest
+    timestep: int  # training timestep t
+    rows: slice  # which of the requested images are in this batch
+
+
+Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
+Watch = Callable[[Tensor, Tensor, Step], None]  # (h, x_t, step), called before any edit
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A DDIM trajectory: per step the training timestep, alpha-bar here and at the previous timestep, and sigma."""
+
+    timesteps: tuple[int, ...]
+    alpha: Tensor  # (T,)
+    alpha_previous: Tensor  # (T,)
+    sigma: Tensor  # (T,)
+    clip: float | None  # the predicted clean image is clipped to [-clip, clip], and epsilon re-derived from it
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def schedule(scheduler: object, steps: int, eta: float = 0.0, spacing: str = "leading") -> Schedule:
+    """The trajectory of `steps` DDIM steps over a diffusers scheduler's noise levels.
+
+    Raises ValueError for steps outside 1..T, eta outside 0..1, or an unknown spacing.
+    """
+    alphas = scheduler.alphas_cumprod.double()
+    total = len(alphas)
+    within("steps", steps, 1, total)
+    within("eta", eta, 0, 1)
+    one_of("spacing", spacing, SPACINGS)
+    grid = torch.arange(steps, dtype=torch.float64)
+    if spacing == "leading":
+        times = grid * (total // steps) + scheduler.config.get("steps_offset", 0)
+    elif spacing == "trailing":
+        times = total - 1 - (torch.arange(steps - 1, -1, -1) * (total / steps))
+    else:
+        times = grid * ((total - 1) / max(steps - 1, 1))
+    times = times.round().long().clamp(0, total - 1).flip(0)
+    final = 1.0 if scheduler.config.get("set_alpha_to_one", True) else alphas[0].item()
+    alpha = alphas[times]
+    previous = torch.cat([alphas[times[1:]], torch.tensor([final], dtype=torch.float64)])
+    sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).clamp_min(0).sqrt()
+    clip = scheduler.config.get("clip_sample_range", 1.0) if scheduler.config.get("clip_sample", False) else None
+    return Schedule(tuple(times.tolist()), alpha, previous, sigma, clip)
+
+
+def predicted_clean(x: Tensor, epsilon: Tensor, s: Schedule, index: int) -> Tensor:
+    """P_t of Eq. 11, clipped where the schedule says so: (B, C, H, W)."""
+    a = s.alpha[index].item()
+    clean = (x - (1 - a) ** 0.5 * epsilon) / a**0.5
+    return clean if s.clip is None else clean.clamp(-s.clip, s.clip)
+
+
+def ddim_step(x: Tensor, clean: Tensor, direction: Tensor, s: Schedule, index: int, noise: Tensor | None = None) -> Tensor:
+    """x_{t-1} of Eq. 10: P_t is `clean`; D_t points along the epsilon that belongs to `direction`, a clean image too.
+
+    Symmetric step: `direction is clean`. Asymmetric step: `clean` edited, `direction` unedited.
+    """
+    a, b, sigma = s.alpha[index].item(), s.alpha_previous[index].item(), s.sigma[index].item()
+    epsilon = (x - a**0.5 * direction) / (1 - a) ** 0.5
+    out = b**0.5 * clean + max(1 - b - sigma**2, 0.0) ** 0.5 * epsilon
+    return out if noise is None else out + sigma * noise
+
+
+def image_seeds(n: int, seed: int) -> list[int]:
+    """One seed per image, so that image i is the same whatever the batch size, and whatever else is sampled."""
+    positive("n", n)
+    return [seed * 1_000_003 + i for i in range(n)]
+
+
+class _Noise:
+    """Independent noise per image: generator i belongs to image i."""
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
+        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self.shape, self.device = shape, device
+
+    def draw(self) -> Tensor:  # (B, C, H, W) float32
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+
+
+@torch.no_grad()
+def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: float = 0.0, edit: Edit | None = None,
+           asymmetric: bool = True, watch: Watch | None = None, batch: int = 128, spacing: str = "leading",
+           progress: str | None = None) -> Tensor:
+    """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. The same seed gives paired images.
+
+    `edit` sees the output of the subject's module at every step. With the asymmetric step it acts on the predicted
+    clean image only (Asyrp, and the released DiffLens), and only what lies behind the module runs twice. `watch` sees
+    (h, x_t, step) before any edit. `progress` names the bar. Raises ValueError for sizes <= 0.
+    """
+    positive("batch", batch)
+    seeds = image_seeds(n, seed)
+    s = schedule(subject.scheduler, steps, eta, spacing)
+    images = []
+    with tqdm(total=n * steps, desc=progress, unit="step", disable=progress is None, mininterval=1, leave=False) as bar:
+        for start in range(0, n, batch):
+            rows = slice(start, min(start + batch, n))
+            noise = _Noise(seeds[rows], subject.shape, subject.device)
+            x = noise.draw()
+            for index, timestep in enumerate(s.timesteps):
+                step = Step(index, timestep, rows)
+                plain, edited = _epsilons(subject, x, step, edit, asymmetric, watch)
+                clean = predicted_clean(x, edited, s, index)
+                direction = clean if plain is edited else predicted_clean(x, plain, s, index)
+                x = ddim_step(x, clean, direction, s, index, noise.draw() if eta > 0 else None)
+                bar.update(len(x))
+            images.append(subject.decode(x).float().cpu())
+    return torch.cat(images).clamp(-1, 1)
+
+
+def _epsilons(subject: Subject, x: Tensor, step: Step, edit: Edit | None, asymmetric: bool,
+              watch: Watch | None) -> tuple[Tensor, Tensor]:
+    """Epsilon for D_t and for P_t, (B, C, H, W) each; one tensor twice unless an asymmetric edit moved something."""
+    if edit is None and watch is None:
+        epsilon = subject.epsilon(x, step.timestep)
+        return epsilon, epsilon
+
+    def function(h: Tensor, _call: int) -> Tensor | None:
+        if watch is not None:
+            watch(h, x, step)
+        return None if edit is None else edit(h, step)
+
+    if not asymmetric or edit is None:
+        with hooks.edit(subject.network, subject.module, function):
+            epsilon = subject.epsilon(x, step.timestep)
+        return epsilon, epsilon
+    if hooks.forkable(subject.network, subject.module):
+        with hooks.fork(subject.network, subject.module, function) as forked:
+            out = subject.epsilon(x, step.timestep)
+        return (out, out) if forked.plain is None else forked.split(out)
+    with hooks.edit(subject.network, subject.module, function):
+        edited = subject.epsilon(x, step.timestep)
+    return subject.epsilon(x, step.timestep), edited

@@ -1,0 +1,232 @@
+"""The stages of the study with the store behind them: what several notebooks need is computed once, by whoever comes first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import activations, artifacts, attribution, edits, evaluators, hooks, ksae, metrics, portraits, sampling
+from .activations import Recording
+from .ksae import KSAE, History, KSAEConfig
+from .metrics import Estimate
+from .sampling import Edit
+from .subjects import Subject
+
+VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
+
+
+def recording(subject: Subject, n: int, seed: int, steps: int) -> Recording:
+    """The base recording: unedited images with h at every step."""
+    return activations.record(subject, n, seed, steps)
+
+
+def train_ksae(rec: Recording, k: int, *, latents: int, train_steps: int, seed: int, batch: int = 2048,
+               progress: bool = True, **options: Any) -> tuple[KSAE, History]:
+    """A k-SAE trained on all timesteps of a recording, with its curves; from the store if it is there."""
+    width = rec.h.shape[2] if rec.h.ndim == 5 else rec.h.shape[-1]
+    config = KSAEConfig(width=width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options)
+    rows = int(len(rec) * (1 - VALIDATION))
+    parameters = {"recording": rec.key, **asdict(config), "code": artifacts.code_version(ksae)}
+
+    def make(folder) -> None:  # noqa: ANN001
+        held_out = torch.cat([rec.vectors(s, slice(rows, len(rec)))[:: max(1, rec.h.shape[1] // 4)] for s in range(rec.h.shape[1])])
+        scratch = artifacts.STORE / "training" / f"{artifacts.key_of(parameters)}.safetensors"
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        model, history = ksae.train(config, rec.batches(batch, seed, rows), validation=held_out[:20_000], checkpoint=scratch,
+                                    progress=progress)
+        model.save(folder)
+        (folder / "history.json").write_text(json.dumps(history._asdict()))
+        scratch.unlink(missing_ok=True)  # an interrupted training resumes from it
+
+    folder = artifacts.cached("ksae", parameters, make)
+    return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
+
+
+def validation_rows(rec: Recording) -> slice:
+    """The images of a recording that no k-SAE was trained on."""
+    return slice(int(len(rec) * (1 - VALIDATION)), len(rec))
+
+
+class FactorSet(NamedTuple):
+    """h with known factors: h (S, n, *h) at S timesteps, labels {factor: (n,)}."""
+
+    h: Tensor
+    labels: dict[str, Tensor]
+    timesteps: tuple[int, ...]
+
+
+def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) -> FactorSet:
+    """h of portraits in which every factor is uniform and independent, at chosen noise levels.
+
+    Renders are noised to each timestep (Eq. 1) and passed through the network up to the module. Because no two factors are
+    correlated here, a unit that answers to two factors does so itself and not because the world ties them together.
+    """
+    world = portraits.sample(n, seed + 555, balanced=True)
+    images = portraits.render(world, subject.shape[-1]).to(subject.device)
+    alphas = subject.scheduler.alphas_cumprod
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
+    layers = []
+    with torch.no_grad():
+        for t in timesteps:
+            x = alphas[t].sqrt() * images + (1 - alphas[t]).sqrt() * noise
+            parts = []
+            for chunk in x.split(128):
+                with hooks.record(subject.network, subject.module, stop=True) as seen:
+                    subject.epsilon(chunk, t)
+                parts.append(seen[0].float().cpu())
+            layers.append(torch.cat(parts))
+    return FactorSet(torch.stack(layers), world.labels, timesteps)
+
+
+def _digest(value: Any) -> Any:
+    """Something that stands for a value in a key: tensors by the hash of their bytes."""
+    if isinstance(value, Tensor):
+        return hashlib.sha256(value.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]
+    if isinstance(value, (list, tuple)):
+        return [_digest(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _digest(v) for k, v in value.items()}
+    return value
+
+
+def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int, *, asymmetric: bool = True,
+             progress: str | None = None) -> Tensor:
+    """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there."""
+    artifacts.check_sizes(n_images=n, steps=steps)
+    parameters = {"subject": subject.fingerprint, "module": subject.module, "edit": _digest(getattr(edit, "parts", None)),
+                  "n": n, "seed": seed, "steps": steps, "asymmetric": asymmetric if edit is not None else None,
+                  "code": artifacts.code_version(sampling, hooks, edits)}
+    if edit is not None and not hasattr(edit, "parts"):
+        raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
+    make = lambda: {"images": sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric,  # noqa: E731
+                                              progress=progress or "sampling").half()}
+    return artifacts.cached_tensors("images", parameters, make)["images"].float()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the evaluators say of a set of images: class probabilities of both, features, CLIP embeddings."""
+
+    images: Tensor
+    scored: dict[str, Tensor]  # by the scorer: {factor: (n, classes)}
+    labelled: dict[str, Tensor]  # by the labeller
+    features: Tensor  # (n, F) of the scorer
+    clip: Tensor  # (n, E) unit-norm
+
+    def share(self, attribute: str, target: int) -> Estimate:
+        """Share of images that the scorer puts into a class, with its Wilson interval."""
+        hits = (self.scored[attribute].argmax(-1) == target).sum().item()
+        return metrics.wilson(int(hits), len(self.images))
+
+    def agreement(self, attribute: str) -> Estimate:
+        """Share of images on which the two evaluators name the same class."""
+        return metrics.agreement(self.scored[attribute], self.labelled[attribute])
+
+
+@torch.no_grad()
+def judge(subject: Subject, images: Tensor) -> Outcome:
+    """Let every evaluator look at the images."""
+    on = images.to(subject.device)
+    return Outcome(images, evaluators.read(subject.scorer, on), evaluators.read(subject.labeller, on),
+                   evaluators.embed(subject.scorer, on), evaluators.embed(subject.clip, on))
+
+
+def class_means(rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Mean latents of each class's images, per timestep and position: {attribute: (classes, T, P, D)}; from the store."""
+    parameters = {"recording": rec.key, "ksae": sae.fingerprint(), "labels": _digest(dict(labels)), "classes": dict(classes)}
+
+    def make() -> dict[str, Tensor]:
+        weights = {a: torch.nn.functional.one_hot(y, classes[a]).float() for a, y in labels.items()}
+        weights = {a: w / w.sum(0).clamp_min(1) for a, w in weights.items()}  # (n, classes)
+        means: dict[str, list[Tensor]] = {a: [] for a in labels}
+        for step in range(rec.h.shape[1]):
+            s = torch.cat([sae.latents(ksae.map_to_vectors(rec.at(step, slice(i, i + 256)))) for i in range(0, len(rec), 256)])
+            for a, w in weights.items():
+                means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
+        return {a: torch.stack(m, 1) for a, m in means.items()}
+
+    return artifacts.cached_tensors("class_means", parameters, make)
+
+
+def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:
+    """How far a class's mean latents (classes, T, P, D) lie from those of all other images: (T, P, D)."""
+    others = [c for c in range(len(means)) if c != target and counts[c] > 0]
+    weight = counts[others].float() / counts[others].sum()
+    return means[target] - torch.einsum("c,c...->...", weight, means[others])
+
+
+def deciding_steps(steps: int) -> tuple[int, ...]:
+    """The steps at which single features are measured: while the picture is being decided, and yet past the noisiest ones.
+
+    There the predicted clean image is epsilon's rounding error times 1 / sqrt(alpha-bar), and an evaluator reads noise.
+    """
+    return tuple(sorted({int(f * (steps - 1)) for f in (0.5, 0.65)}))
+
+
+def bias_features(subject: Subject, sae: KSAE, attribute: str, target: int, scores: Tensor, gap: Tensor, density: Tensor, *, count: int,
+                  max_density: float, n: int, seed: int, steps: int) -> Tensor:
+    """I_c: the latents that attribution proposes and a measurement confirms, best first (at most `count`).
+
+    Half as many candidates again as are kept are moved one at a time, by the class difference `gap` (T, P, D); those that make the class
+    likelier on average stay, in the order of their scores.
+    """
+    candidates = attribution.select(scores, count + count // 2, density, max_density)
+    if len(candidates) == 0:
+        return candidates
+    effect = attribution.measured(subject, sae, attribute, target, candidates, gap[..., candidates], n=n, seed=seed, steps=steps, at=deciding_steps(steps))
+    return candidates[effect.mean > 0][:count]
+
+
+def best_factor(response: Any, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]) -> list[tuple[str, float]]:
+    """For each unit of `response` (n, U) the class that it tells best from the rest: [("factor: class", AUROC)]."""
+    names, columns = [], []
+    for factor, y in labels.items():
+        for c, name in enumerate(classes[factor]):
+            names.append(f"{factor}: {name}")
+            columns.append(y == c)
+    scores = metrics.auroc(response, torch.stack(columns, 1).numpy())  # (U, classes)
+    best = scores.argmax(1)
+    return [(names[b], float(row[b])) for b, row in zip(best, scores, strict=True)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What notebook 04 arrives at: the bias features of every class, and what is needed to steer with them."""
+
+    features: dict[str, list[Tensor]]  # {attribute: per class the latents I_c}
+    gaps: dict[str, list[Tensor]]  # {attribute: per class (T, P, D), how far its images lie from all others}
+    labels: dict[str, Tensor]  # the labeller's classes of the recorded images
+    counts: dict[str, Tensor]  # images per class
+    density: Tensor  # (D,)
+    scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
+
+    def unit(self, attribute: str, target: int) -> Tensor:
+        """The unit of `add`: (T, P, N), the class difference of each bias feature."""
+        return self.gaps[attribute][target][..., self.features[attribute][target]]
+
+
+def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int, n_measured: int, n_features: int,
+                  max_density: float, seed: int, steps: int) -> Found:
+    """Attribution through the picture against the other classes, then a measurement of every candidate."""
+    labels = {a: p.argmax(-1) for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items() if a in subject.attributes}
+    sizes = {a: len(subject.classes(a)) for a in subject.attributes}
+    counts = {a: y.bincount(minlength=sizes[a]) for a, y in labels.items()}
+    by_image = attribution.through_image(subject, sae, subject.attributes, n_support, seed + 10, steps)
+    means = class_means(rec, sae, labels, sizes)
+    density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(steps)))
+    gaps = {a: [contrast(means[a], c, counts[a]) for c in range(sizes[a])] for a in subject.attributes}
+    scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in subject.attributes}
+    features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
+                                  n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in subject.attributes}
+    return Found(features, gaps, labels, counts, density, scores)
+
+
+def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
+    """The dense control: mean h of the images in a class minus that of all others, per timestep, (T, *h)."""
+    return torch.stack([rec.at(s, inside).mean(0) - rec.at(s, ~inside).mean(0) for s in range(rec.h.shape[1])])

@@ -1,0 +1,224 @@
+"""Train PortraitCLIP: `python models/clip/train.py [--images N]`.
+
+A small `transformers.CLIPModel` on fresh renders, half from the planted world and half with every factor uniform and
+independent, with captions that state everything, a part, or a single thing. A caption that leaves something out is true
+of several portraits of a batch; since the world is known, all of them count as its positives. A linear head, thrown away
+afterwards, has to read every factor off the image features, or the contrast would learn only what tells a batch apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
+
+from difflens_utils import portraits  # noqa: E402
+from difflens_utils.evaluators import PortraitClip, class_texts, embed  # noqa: E402
+from difflens_utils.metrics import Estimate, wilson  # noqa: E402
+from models.evaluators.train import distort  # noqa: E402
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
+
+SEED, BATCH, RATE, WIDTH, CONTEXT = 31, 128, 2e-3, 128, 77
+FACTORS = tuple(portraits.FACTORS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Captions that state a part. A full caption of `portraits.captions` is cut at its commas and put together again.
+
+def partial_caption(caption: str, person: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
+    """A caption that keeps each statement of a full one with a chance drawn once per caption, and the factors it states."""
+    who, *rest = caption.split(", ")
+    skin, width, hair, *extras, pose, clothing, position, background = [who.split(" with ")[1], *rest]
+    nouns = [(skin, {"tone"}), (width, {"head_width"}), (hair, {"hair_length", "hair_colour", "bald"}),
+             *((e, {e.split()[-1]}) for e in extras)]  # "a mustache", "red lipstick": the last word is the factor
+    clauses = [(pose, {"side_pose", "head_down"}), (clothing, {"clothing"}), (position, {"position"}),
+               (background, {"background"})]
+    rate = rng.random() ** 2
+    nouns, clauses = ([part for part in parts if rng.random() < rate] for parts in (nouns, clauses))
+    subject, stated = rng.choice([
+        (who.split(" of ")[1].split(" with ")[0], {"gender", "age"}), (_someone(person["gender"]), {"gender"}),
+        (_someone(person["age"]), {"age"}), ("a person", set())])
+    text = rng.choice(["a portrait of ", ""]) + subject
+    text += " with " * bool(nouns) + ", ".join(t for t, _ in nouns) + "".join(f", {t}" for t, _ in clauses)
+    return text, stated.union(*(factors for _, factors in nouns + clauses))
+
+
+def _someone(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word} person"
+
+
+def batch(n: int, seed: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    """Renders (B, 3, 32, 32), a caption each (half of them full), labels (B, factors), and which caption is true of which
+    image (B, B)."""
+    halves = portraits.sample(n // 2, seed), portraits.sample(n - n // 2, seed + 1, balanced=True)
+    rng = random.Random(seed)
+    texts, stated = [], torch.ones(n, len(FACTORS), dtype=torch.bool)
+    for half in halves:
+        for i, text in enumerate(portraits.captions(half)):
+            if rng.random() < 0.5:
+                text, factors = partial_caption(text, portraits.names(half, i), rng)
+                stated[len(texts)] = torch.tensor([f in factors for f in FACTORS])
+            texts.append(text)
+    labels = torch.stack([torch.cat([h.labels[f] for h in halves]) for f in FACTORS], dim=1)  # (B, factors)
+    differs = labels[:, None] != labels[None]  # (B captions, B images, factors)
+    return torch.cat([portraits.render(h) for h in halves]), texts, labels, ~(differs & stated[:, None]).any(-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+
+def merges(words: set[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al., 2016), the most frequent pair first, until each word is one token.
+
+    The tokenizers library would break ties by hash, that is differently in every run.
+    """
+    pieces, result = [[*w[:-1], w[-1] + "</w>"] for w in words], []
+    while pairs := Counter(pair for p in pieces for pair in itertools.pairwise(p)):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        result.append(best)
+        pieces = [_joined(p, best) for p in pieces]
+    return result
+
+
+def _joined(piece: list[str], pair: tuple[str, str]) -> list[str]:
+    """`piece` with each occurrence of `pair` made one, from left to right."""
+    out: list[str] = []
+    for token in piece:
+        if out and (out[-1], token) == pair:
+            out[-1] += token
+        else:
+            out.append(token)
+    return out
+
+
+def tokenizer() -> CLIPTokenizer:
+    """CLIP's own scheme, laid out as CLIP's: 256 bytes, the same ending a word, the merges, start and end of text.
+
+    Every word of the world's captions is one token, and no text is unknown.
+    """
+    world = [c for seed in (0, 1) for c in portraits.captions(portraits.sample(2000, seed, balanced=True))]
+    words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
+    words |= {c for f in portraits.FACTORS.values() for c in f.classes}
+    pairs, letters = merges(words), sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(a + "</w>" for a in letters), *("".join(p) for p in pairs), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer({t: i for i, t in enumerate(tokens)}, pairs, model_max_length=CONTEXT)
+
+
+def network(tokens: CLIPTokenizer) -> CLIPModel:
+    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
+    text = CLIPTextConfig(vocab_size=len(tokens), num_hidden_layers=3, max_position_embeddings=CONTEXT,
+                          bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
+                          pad_token_id=tokens.pad_token_id, **tower)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, num_hidden_layers=4, **tower)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH)
+    config._attn_implementation = "eager"  # for these short sequences twice as fast as the fused one, on a CPU
+    return CLIPModel(config)
+
+
+def contrastive_loss(similarity: Tensor, match: Tensor) -> Tensor:
+    """Symmetric cross-entropy of (B texts, B images) scaled cosines, its target spread evenly over all true pairs."""
+    by_text, by_image = match.float(), match.T.float()
+    return (F.cross_entropy(similarity, by_text / by_text.sum(1, keepdim=True))
+            + F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))) / 2
+
+
+def factor_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the factors of (B, all classes) logits and (B, factors) labels."""
+    parts = logits.split([len(f.classes) for f in portraits.FACTORS.values()], dim=1)
+    return torch.stack([F.cross_entropy(z, labels[:, i]) for i, z in enumerate(parts)]).mean()
+
+
+def train(images: int) -> PortraitClip:
+    torch.manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    tokens = tokenizer()
+    clip = PortraitClip(network(tokens), tokens)
+    head = nn.Linear(WIDTH, sum(len(f.classes) for f in portraits.FACTORS.values()))
+    steps = max(images // BATCH, 1)
+    weights = [*clip.model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    progress = tqdm(range(steps), desc="clip", mininterval=20)
+    for step in progress:
+        x, texts, labels, match = batch(BATCH, SEED * 1_000_000 + 2 * step)
+        with torch.autocast("cpu", torch.bfloat16):
+            image, text = clip.image_features(distort(x, generator)).float(), clip.text_features(texts).float()
+        contrast = contrastive_loss(clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match)
+        factors = factor_loss(head(image * WIDTH**0.5), labels)  # features of unit norm: about 1 per entry
+        optimizer.zero_grad(set_to_none=True)
+        (contrast + factors).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(contrast=f"{contrast.item():.3f}", factors=f"{factors.item():.3f}", refresh=False)
+    clip.model.eval().requires_grad_(False)
+    return clip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The card
+
+def retrieval(image: Tensor, text: Tensor, captions: list[str], among: int) -> dict[str, dict[str, float]]:
+    """Top-1 retrieval both ways in groups of `among` of the (N, F) features; an equal caption counts as right."""
+    right = {"image_to_text": 0, "text_to_image": 0}
+    for start in range(0, len(captions), among):
+        x, t, names = (part[start:start + among] for part in (image, text, captions))
+        for key, similarity in (("image_to_text", x @ t.T), ("text_to_image", t @ x.T)):
+            right[key] += sum(names[i] == names[j] for i, j in enumerate(similarity.argmax(1).tolist()))
+    return {key: _rounded(wilson(count, len(captions))) for key, count in right.items()}
+
+
+def zero_shot(clip: PortraitClip, image: Tensor, labels: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Accuracy of the social attributes read off image features (N, F) by the closest of their class texts."""
+    result = {}
+    for name in portraits.ATTRIBUTES:
+        guess = (image @ clip.text_features(class_texts(name, portraits.FACTORS[name].classes)).T).argmax(1)
+        result[name] = _rounded(wilson(int((guess == labels[name]).sum()), len(guess)))
+    return result
+
+
+def _rounded(estimate: Estimate) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in estimate._asdict().items()}
+
+
+@torch.inference_mode()
+def card(clip: PortraitClip, n: int = 4000) -> dict[str, dict]:
+    """Held-out figures on fresh renders of both worlds, with 95 % Wilson intervals."""
+    report = {}
+    for seed, world in enumerate(("planted", "balanced"), start=SEED + 200):
+        p = portraits.sample(n, seed, balanced=world == "balanced")
+        captions = portraits.captions(p)
+        image = embed(clip, portraits.render(p))
+        text = torch.cat([clip.text_features(captions[i:i + 500]) for i in range(0, n, 500)])
+        report[world] = {"seed": seed, "zero_shot": zero_shot(clip, image, p.labels),
+                         **{f"retrieval_{k}": retrieval(image, text, captions, k) for k in (100, 1000)}}
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=190_000)
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    clip = train(args.images)
+    clip.save(args.out)
+    report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(args.out))}
+    (args.out / "card.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["held_out"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Train the unconditional subject: `python models/portraits/train.py [--images N] [--state FILE]`.
+
+A pixel-space DDPM (Ho et al., 2020; linear beta, T = 1000, epsilon-prediction) on 131,072 portraits of the planted
+world, with the loss weighting of P2 (Choi et al., 2022; k = 1, gamma = 0.5), an exponential moving average of the weights,
+and a learning rate that stays constant and then falls linearly to zero over the last quarter. Every batch is a function
+of (seed, step), so a run that was interrupted resumes exactly from its state file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from difflens_utils import portraits
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+HERE = Path(__file__).parent
+SEED, POOL, BATCH, RATE, DECAY = 7, 131_072, 64, 6e-4, 0.999
+
+
+def network() -> UNet2DModel:
+    """Narrow above, wide below: few channels cross the skips at high resolution, so what a portrait IS has to pass the
+    bottleneck (192 x 4 x 4)."""
+    return UNet2DModel(
+        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(24, 48, 96, 192),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        norm_num_groups=8, attention_head_dim=32)
+
+
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True,
+                         set_alpha_to_one=True, steps_offset=0, timestep_spacing="leading")
+
+
+def data() -> Tensor:
+    """The training set: (POOL, 3, 32, 32) uint8, rendered in a minute."""
+    pool = torch.empty(POOL, 3, 32, 32, dtype=torch.uint8)
+    for start in tqdm(range(0, POOL, 1024), desc="rendering", mininterval=10):
+        images = portraits.render(portraits.sample(1024, SEED * 100_000 + start))
+        pool[start:start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
+    return pool
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def export(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write a `DDIMPipeline` that `from_pretrained` loads, in half precision."""
+    unet = network()
+    unet.load_state_dict(weights)
+    DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
+
+
+def train(images: int, state_file: Path, minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
+    """Run to `images` training images and return the averaged weights."""
+    torch.manual_seed(SEED)
+    unet = network()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    average = {k: v.clone() for k, v in unet.state_dict().items()}
+    step, total = 0, images // BATCH
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        unet.load_state_dict(state["unet"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+    pool = data()
+    alphas = scheduler().alphas_cumprod
+    weight = (1 + alphas / (1 - alphas)) ** -0.5  # P2: 1 / (k + SNR)^gamma
+    saved = time.monotonic()
+    bar = tqdm(range(step, total), initial=step, total=total, desc="portraits", mininterval=20)
+    running = 0.0
+    for step in bar:
+        generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
+        x = pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1
+        t = torch.randint(1000, (BATCH,), generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        a = alphas[t].reshape(-1, 1, 1, 1)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 200, (total - step) / (0.25 * total))
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = unet(a.sqrt() * x + (1 - a).sqrt() * noise, t).sample
+        loss = ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        keep = min(DECAY, (1 + step) / (10 + step))
+        for k, v in unet.state_dict().items():
+            average[k].lerp_(v, 1 - keep)
+        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if time.monotonic() - saved > 60 * minutes_between_saves or step + 1 == total:
+            save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
+                             "step": step + 1}, state_file)
+            saved = time.monotonic()
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=512_000)
+    parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    export(train(args.images, args.state), args.out)
+
+
+if __name__ == "__main__":
+    main()

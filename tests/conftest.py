@@ -1,0 +1,19 @@
+"""Every test starts from the same seeds and leaves the machine's cores to others."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import difflens_utils  # noqa: F401  (before diffusers: it mends a torchvision of another build)
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

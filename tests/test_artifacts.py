@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import errno
+import json
+import types
+
+import pytest
+import tiny
+import torch
+
+from difflens_utils import activations, artifacts, probes, stages, subjects
+from difflens_utils.metrics import Estimate
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+    monkeypatch.setattr(artifacts, "_verified", set())
+    return tmp_path
+
+
+def counted(calls, value=1.0):
+    return lambda: calls.append(1) or {"x": torch.full((3,), value)}
+
+
+def test_made_once(store):
+    calls = []
+    for _ in range(3):
+        assert torch.equal(artifacts.cached_tensors("stage", {"a": 1}, counted(calls))["x"], torch.ones(3))
+    artifacts.cached_tensors("stage", {"a": 2}, counted(calls))
+    assert len(calls) == 2
+
+
+def test_a_damaged_file_is_noticed_and_made_again(store, capsys):
+    calls = []
+    artifacts.cached_tensors("stage", {}, counted(calls))
+    file = next(store.rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-2] + b"zz")
+    artifacts._verified.clear()
+    artifacts.cached_tensors("stage", {}, counted(calls))
+    assert len(calls) == 2 and "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no space"), RuntimeError])
+def test_nothing_half_written_is_left(store, error):
+    def make(folder):
+        (folder / "half").write_text("x")
+        raise error
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        artifacts.cached("stage", {}, make)
+    if isinstance(error, OSError):
+        assert "disk" in str(caught.value) and "\n" not in str(caught.value)
+    assert [p for p in store.rglob("*") if p.is_file()] == [] and not list((store / "stage").iterdir())
+
+
+def test_code_version_ignores_comments_but_not_code(tmp_path):
+    def version(text):
+        file = tmp_path / f"m{abs(hash(text))}.py"
+        file.write_text(text)
+        module = types.ModuleType("m")
+        module.__file__ = str(file)
+        return artifacts.code_version(module)
+
+    a = version('"""Doc."""\ndef f():\n    """One."""\n    return 1\n')
+    assert a == version('"""Other."""\n# why\ndef f():\n    """Two."""\n    return 1\n')
+    assert a != version('"""Doc."""\ndef f():\n    """One."""\n    return 2\n')
+
+
+def test_results_round_trip(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "ROOT", tmp_path)
+    r = artifacts.Results("n", subject="portraits", profile="quick", seed=3)
+    r.add("a.b", Estimate(0.5, 0.4, 0.6, 10))
+    r.add("c", 1, n=4)
+    assert r.judge("claim", "a.b", "at least 0.4", True) == "holds"
+    stored = json.loads(r.save().read_text())
+    assert stored["records"][0] == {"name": "a.b", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "seed": 3}
+    assert stored["verdicts"][0]["verdict"] == "holds" and stored["parameters"] == {"seed": 3}
+    with pytest.raises(ValueError, match="record must be one of"):
+        r.judge("claim", "missing", "", True)
+    with pytest.raises(ValueError, match="profile must be one of quick, book, paper"):
+        artifacts.Results("n", subject="s", profile="big")
+
+
+def test_recording_equals_what_the_hook_saw(store):
+    subject = tiny.subject()
+    rec = activations.record(subject, 5, 0, 3, batch=2)
+    seen = {}
+    from difflens_utils import sampling
+
+    images = sampling.sample(subject, 5, 0, steps=3, watch=lambda h, x, s: seen.__setitem__(s.index, h.clone()))
+    for i in range(3):
+        torch.testing.assert_close(rec.at(i), seen[i], atol=2e-2, rtol=2e-3)
+    torch.testing.assert_close(rec.images, images, atol=2e-3, rtol=2e-3)
+    assert rec.vectors(0).shape == (5 * 16, 24)
+    stream = rec.batches(64, 7)
+    assert torch.equal(stream(3), stream(3)) and not torch.equal(stream(3), stream(4)) and stream(0).shape == (64, 24)
+
+
+def test_edited_images_are_filed_under_what_the_edit_does(store):
+    from difflens_utils import edits
+
+    subject, ksae = tiny.subject(), tiny.ksae()
+    a = stages.generate(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
+    stages.generate(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
+    b = stages.generate(subject, edits.steer(ksae, torch.tensor([2]), 2.0), 2, 0, 2)
+    assert len(list((store / "images").iterdir())) == 2 and not torch.equal(a, b)
+    with pytest.raises(ValueError, match="edit must come from"):
+        stages.generate(subject, lambda h, s: h, 2, 0, 2)
+
+
+def test_probes_find_a_planted_direction_and_nothing_in_noise(store):
+    g = torch.Generator().manual_seed(0)
+    labels = (torch.rand(400, generator=g) < 0.3).long()
+    h = torch.randn(400, 2, 6, 2, 2, generator=g)
+    h[:, 1, 3, 0, 0] += 4 * labels
+    fit = probes.fit(activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500, 0)), labels, 2, progress=False)
+    assert fit.accuracy(1).low > 0.9 and fit.accuracy(0).low < 0.5 < fit.accuracy(0).high + 0.05
+    weight = fit.heads.weight[1, 1] - fit.heads.weight[1, 0]
+    assert weight.abs().argmax() == torch.tensor(3 * 4)
+    with pytest.raises(ValueError, match="every class needs"):
+        probes.fit(activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500, 0)), labels, 3, progress=False)
+
+
+def test_subject_errors_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match="subject must be one of"):
+        subjects.load("portrait")
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
+        subjects.load("portraits", "gpu")
+    for damage in ("missing", "foreign"):
+        folder = tmp_path / damage
+        folder.mkdir()
+        (folder / "model_index.json").write_text('{"_class_name": "DDIMPipeline"}' if damage == "foreign" else "{")
+        with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
+            subjects.load("portraits", folder=folder)
+        assert "\n" not in str(error.value)

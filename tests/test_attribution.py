@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from captum.attr import IntegratedGradients
+
+from difflens_utils import artifacts, attribution
+from difflens_utils.activations import Recording
+from difflens_utils.ksae import map_to_vectors
+from difflens_utils.probes import Heads
+
+
+@pytest.fixture
+def parts():
+    """Three steps of h (5 images, 24 x 2 x 2), heads of three classes, and a k-SAE."""
+    g = torch.Generator().manual_seed(4)
+    h = torch.randn(5, 3, 24, 2, 2, generator=g) * 2
+    heads = Heads(torch.randn(3, 3, 24, 2, 2, generator=g) * 0.2, torch.randn(3, 3, generator=g))
+    return Recording("key", h.numpy(), torch.zeros(5, 3, 16, 16), (900, 500, 100)), heads, tiny.ksae()
+
+
+def captum_scores(recording, heads, ksae, baseline, target, steps):
+    """The same by captum: a forward and a backward pass of decoder and head per point."""
+    total = torch.zeros(ksae.config.latents, dtype=torch.float64)
+    model = tiny.ksae().double()
+    for step in range(3):
+        s = model.latents(map_to_vectors(recording.at(step)).double())
+        start = torch.zeros_like(s) if baseline == "zero" else s.mean(0, keepdim=True).expand_as(s)
+        weight, bias = map_to_vectors(heads.weight[step]).double(), heads.bias[step].double()
+        forward = lambda z: (torch.einsum("bpd,cpd->bc", model.decode(z), weight) + bias).softmax(-1)  # noqa: E731, B023
+        ig = IntegratedGradients(forward).attribute(s, start, target=target, n_steps=steps, method="gausslegendre")
+        total += ig.sum((0, 1)) / len(s)
+    return total
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+@pytest.mark.parametrize("target", [0, 2])
+def test_closed_form_equals_captum(parts, baseline, target):
+    recording, heads, ksae = parts
+    ours = attribution.through_head(heads, ksae, recording, torch.arange(5), baseline, points=32)
+    torch.testing.assert_close(ours.scores[target].double(), captum_scores(recording, heads, ksae, baseline, target, 32),
+                               atol=1e-5, rtol=1e-4)
+
+
+def test_completeness(parts):
+    recording, heads, ksae = parts
+    result = attribution.through_head(heads, ksae, recording, torch.arange(5))
+    assert result.gap.max() < 1e-3
+    torch.testing.assert_close(result.by_step.sum(1), result.scores)
+    torch.testing.assert_close(result.by_position.sum(1), result.scores, atol=1e-6, rtol=1e-4)
+
+
+def test_scores_of_all_classes_cancel(parts):
+    """Probabilities sum to 1, so what one class gains the others lose."""
+    recording, heads, ksae = parts
+    scores = attribution.through_head(heads, ksae, recording, torch.arange(5)).scores
+    torch.testing.assert_close(scores.sum(0), torch.zeros(48), atol=1e-6, rtol=0)
+
+
+def test_latents_that_never_fire_get_nothing(parts):
+    recording, heads, ksae = parts
+    scores = attribution.through_head(heads, ksae, recording, torch.arange(5)).scores
+    fired = torch.stack([ksae.latents(recording.vectors(s)).sum(0) for s in range(3)]).sum(0) > 0
+    assert (~fired).any() and scores[:, ~fired].abs().max() == 0
+
+
+def test_gauss_legendre_integrates_polynomials():
+    nodes, weights = attribution.gauss_legendre(4)
+    for degree in range(8):
+        assert abs((weights * nodes**degree).sum().item() - 1 / (degree + 1)) < 1e-12
+
+
+def test_unknown_baseline(parts):
+    with pytest.raises(ValueError, match="baseline must be one of zero, mean"):
+        attribution.through_head(parts[1], parts[2], parts[0], torch.arange(2), "noise")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+
+
+def test_image_gradient_is_the_effect_of_scaling(store):
+    """At beta = 1, the local score is the derivative of the labeller's log-probability: a finite difference agrees."""
+    from difflens_utils import edits, hooks, sampling
+
+    subject, ksae = tiny.subject(clip_sample=False), tiny.ksae()
+    result = attribution.through_image(subject, ksae, ("gender",), 2, 0, 2)["gender"]
+    s = sampling.schedule(subject.scheduler, 2)
+    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    j = int(result.by_step[1, 0].abs().argmax())
+
+    def outcome(beta):
+        edit = edits.steer(ksae, torch.tensor([j]), beta)
+        with hooks.edit(subject.network, "mid_block", lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 2)))):
+            clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
+        return subject.labeller.logits(clean)["gender"].log_softmax(-1)[:, 1].double().mean().item()
+
+    slope = (outcome(1.05) - outcome(0.95)) / 0.1
+    assert np.isclose(slope, result.by_step[1, 0, j].item(), rtol=0.05)
+
+
+def test_integrated_image_scores_are_complete(store):
+    subject, ksae = tiny.subject(clip_sample=False), tiny.ksae()
+    result = attribution.through_image(subject, ksae, ("gender", "age"), 2, 0, 2, points=24)
+    assert set(result) == {"gender", "age"} and result["age"].scores.shape == (3, 48)
+    assert max(r.gap.max() for r in result.values()) < 0.02
+
+
+def test_select_takes_the_best_positive_and_leaves_dense_latents_out():
+    scores = torch.tensor([0.5, -1.0, 0.9, 0.1, 0.7])
+    density = torch.tensor([0.1, 0.1, 0.8, 0.1, 0.2])
+    assert attribution.select(scores, 3).tolist() == [2, 4, 0]
+    assert attribution.select(scores, 3, density, 0.5).tolist() == [4, 0, 3]
+    assert attribution.select(-scores.abs(), 3).tolist() == []

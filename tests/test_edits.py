@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from difflens_utils import edits
+from difflens_utils.ksae import map_to_vectors
+from difflens_utils.sampling import Step
+
+STEP = Step(1, 500, slice(2, 6))
+
+
+@pytest.fixture
+def h():
+    return torch.randn(4, 24, 2, 2, generator=torch.Generator().manual_seed(1)) * 2
+
+
+@pytest.fixture
+def ksae():
+    return tiny.ksae()
+
+
+def by_hand(ksae, h, features, change):
+    """h + sum_j (change(s_j) - s_j) d_j, in numpy float64 (Eq. 9)."""
+    s = ksae.latents(map_to_vectors(h)).double().numpy()
+    d = ksae.directions.double().numpy()
+    out = map_to_vectors(h).double().numpy().copy()
+    for j in features:
+        out += (change(s[..., j], j) - s[..., j])[..., None] * d[j]
+    return torch.from_numpy(out).transpose(1, 2).reshape(h.shape).float()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 3.0, -1.0])
+def test_scale(ksae, h, beta):
+    f = torch.tensor([3, 17, 40])
+    torch.testing.assert_close(edits.steer(ksae, f, beta)(h, STEP), by_hand(ksae, h, f.tolist(), lambda s, j: beta * s), atol=1e-4, rtol=1e-4)
+
+
+def test_add_wakes_latents_and_stays_non_negative(ksae, h):
+    f, unit = torch.tensor([3, 17]), torch.tensor([0.7, 2.0])
+    for beta in (1.5, -4.0):
+        got = edits.steer(ksae, f, beta, "add", unit)(h, STEP)
+        amount = dict(zip(f.tolist(), unit.tolist(), strict=True))
+        want = by_hand(ksae, h, f.tolist(), lambda s, j: np.maximum(s + beta * amount[j], 0))  # noqa: B023
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_add_with_a_unit_per_step_and_position(ksae, h):
+    f = torch.tensor([5])
+    unit = torch.zeros(3, 4, 1)
+    unit[1, 2] = 1.0
+    change = map_to_vectors(edits.steer(ksae, f, 2.0, "add", unit)(h, STEP) - h)
+    torch.testing.assert_close(change[:, 2], (2 * ksae.directions[5]).expand(4, -1), atol=1e-4, rtol=1e-4)
+    assert change[:, [0, 1, 3]].abs().max() < 1e-6
+
+
+def test_identities_return_none(ksae, h):
+    f = torch.tensor([1])
+    assert edits.steer(ksae, f, 1)(h, STEP) is None
+    assert edits.steer(ksae, f, 0, "add", torch.ones(1))(h, STEP) is None
+    assert edits.push(torch.ones(3, 24, 2, 2), 0)(h, STEP) is None
+    assert edits.compose(edits.steer(ksae, f, 1.0))(h, STEP) is None
+    assert edits.per_image({0: edits.steer(ksae, f, 1.0)}, torch.zeros(8, dtype=torch.long))(h, STEP) is None
+
+
+def test_edits_keep_shape_and_dtype(ksae, h):
+    for edit in (edits.steer(ksae, torch.tensor([2]), 2.0), edits.push(torch.ones(3, 24, 2, 2), 1.0), edits.reconstruct(ksae)):
+        assert edit(h.bfloat16(), STEP).dtype == torch.bfloat16
+    tokens = map_to_vectors(h)
+    torch.testing.assert_close(edits.steer(ksae, torch.tensor([2]), 2.0)(tokens, STEP),
+                               map_to_vectors(edits.steer(ksae, torch.tensor([2]), 2.0)(h, STEP)))
+
+
+def test_per_image_edits_only_its_class(ksae, h):
+    classes = torch.tensor([9, 9, 0, 1, 2, 0])  # rows 2..5 are this batch
+    got = edits.per_image({0: edits.push(torch.ones(3, 24, 2, 2), 1.0), 1: edits.push(torch.ones(3, 24, 2, 2), -1.0)}, classes)(h, STEP)
+    for i, shift in enumerate((1.0, -1.0, 0.0, 1.0)):
+        torch.testing.assert_close(got[i], h[i] + shift)
+
+
+def test_only_and_compose(h):
+    up = edits.push(torch.ones(3, 24, 2, 2), 1.0)
+    assert edits.only(up, [0, 2])(h, STEP) is None
+    torch.testing.assert_close(edits.compose(edits.only(up, [1]), up)(h, STEP), h + 2)
+
+
+def test_reconstruct_is_the_autoencoder(ksae, h):
+    torch.testing.assert_close(map_to_vectors(edits.reconstruct(ksae)(h, STEP)), ksae(map_to_vectors(h)))
+
+
+def test_draw_classes_follows_the_target():
+    drawn = edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0)
+    shares = drawn.bincount().double() / 20_000
+    assert (shares - torch.tensor([0.2, 0.5, 0.3])).abs().max() < 4 * (0.25 / 20_000) ** 0.5
+    assert torch.equal(drawn, edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0))
+
+
+def test_random_features_match_density_and_differ():
+    density = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    features = torch.tensor([5, 80, 200])
+    chosen = edits.random_features(features, density, 1)
+    assert len(set(chosen.tolist()) | set(features.tolist())) == 6
+    assert (density[chosen] - density[features]).abs().max() < 0.1
+    assert not torch.equal(chosen, edits.random_features(features, density, 2))
+
+
+@pytest.mark.parametrize(("call", "match"), [
+    (lambda k: edits.steer(k, torch.tensor([0]), 2, "multiply"), "mode must be one of scale, add"),
+    (lambda k: edits.steer(k, torch.tensor([], dtype=torch.long), 2), "features must"),
+    (lambda k: edits.steer(k, torch.tensor([0]), 2, "add"), "unit must"),
+    (lambda k: edits.draw_classes(5, (0.5, 0.6), 0), "target must")])
+def test_bad_input(ksae, call, match):
+    with pytest.raises(ValueError, match=match):
+        call(ksae)

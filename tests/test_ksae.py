@@ -1,0 +1,436 @@
+"""The k-SAE against independent oracles: numpy in float64, dense autograd, finite differences, closed forms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from difflens_utils import ksae as module
+from difflens_utils.ksae import KSAE, KSAEConfig, auxiliary_loss, fvu, fvu_per_group, top_k, train
+
+TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def vectors(n: int, d: int, seed: int = 0, scale: float = 5.0, mean: float = 2.0) -> Tensor:
+    return scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + mean
+
+
+def stream(config: KSAEConfig):
+    return lambda step: vectors(config.batch, config.width, seed=step)
+
+
+def scrambled(config: KSAEConfig = TINY) -> KSAE:
+    """A k-SAE none of whose parameters is at its starting value."""
+    ksae, generator = KSAE(config), torch.Generator().manual_seed(7)
+    for parameter in ksae.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    ksae.W_dec.data = F.normalize(ksae.W_dec.data, dim=1)
+    ksae.scale.fill_(3.7)
+    return ksae.requires_grad_(False)
+
+
+def oracle(ksae: KSAE, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """s and x̂ of Eq. 3 and 4 in numpy, float64, by sorting every row."""
+    w_enc, b_enc, w_dec, b_dec, scale = (t.detach().double().numpy() for t in
+                                         (ksae.W_enc, ksae.b_enc, ksae.W_dec, ksae.b_dec, ksae.scale))
+    y = x.double().numpy() / scale
+    pre = (y - b_dec * ksae.config.pre_bias) @ w_enc.T + b_enc
+    threshold = np.sort(pre, axis=-1)[..., -ksae.config.k, None]
+    s = np.where(pre >= threshold, np.maximum(pre, 0), 0)
+    return s, (s @ w_dec + b_dec) * scale
+
+
+# ------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("pre_bias", [True, False])
+def test_codes_and_reconstruction_are_eq_3_and_4(pre_bias):
+    ksae = scrambled(KSAEConfig(width=12, latents=64, k=4, pre_bias=pre_bias))
+    x = vectors(2 * 5, 12).view(2, 5, 12)
+    s, x_hat = oracle(ksae, x)
+    values, indices = ksae.encode(x)
+    assert values.shape == indices.shape == (2, 5, 4)
+    for ours in (ksae.latents(x), ksae.dense(values, indices)):
+        np.testing.assert_allclose(ours.numpy(), s, atol=1e-5)
+    for ours in (ksae(x), ksae.decode(ksae.latents(x)), ksae.decode_sparse(values, indices)):
+        np.testing.assert_allclose(ours.numpy(), x_hat, atol=1e-4)
+
+
+def test_a_direction_is_what_one_latent_writes():
+    ksae = scrambled()
+    s = ksae.latents(vectors(3, 12))
+    for j in (0, 17, 63):
+        step = ksae.decode(s + F.one_hot(torch.tensor(j), 64)) - ksae.decode(s)
+        torch.testing.assert_close(step, ksae.directions[j].expand(3, -1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape, k", [((5, 64), 3), ((2, 3, 1024), 32), ((4, 60), 3), ((4, 64), 60), ((1, 8), 8)])
+def test_tournament_finds_the_k_largest(shape, k):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values, indices = top_k(x, k)
+    assert torch.equal(values.sort(-1, descending=True).values, x.sort(-1, descending=True).values[..., :k])
+    assert torch.equal(x.gather(-1, indices), values)
+    assert all(len(set(row)) == k for row in indices.flatten(0, -2).tolist())
+
+
+def test_maps_become_vectors_and_back():
+    h = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
+    x = module.map_to_vectors(h)
+    assert x.shape == (2, 20, 3) and torch.equal(x[1, 7], h[1, :, 1, 2])
+    assert torch.equal(module.vectors_to_map(x, h.shape), h)
+    assert module.map_to_vectors(x) is x and torch.equal(module.vectors_to_map(x, x.shape), x)
+    with pytest.raises(ValueError, match="h must be"):
+        module.map_to_vectors(h[0, 0])
+
+
+def test_starts_tied_and_centred_on_the_data():
+    x = vectors(512, 12)
+    ksae = KSAE(TINY)
+    ksae._start_from(x)
+    factor = (ksae.W_enc / ksae.W_dec).detach()
+    torch.testing.assert_close(factor, factor[0, 0].expand_as(factor))
+    start = fvu(ksae, [x])
+    for other in (0.9, 1.1):  # the factor is the best one
+        with torch.no_grad():
+            ksae.W_enc *= other
+            assert fvu(ksae, [x]) > start
+            ksae.W_enc /= other
+    torch.testing.assert_close(ksae.W_dec.norm(dim=1), torch.ones(64))
+    torch.testing.assert_close(ksae.b_dec * ksae.scale, x.mean(0))
+    assert ksae.scale.item() == pytest.approx((x - x.mean(0)).square().mean().sqrt().item())
+    paper = KSAE(KSAEConfig(width=12, latents=64, k=4, pre_bias=False))
+    paper._start_from(x)
+    assert not paper.b_dec.any()
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+def test_sparse_gradients_are_those_of_dense_autograd():
+    ksae = scrambled().requires_grad_(True)
+    x, weight = vectors(50, 12, scale=1, mean=0), vectors(50, 12, seed=3)
+    weights = (ksae.W_enc, ksae.b_enc, ksae.W_dec)
+    decoded, values, indices = module._SparseAutoencode.apply(x, *weights, 4, torch.float32)
+    pre = F.linear(x, ksae.W_enc, ksae.b_enc)
+    top = pre.topk(4)
+    dense = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu()) @ ksae.W_dec
+    torch.testing.assert_close(decoded, dense)
+    ours = torch.autograd.grad((decoded * weight).sum(), weights)
+    theirs = torch.autograd.grad((dense * weight).sum(), weights)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_step_gradient_is_that_of_the_loss_pre_bias_included():
+    """The folded pre-bias: what a step differentiates equals the plain formula, differentiated by autograd."""
+    x = vectors(64, 12)
+    run = module.Trainer(TINY, x)
+    plain = KSAE(TINY)
+    plain.load_state_dict(run.ksae.state_dict())
+    ((x - plain(x)).square().sum() / (x - x.mean(0)).square().sum()).backward()
+    run._apply = lambda: None
+    run.update(x)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(run.ksae.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
+    """Central differences in float64 for every parameter that the loss may and may not depend on."""
+    config = KSAEConfig(width=5, latents=8, k=2, aux_latents=2)
+    ksae = scrambled(config).double().requires_grad_(True)
+    centred, residual = vectors(6, 5, scale=1, mean=0).double(), vectors(6, 5, seed=2, scale=1, mean=0).double()
+    centred.requires_grad_(True), residual.requires_grad_(True)
+    dead = torch.zeros(8, dtype=torch.bool)
+    dead[[1, 4, 6]] = True
+    auxiliary_loss(ksae, centred, residual, dead).backward()
+    assert centred.grad is None and residual.grad is None and ksae.b_dec.grad is None
+    for parameter in (ksae.W_enc, ksae.b_enc, ksae.W_dec):
+        numeric = torch.zeros_like(parameter)
+        for index in np.ndindex(*parameter.shape):
+            sides = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    parameter[index] += sign * 1e-6
+                    sides.append(auxiliary_loss(ksae, centred, residual, dead).item())
+                    parameter[index] -= sign * 1e-6
+            numeric[index] = (sides[0] - sides[1]) / 2e-6
+        torch.testing.assert_close(parameter.grad, numeric, rtol=1e-4, atol=1e-7)
+        assert not parameter.grad[~dead].any() and parameter.grad[dead].flatten(1 if parameter.ndim > 1 else 0).any()
+
+
+def test_auxk_revives_latents_that_stay_dead_without_it():
+    def dead_at_the_end(auxk: float) -> float:
+        config = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=200, dead_after=640, auxk=auxk, rate=3e-3)
+        run = module.Trainer(config, vectors(64, 12))
+        run.ksae.b_enc.data[:32] = -1.0  # half of the dictionary too shy to be chosen
+        for step in range(config.steps):
+            run.update(vectors(64, 12, seed=step))
+        return (run.silent >= config.dead_after).float().mean().item()
+
+    without, with_it = dead_at_the_end(0.0), dead_at_the_end(1 / 32)
+    assert without > 0.4 and with_it < 0.1
+
+
+def test_decoder_gradient_has_no_part_along_the_directions():
+    x = vectors(64, 12)
+    run = module.Trainer(TINY, x)
+    before = run.ksae.W_dec.detach().clone()
+    run.update(x)
+    gradient = run.ksae.W_dec.grad
+    assert gradient.abs().max() > 1e-4
+    assert (gradient * before).sum(1).abs().max() < 1e-6 * gradient.norm(dim=1).max() + 1e-8
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def test_training_recovers_a_planted_dictionary():
+    d, atoms, active = 24, 48, 3
+    generator = torch.Generator().manual_seed(0)
+    dictionary = F.normalize(torch.randn(atoms, d, generator=generator), dim=1)
+
+    def batch(step: int) -> Tensor:
+        g = torch.Generator().manual_seed(step + 1)
+        owners = torch.rand(512, atoms, generator=g).topk(active).indices
+        weights = 0.5 + torch.rand(512, active, generator=g)
+        return 20 * F.embedding_bag(owners, dictionary, per_sample_weights=weights, mode="sum") - 7
+
+    config = KSAEConfig(width=d, latents=96, k=active, steps=400, rate=3e-3, batch=512, dead_after=20_000)
+    ksae, history = train(config, batch, validation=batch(10_000), progress=False)
+    found = (F.normalize(dictionary, dim=1) @ ksae.W_dec.T).max(1).values
+    assert (found > 0.9).double().mean() > 0.9
+    assert history.validation_fvu[-1] < 0.1 < history.validation_fvu[0]
+    assert history.step[-1] == 400 and len(history.step) == 67
+    torch.testing.assert_close(ksae.W_dec.norm(dim=1), torch.ones(96))
+    assert not any(p.requires_grad for p in ksae.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_is_deterministic_and_takes_any_stream(precision):
+    config = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision=precision)
+    first, curve = train(config, stream(config), progress=False)
+    second, same = train(config, (stream(config)(i) for i in range(40)), progress=False)
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert curve.fvu == same.fvu and curve.dead == same.dead
+    assert first.fingerprint() == second.fingerprint() != scrambled().fingerprint()
+
+
+
+
+@pytest.mark.parametrize("iterable", [False, True])
+def test_an_interrupted_training_resumes_bit_for_bit(tmp_path, iterable):
+    """A real SIGINT in the middle of an update: the step is finished, saved, and nothing shows in the end result."""
+    path = tmp_path / "deep" / "run.safetensors"
+    whole, history = train(TINY, stream(TINY), validation=vectors(200, 12, seed=-1), progress=False)
+    original = module.Trainer._apply
+
+    def interrupted(run: module.Trainer) -> None:
+        if run.step == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(run)
+
+    def data():
+        return (stream(TINY)(i) for i in range(40)) if iterable else stream(TINY)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.Trainer, "_apply", interrupted)
+        train(TINY, data(), validation=vectors(200, 12, seed=-1), checkpoint=path, progress=False)
+    assert [p.name for p in path.parent.iterdir()] == ["run.safetensors"]
+    resumed, continued = train(TINY, data(), validation=vectors(200, 12, seed=-1), checkpoint=path, progress=False)
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert history == continued and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again, _ = train(TINY, data(), checkpoint=path, progress=False)  # finished: nothing is left to do
+    assert again.fingerprint() == whole.fingerprint()
+
+
+def test_an_interrupt_while_data_is_read_leaves_a_checkpoint(tmp_path):
+    def broken(step: int) -> Tensor:
+        if step == 5:
+            raise KeyboardInterrupt
+        return stream(TINY)(step)
+
+    path, seen = tmp_path / "run.safetensors", []
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, broken, checkpoint=path, progress=False, on_log=lambda h: seen.append(h.step[-1]))
+    resumed, _ = train(TINY, stream(TINY), checkpoint=path, progress=False)
+    whole, _ = train(TINY, stream(TINY), progress=False)
+    assert resumed.fingerprint() == whole.fingerprint() and seen == [1, 2, 3, 4, 5]
+
+
+# ------------------------------------------------------------------------------------------- metrics
+
+
+def test_fvu_closed_forms_and_numpy():
+    x = vectors(1000, 12, mean=100.0)
+
+    class Mean(torch.nn.Module):
+        def forward(self, batch):
+            return x.double().mean(0).expand(len(batch), -1)
+
+    assert fvu(torch.nn.Identity(), [x]) == 0
+    assert fvu(Mean(), x.split(300)) == pytest.approx(1, abs=1e-9)
+    ksae = scrambled()
+    _, x_hat = oracle(ksae, x)
+    wide = x.double().numpy()
+    expected = ((wide - x_hat) ** 2).sum() / ((wide - wide.mean(0)) ** 2).sum()
+    assert fvu(ksae, iter(x.view(5, 200, 12))) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="FVU is undefined"):
+        fvu(ksae, [torch.ones(10, 12)])
+    with pytest.raises(ValueError, match="no vectors"):
+        fvu(ksae, [])
+
+
+def test_fvu_per_group_against_both_means():
+    ksae, groups = scrambled(), {t: vectors(300 + t, 12, seed=t, scale=1 + t, mean=t) for t in range(3)}
+    pieces = [(t, part) for t, x in groups.items() for part in x.split(100)]
+    ours = fvu_per_group(ksae, pieces[::2] + pieces[1::2])
+    every = torch.cat(list(groups.values())).double()
+    total_error = total_spread = 0.0
+    for t, x in groups.items():
+        error = ((x.double().numpy() - oracle(ksae, x)[1]) ** 2).sum()
+        common = (x.double() - every.mean(0)).square().sum().item()
+        own = (x.double() - x.double().mean(0)).square().sum().item()
+        assert ours.within[t] == pytest.approx(error / own, rel=1e-5)
+        assert ours.pooled[t] == pytest.approx(error / common, rel=1e-5)
+        total_error, total_spread = total_error + error, total_spread + common
+    assert ours.all == pytest.approx(total_error / total_spread, rel=1e-5)
+    assert ours.all == pytest.approx(fvu(ksae, [every.float()]), rel=1e-6)
+
+
+def test_density_l0_dead_and_cosines():
+    ksae, x = scrambled(), vectors(400, 12)
+    ksae.b_enc[:8] = -1e6  # eight latents that can never fire
+    share = module.density(ksae, [x[:100], x[100:].view(3, 100, 12)])
+    fires = oracle(ksae, x)[0] > 0
+    np.testing.assert_allclose(share.numpy(), fires.mean(0))
+    assert module.l0(share) == pytest.approx(fires.sum(1).mean())
+    assert module.dead_share(share) == pytest.approx((~fires.any(0)).mean()) and module.dead_share(share) >= 1 / 8
+    cosines = np.abs(np.corrcoef(np.hstack([ksae.W_dec, -ksae.W_dec])))  # rows made to have mean 0: cosines
+    off = cosines[~np.eye(64, dtype=bool)]
+    for block in (7, 1024):
+        found = module.decoder_cosine(ksae, block)
+        assert found == pytest.approx({"mean": off.mean(), "max": off.max()}, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- files and errors
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    ksae, x = scrambled(), vectors(30, 12)
+    ksae.save(tmp_path / "a" / "b")
+    again = KSAE.load(tmp_path / "a" / "b")
+    assert again.config == ksae.config and torch.equal(again(x), ksae(x)) and again.fingerprint() == ksae.fingerprint()
+    assert not any(p.requires_grad for p in again.parameters())
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["cfg.json", "model.safetensors"]
+
+
+def damage(folder, kind: str) -> None:
+    weights, settings = folder / "model.safetensors", folder / "cfg.json"
+    tensors, config = load_file(weights), json.loads(settings.read_text())
+    if kind == "no weights":
+        weights.unlink()
+    elif kind == "no settings":
+        settings.unlink()
+    elif kind == "cut short":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "not safetensors":
+        weights.write_bytes(b"PK\x03\x04 a pickle, perhaps")
+    elif kind == "not JSON":
+        settings.write_text("{")
+    elif kind == "another library's settings":
+        settings.write_text(json.dumps({"activation": "topk", "expansion_factor": 32, "k": 32}))
+    elif kind == "a list":
+        settings.write_text("[]")
+    elif kind == "bad settings":
+        settings.write_text(json.dumps(config | {"k": 65}))
+    elif kind == "another shape":
+        settings.write_text(json.dumps(config | {"latents": 32}))
+    elif kind == "another key":
+        save_file({"encoder.weight": tensors["W_enc"]}, weights)
+    elif kind == "one too many":
+        save_file(tensors | {"W_gate": tensors["W_enc"].clone()}, weights)
+    elif kind == "half precision":
+        save_file({name: tensor.half() for name, tensor in tensors.items()}, weights)
+    elif kind == "not finite":
+        tensors["b_dec"][0] = torch.nan
+        save_file(tensors, weights)
+
+
+@pytest.mark.parametrize("kind", [
+    "no weights", "no settings", "cut short", "not safetensors", "not JSON", "bad settings",
+    "another library's settings", "a list", "another shape", "another key", "one too many",
+    "half precision", "not finite",
+])  # fmt: skip
+def test_load_refuses_in_one_line(tmp_path, kind):
+    scrambled().save(tmp_path)
+    damage(tmp_path, kind)
+    with pytest.raises(ValueError) as error:
+        KSAE.load(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["foreign", "cut short", "other settings", "a saved k-SAE"])
+def test_checkpoint_is_refused_in_one_line(tmp_path, kind):
+    path, config = tmp_path / "run.safetensors", TINY
+    train(TINY, stream(TINY), checkpoint=path, progress=False)
+    if kind == "foreign":
+        path.write_bytes(b"something else")
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "other settings":
+        config = KSAEConfig(**(vars(TINY) | {"rate": 2e-3}))
+    else:
+        save_file(scrambled().state_dict(), path)
+    with pytest.raises(ValueError) as error:
+        train(config, stream(config), checkpoint=path, progress=False)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("width", 0), ("latents", -1), ("k", 0), ("k", 65), ("dead_after", 0), ("batch", 0), ("steps", 0), ("rate", 0.0),
+    ("rate", float("nan")), ("auxk", -0.1), ("aux_latents", 0), ("precision", "fp16"), ("width", 12.0), ("steps", True),
+])  # fmt: skip
+def test_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must") as error:
+        KSAEConfig(**(vars(TINY) | {name: value}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("batches, message", [
+    (lambda step: torch.randn(64, 13), "width=12"),
+    (lambda step: torch.randn(12), "width=12"),
+    (lambda step: torch.ones(64, 12), "rms"),
+    (lambda step: torch.full((64, 12), torch.nan), "rms"),
+    (lambda step: vectors(64, 12) * (torch.inf if step else 1), "not finite"),
+    ([], "ended after 0 of 40"),
+    ([vectors(64, 12)] * 3, "ended after 3 of 40"),
+])  # fmt: skip
+def test_bad_batches_are_refused_by_name(batches, message):
+    with pytest.raises(ValueError, match=message) as error:
+        train(TINY, batches, progress=False)
+    assert str(error.value).startswith("batches") and "\n" not in str(error.value)
+
+
+def test_vectors_of_another_width_are_refused():
+    with pytest.raises(ValueError, match="x must hold vectors of 12 values"):
+        scrambled().encode(torch.randn(3, 13))
+    with pytest.raises(ValueError, match="vectors of 12 values"):
+        module.density(scrambled(), [torch.randn(3, 13)])

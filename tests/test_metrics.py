@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cleanfid import fid
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from difflens_utils import metrics
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def one_class(classes: int, n: int = 10) -> np.ndarray:
+    return np.eye(classes)[np.zeros(n, dtype=int)]
+
+
+# Intervals ---------------------------------------------------------------------------------------------------------------
+
+def test_bootstrap_and_its_vectorised_form_agree(rng):
+    x = rng.normal(3, 2, 300)
+    slow = metrics.bootstrap(np.mean, x, seed=4)
+    fast = metrics.bootstrap_means(lambda mean: mean, x, seed=4)
+    np.testing.assert_allclose(slow, fast, atol=1e-12)
+    assert slow.n == 300 and slow.low < slow.value < slow.high
+    assert (slow.high - slow.low) / 2 == pytest.approx(1.96 * x.std() / 300**0.5, rel=0.1)
+
+
+def test_bootstrap_pairs_its_arrays(rng):
+    a = rng.normal(size=200)
+    difference = metrics.bootstrap(lambda x, y: (y - x).mean(), a, a + 1)
+    np.testing.assert_allclose(difference[:3], 1.0)
+
+
+def test_bootstrap_covers_a_known_share():
+    covered = 0
+    for seed in range(200):
+        x = np.random.default_rng(seed).random(200) < 0.3
+        estimate = metrics.bootstrap_means(lambda mean: mean, x, n_boot=300, seed=seed)
+        covered += estimate.low <= 0.3 <= estimate.high
+    assert stats.binomtest(covered, 200, 0.94).pvalue > 1e-3  # a percentile interval is a little short at n = 200
+
+
+def test_wilson_is_scipys():
+    for k, n in [(0, 20), (1, 30), (15, 30), (999, 1000), (50, 50)]:
+        expected = stats.binomtest(k, n).proportion_ci(method="wilson")
+        np.testing.assert_allclose(metrics.wilson(k, n), (k / n, expected.low, expected.high, n), atol=1e-12)
+
+
+# Fairness ----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("classes", "maximum"), [(2, 0.707), (3, 0.816), (4, 0.866)])
+def test_fd_is_zero_for_the_target_and_has_its_maximum(classes, maximum):
+    extreme = metrics.fairness_discrepancy(one_class(classes))
+    assert extreme.hard.value == pytest.approx(maximum, abs=5e-4) == extreme.soft.value
+    even = np.eye(classes)[np.arange(60) % classes]
+    assert metrics.fairness_discrepancy(even).hard.value == pytest.approx(0)
+    assert metrics.fairness_discrepancy(one_class(classes), target=np.eye(classes)[0]).soft.value == pytest.approx(0)
+
+
+def test_soft_and_hard_fd_differ_as_they_should():
+    p = np.array([[0.6, 0.4]] * 7 + [[0.4, 0.6]] * 3)
+    fair = metrics.fairness_discrepancy(p)
+    assert fair.hard.value == pytest.approx(0.2 * 2**0.5) and fair.soft.value == pytest.approx(0.04 * 2**0.5)
+    np.testing.assert_allclose(metrics.shares(p), [0.7, 0.3])
+    assert metrics.share_estimates(p) == [metrics.wilson(7, 10), metrics.wilson(3, 10)]
+
+
+def test_metrics_take_tensors():
+    p = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    assert metrics.fairness_discrepancy(p).hard.value == pytest.approx(0)
+
+
+def test_expected_fd_is_the_closed_form_for_a_fair_coin():
+    n = 500  # shares of two classes differ from 1/2 by x and -x: FD = sqrt(2) |x|, E|x| = sqrt(2 / pi) sd
+    expected = 2**0.5 * (2 / np.pi) ** 0.5 * (0.25 / n) ** 0.5
+    estimate = metrics.expected_fd([0.5, 0.5], n, draws=40_000)
+    assert estimate.value == pytest.approx(expected, rel=0.02) and estimate.n == n
+    biased = metrics.expected_fd([0.7, 0.3], 100_000, target=[0.5, 0.5])
+    assert biased.value == pytest.approx(0.2 * 2**0.5, abs=1e-3)
+
+
+def test_amplification_of_a_faithful_and_of_a_worse_model():
+    faithful = metrics.amplification([0.7, 0.3], np.eye(2)[np.arange(1000) % 10 // 7])
+    assert faithful.ratio.value == pytest.approx(1) and faithful.difference.value == pytest.approx(0, abs=1e-12)
+    assert faithful.ratio.low < 1 < faithful.ratio.high
+    worse = metrics.amplification([0.7, 0.3], np.eye(2)[np.arange(1000) % 10 // 9])
+    assert worse.ratio.value == pytest.approx(2) and worse.difference.low > 0
+    assert np.isnan(metrics.amplification([0.5, 0.5], one_class(2)).ratio.value)
+
+
+# Images ------------------------------------------------------------------------------------------------------------------
+
+def test_frechet_is_cleanfids_and_that_of_two_gaussians(rng):
+    a, b = rng.normal(size=(6000, 8)), rng.normal(size=(6000, 8)) + 0.5
+    estimate = metrics.frechet(a, b)
+    assert estimate.value == pytest.approx(fid.fid_from_feats(a, b), rel=1e-12)
+    assert estimate.low < 8 * 0.25 < estimate.high  # equal covariances: the squared shift of the mean
+    wide = metrics.frechet(a, 2 * rng.normal(size=(6000, 8)))
+    assert wide.value == pytest.approx(8 * (2 - 1) ** 2, rel=0.05)  # sum of (sd_a - sd_b)^2
+    assert metrics.frechet(a, a).value == pytest.approx(0, abs=1e-6)
+
+
+def test_clip_scores(rng):
+    a, b = rng.normal(size=(50, 6)), rng.normal(size=(50, 6))
+    cosines = [np.dot(x, y) / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    score = metrics.clip_i(a, b)
+    assert score.raw.value == pytest.approx(np.mean(cosines))
+    np.testing.assert_allclose(score.rescaled[:3], (np.array(score.raw[:3]) + 1) / 2)
+    assert metrics.clip_i(a, 3 * a).raw.value == pytest.approx(1)
+    text = a[0]
+    assert metrics.clip_d(text, b) == metrics.clip_t(text, b) == metrics.clip_t(np.tile(text, (50, 1)), b)
+
+
+def test_agreement():
+    a, b = np.eye(3)[[0, 1, 2, 0]], np.eye(3)[[0, 1, 1, 0]]
+    assert metrics.agreement(a, b).value == 0.75 and metrics.agreement(a, a).value == 1
+
+
+def test_leakage_is_zero_for_identical_inputs_and_sees_a_moved_factor(rng):
+    before = {"age": np.eye(3)[rng.integers(3, size=400)], "smile": np.eye(2)[rng.integers(2, size=400)]}
+    rows = metrics.leakage(before, before)
+    assert [r.factor for r in rows] == ["age", "smile"]
+    assert all(r.shift[:3] == (0, 0, 0) and r.changed.value == 0 and r.chance == 0 for r in rows)
+    after = dict(before, smile=np.eye(2)[np.ones(400, dtype=int)])  # now everyone smiles
+    smile = metrics.leakage(before, after)[1]
+    without = 1 - before["smile"][:, 1].mean()
+    assert smile.shift.value == pytest.approx(without) == smile.changed.value
+    assert smile.shift.low < without < smile.shift.high and smile.shift.low > smile.chance
+
+
+def test_leakage_tells_a_shift_from_a_shuffle(rng):
+    """An edit that flips a tenth of the images either way changes images, not the shares."""
+    labels = rng.integers(2, size=2000)
+    flips = rng.random(2000) < 0.1
+    row = metrics.leakage({"smile": np.eye(2)[labels]}, {"smile": np.eye(2)[labels ^ flips]})[0]
+    assert row.changed.value == pytest.approx(flips.mean()) and row.shift.value < 2 * row.chance
+
+
+# Units -------------------------------------------------------------------------------------------------------------------
+
+def test_auroc_is_sklearns_with_ties_and_several_labels(rng):
+    scores = np.maximum(rng.normal(size=(300, 7)), 0)  # half of them tie at zero, as in a sparse code
+    labels = rng.random((300, 3)) < [0.5, 0.1, 0.9]
+    expected = [[roc_auc_score(labels[:, j], scores[:, u]) for j in range(3)] for u in range(7)]
+    np.testing.assert_allclose(metrics.auroc(scores, labels), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.auroc(scores, labels[:, 0]), np.array(expected)[:, 0], atol=1e-12)
+
+
+def test_tracked_factors_counts_either_direction():
+    assert metrics.tracked_factors([[0.95, 0.5, 0.03], [0.5, 0.6, 0.5]], 0.9).tolist() == [2, 0]
+
+
+# Errors ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: metrics.fairness_discrepancy(np.eye(2), target=[0.5, 0.6]), "target must be 2 shares that sum to 1"),
+    (lambda: metrics.fairness_discrepancy(np.eye(2), target=[0.2, 0.3, 0.5]), "target must be 2 shares"),
+    (lambda: metrics.fairness_discrepancy(np.eye(2), target=[1.5, -0.5]), "target must be 2 shares"),
+    (lambda: metrics.fairness_discrepancy(np.ones(3)), "probabilities must be"),
+    (lambda: metrics.fairness_discrepancy(np.ones((0, 2))), "probabilities must be"),
+    (lambda: metrics.expected_fd([0.5, 0.5], 0), "n must be greater than 0"),
+    (lambda: metrics.expected_fd([0.5, 0.4], 10), "p must be 2 shares"),
+    (lambda: metrics.amplification([1.0], np.eye(2)), "planted must be 2 shares"),
+    (lambda: metrics.frechet(np.ones((8, 8)), np.ones((9, 8))), "features_a must be more images than the 8 features"),
+    (lambda: metrics.frechet(np.ones((9, 8)), np.ones((9, 7))), "features_b must be"),
+    (lambda: metrics.clip_i(np.ones((3, 4)), np.ones((2, 4))), "features must be paired"),
+    (lambda: metrics.bootstrap(np.mean, [1, 2], [1, 2, 3]), "arrays must have one row per image"),
+    (lambda: metrics.wilson(3, 2), "successes must be between 0 and 2"),
+    (lambda: metrics.leakage({"age": np.eye(2)}, {"ages": np.eye(2)}), "factor must be one of ages"),
+    (lambda: metrics.agreement(np.eye(2), np.eye(3)), "arrays must have one row"),
+    (lambda: metrics.auroc(np.ones((3, 2)), [1, 1, 1]), "labels must hold both classes"),
+    (lambda: metrics.tracked_factors(np.ones((2, 2)), 0.2), "threshold must be between"),
+])
+def test_bad_input_gets_one_line(call, words):
+    with pytest.raises(ValueError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)

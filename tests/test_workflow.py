@@ -1,0 +1,202 @@
+"""Executing, assembling and promoting notebooks: on tiny ones, and without a kernel wherever that is enough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from workflow import assemble, execute, reference, verdicts
+
+PARAMETERS = '''subject: str = "portraits"  # the model under study
+profile: str = "book"  # sizes
+seed: int = 0  # of every random draw
+device: str = "auto"  # auto, cpu or cuda
+β: float = 1.0  # strength; β = 1 is the identity
+ks: list[int] = [16, 32]  # active latents
+module: str | None = None  # the bottleneck if None'''
+
+WRITES = '''import json
+from pathlib import Path
+from workflow.execute import slug
+path = Path("_build/results", profile, slug(subject), "00_tiny.json")
+path.parent.mkdir(parents=True, exist_ok=True)
+_ = path.write_text(json.dumps({"notebook": "00_tiny", "subject": subject, "profile": profile,
+                                "parameters": {"seed": seed}, "environment": {}, "records": [], "verdicts": []}))'''
+
+
+def tiny(*cells: str) -> nbformat.NotebookNode:
+    return new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        cells=[new_markdown_cell("# A card"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+               *map(new_code_cell, cells)])
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one tiny notebook and a profile."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "workflow/profiles").mkdir(parents=True)
+    (tmp_path / "workflow/profiles/quick.yml").write_text("all: {seed: 3, elsewhere: 1}\n00_tiny: {ks: [8]}\n")
+    nbformat.write(tiny("print(seed)"), tmp_path / "notebooks/00_tiny.ipynb")
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    monkeypatch.setattr(execute, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(execute, "PROFILES", ("book", "quick"))
+    return tmp_path
+
+
+def test_parameters_are_read_with_types_defaults_and_comments() -> None:
+    known = execute.parameters(tiny())
+    assert list(known) == ["subject", "profile", "seed", "device", "β", "ks", "module"]
+    assert known["β"] == execute.Parameter("β", "float", 1.0, "strength; β = 1 is the identity")
+    assert known["ks"].default == [16, 32] and known["module"].type == "str | None"
+
+
+def test_plan_for_the_book_and_for_another_profile(study: Path) -> None:
+    assert execute.plan("00_tiny", "book", "portraits", []) == {"subject": "portraits", "profile": "book"}
+    assert execute.plan("00_tiny", "quick", "portraits", []) == {
+        "subject": "portraits", "profile": "quick", "seed": 3, "ks": [8]}
+
+
+def test_values_of_ones_own_never_replace_a_page_of_the_book(study: Path) -> None:
+    assert execute.plan("00_tiny", "book", "portraits", [("seed", "5")])["profile"] == "mine"
+    assert execute.plan("notebooks/00_tiny.ipynb", "book", "a", [("subject", "b")])["profile"] == "book"
+    own = execute.plan("00_tiny", "book", "a", [("ks", "[4]"), ("β", "2"), ("module", "None"), ("profile", "trial")])
+    assert own == {"subject": "a", "profile": "trial", "ks": [4], "β": 2, "module": None}
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (("00_tiny", "book", [("sed", "1")]), "parameter of 00_tiny must be one of seed, "),
+    (("09_none", "book", []), "notebook must be one of 00_tiny"),
+    (("00_tiny", "huge", []), "profile must be one of book, quick"),
+    (("00_tiny", "book", [("seed", "many")]), "seed must be of type int; got 'many'"),
+    (("00_tiny", "book", [("seed", "True")]), "seed must be of type int; got True"),
+])
+def test_bad_input_gets_one_line_before_anything_runs(study: Path, arguments: tuple, told: str) -> None:
+    notebook, profile, own = arguments
+    with pytest.raises(ValueError, match=told.replace("[", r"\[")) as caught:
+        execute.plan(notebook, profile, "portraits", own)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_with_an_unknown_parameter_is_refused(study: Path) -> None:
+    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {sizes: 3}\n")
+    with pytest.raises(ValueError, match="quick.yml: a parameter of 00_tiny must be one of"):
+        execute.plan("00_tiny", "quick", "portraits", [])
+
+
+def test_command_line_says_it_in_one_line() -> None:
+    done = subprocess.run([sys.executable, "workflow/execute.py", "99_none"], cwd=Path(__file__).parents[1],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: notebook must be one of")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_executed_notebook_appears_whole_or_not_at_all(study: Path, capfd: pytest.CaptureFixture) -> None:
+    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    nbformat.write(tiny(WRITES, "assert seed != 7, 'seed seven'"), study / "notebooks/00_tiny.ipynb")
+    with pytest.raises(SystemExit, match=r"00_tiny: AssertionError: seed seven \(cell 4; .*partial-00_tiny.ipynb"):
+        execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", [("seed", "7")]))
+    assert not execute.executed_path("mine", "a/b", "00_tiny").exists()
+
+    path = execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", []))
+    assert path == study / "_build/executed/book/a--b/00_tiny.ipynb" and path.exists()
+    assert not list(path.parent.glob("partial-*"))
+
+    nbformat.write(tiny("1"), study / "notebooks/00_tiny.ipynb")
+    execute.result_path("book", "a/b", "00_tiny").unlink()
+    with pytest.raises(SystemExit, match="wrote no _build/results/book/a--b/00_tiny.json"):
+        execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", []))
+
+
+RESULTS = [{
+    "notebook": "00_bias",
+    "records": [{"name": "gender.fd", "value": 0.27812, "low": 0.26, "high": 0.2999, "n": 1000, "seed": 0}],
+    "verdicts": [
+        {"claim": "biased | so", "target": "> 0.2", "verdict": "holds", "record": "gender.fd"},
+        {"claim": "in words", "measured": "0.9 both ways", "target": 0.9, "verdict": "partly", "record": "gender.fd"},
+        {"claim": "no record", "measured": 12345.6, "target": 10000, "verdict": "holds", "record": "missing"}]}]
+
+
+def test_verdicts_are_rows_with_intervals() -> None:
+    assert verdicts.rows(RESULTS) == [
+        ("00_bias", "biased | so", "0.278 [0.26, 0.3]", "> 0.2", "holds"),
+        ("00_bias", "in words", "0.9 both ways", "0.9", "partly"),
+        ("00_bias", "no record", "12,346", "10,000", "holds")]
+    table = verdicts.markdown(RESULTS, lambda name: f"[{name}](x)").splitlines()
+    assert table[0] == "| notebook | claim | measured | target | verdict |"
+    assert table[2] == r"| [00_bias](x) | biased \| so | 0.278 [0.26, 0.3] | > 0.2 | holds |"
+    assert len({len(line) for line in verdicts.text(RESULTS).splitlines()[:2]}) == 1
+
+
+def executed_twin(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`source` as papermill leaves it."""
+    done = nbformat.from_dict(source)
+    done.metadata["papermill"] = {"parameters": {"seed": 0}}
+    for number, cell in enumerate(c for c in done.cells if c.cell_type == "code"):
+        cell.execution_count, cell.metadata["papermill"] = number, {"duration": 1.0}
+        cell.outputs = [new_output("execute_result", {"text/plain": str(number)}, execution_count=number)]
+    done.cells.insert(2, new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]}))
+    return done
+
+
+def test_reference_keeps_the_outputs_of_checked_cells_only() -> None:
+    source = tiny("1", "2")
+    source.cells[3].metadata["tags"] = ["nbval-check-output"]
+    kept = reference.with_checked_outputs(nbformat.from_dict(source), executed_twin(source))
+    assert [len(cell.get("outputs", [])) for cell in kept.cells] == [0, 0, 0, 1]
+    assert kept.cells[3].outputs[0].data == {"text/plain": "2"}
+    assert [cell.get("execution_count") for cell in kept.cells] == [None, None, None, 3]  # its place
+    assert kept.cells[3].outputs[0].execution_count == 3
+    assert "papermill" not in kept.metadata and not any("papermill" in cell.metadata for cell in kept.cells)
+    again = reference.with_checked_outputs(nbformat.from_dict(kept), executed_twin(source))
+    assert nbformat.writes(again) == nbformat.writes(kept)
+    with pytest.raises(ValueError, match="has changed since"):
+        reference.with_checked_outputs(tiny("1", "3"), executed_twin(source))
+
+
+def test_readme_table_is_replaced_between_its_markers() -> None:
+    readme = f"a\n{reference.START}\nold\n{reference.END}\nb\n"
+    assert reference.with_table(readme, "new") == f"a\n{reference.START}\nnew\n{reference.END}\nb\n"
+
+
+def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
+    source = tiny("1")
+    assert len(assemble.page_of(executed_twin(source)).cells) == len(source.cells)
+    other = executed_twin(source)
+    other.metadata["papermill"]["parameters"] = {"seed": 1}
+    assert len(assemble.page_of(other).cells) == len(source.cells) + 1
+
+
+def test_contents_follow_the_subjects_and_the_bench() -> None:
+    toc = assemble.contents(["portraits", "a/b"], ["00_bias"], has_bench=False)
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert files[:2] == ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
+    assert "method" in files and "bench" not in files
+
+
+def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> None:
+    met = {"what": "sampling", "ours": 20.0, "beside": 10.0, "ratio": 2.0, "target": ">= 2", "met": True,
+           "note": "bf16"}
+    page = assemble.bench_page({"environment": {"cores": 2}, "rows": [
+        met, {**met, "what": "memory", "met": False, "note": ""}, {**met, "what": "peers", "ratio": None,
+                                                                "met": None}]})
+    assert "| sampling | 20 | 10 | 2 | >= 2 | yes |" in page and "| memory | 20 | 10 | 2 | >= 2 | **no** |" in page
+    assert "| peers | 20 | 10 | – | >= 2 | not measured |" in page
+    assert "- sampling: bf16" in page and "- memory" not in page and "- cores: 2" in page
+
+
+def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
+    (tmp_path / "good.html").write_text('<a href="https://x.org">x</a><script src="_static/a.js"></script>'
+                                        '<link rel="canonical" href="https://x.org"><img src="data:image/png;base64,">')
+    assert assemble.network_loads(tmp_path) == []
+    (tmp_path / "bad.html").write_text('<script src="https://cdn.x/a.js"></script>'
+                                       '<link rel="stylesheet" href="//cdn.x/b">'
+                                       '<p style="background: url(http://x/c.png)">')
+    (tmp_path / "bad.css").write_text("@import 'https://x/d.css'; @font-face { src: url(fonts/e.woff) }")
+    assert [load.split(": ")[1] for load in assemble.network_loads(tmp_path)] == [
+        "https://x/d.css", "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png"]

@@ -1,0 +1,169 @@
+"""Execute one notebook: `python workflow/execute.py 05_interventions -p n_images 64 -p subject portraits`.
+
+Everything is checked against the notebook's parameters cell before a kernel starts: papermill itself only warns about
+an unknown parameter and then runs for as long as it takes, with the default. A run with values of its own (`-p`) is
+kept under the profile name `mine`, so that it never replaces a page of the book.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "_build"
+PROFILES = ("book", *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml")))
+
+
+def slug(subject: str) -> str:
+    """A subject's name as a folder: a hub id or a path keeps its words and loses its slashes."""
+    return re.sub(r"[^\w.-]+", "--", subject).strip("-")
+
+
+def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
+    from difflens_utils.errors import one_of  # imports torch: seconds that the workflow itself can do without
+
+    one_of(parameter, value, allowed)
+
+
+def executed_path(profile: str, subject: str, notebook: str) -> Path:
+    return BUILD / "executed" / profile / slug(subject) / f"{notebook}.ipynb"
+
+
+def result_path(profile: str, subject: str, notebook: str) -> Path:
+    """Where the notebook itself writes its result file."""
+    return BUILD / "results" / profile / slug(subject) / f"{notebook}.json"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: `name: type = default  # comment`."""
+
+    name: str
+    type: str  # as annotated, "" if it is not
+    default: object
+    comment: str
+
+    def parse(self, text: str) -> object:
+        """The value that a command line means by `text`; ValueError if it is not of the annotated type."""
+        if self.type == "str":
+            return text
+        try:
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+        except (ValueError, SyntaxError):
+            value = text
+        return self.check(value)
+
+    def check(self, value: object) -> object:
+        allowed = {re.sub(r"\[.*", "", part).strip() for part in self.type.split("|")} - {""}
+        found = {type(value).__name__, "None"} if value is None else {type(value).__name__}
+        if allowed and not (allowed & found or (type(value) is int and "float" in allowed)
+                            or (type(value) is list and "tuple" in allowed)):
+            raise ValueError(f"{self.name} must be of type {self.type}; got {value!r}")
+        return value
+
+
+def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
+    """The parameters of a notebook, in order.
+
+    Read from the syntax tree: `papermill.inspect_notebook` drops a line whose comment holds an equals sign.
+    """
+    source = next((c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), "")
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        # ast counts columns in UTF-8 bytes
+        after = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode().strip()
+        found[target.id] = Parameter(
+            target.id, ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else "",
+            ast.literal_eval(node.value), after.removeprefix("#").strip())
+    return found
+
+
+def overrides(notebook: str, profile: str, known: dict[str, Parameter]) -> dict[str, object]:
+    """What a profile sets for a notebook. `all` reaches every notebook that has the parameter."""
+    one_of("profile", profile, PROFILES)
+    if profile == "book":  # the notebooks' own defaults
+        return {}
+    values = yaml.safe_load((ROOT / f"workflow/profiles/{profile}.yml").read_text()) or {}
+    for name in (own := values.get(notebook) or {}):
+        one_of(f"{profile}.yml: a parameter of {notebook}", name, known)
+    common = {k: v for k, v in (values.get("all") or {}).items() if k in known}
+    return {name: known[name].check(value) for name, value in {**common, **own}.items()}
+
+
+def plan(notebook: str, profile: str, subject: str, own: list[tuple[str, str]]) -> dict[str, object]:
+    """The parameters to inject; ValueError, in one line, for anything that the notebook does not know."""
+    stem = Path(notebook).stem
+    one_of("notebook", stem, sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+    known = parameters(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
+    for name, _ in own:
+        one_of(f"parameter of {stem}", name, known)
+    values = {"subject": subject, "profile": profile, **overrides(stem, profile, known)}
+    chosen = {name: known[name].parse(text) for name, text in own}
+    if chosen.keys() - {"subject", "device", "profile"}:
+        values["profile"] = "mine"
+    return {**values, **chosen}
+
+
+def run(notebook: str, values: dict[str, object]) -> Path:
+    """Execute and return the executed notebook's path; SystemExit, in one line, if it fails or has no result."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    where = (str(values["profile"]), str(values["subject"]), notebook)
+    target, result = executed_path(*where), result_path(*where)
+    partial = target.with_name(f"partial-{notebook}.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    print(f"{notebook}  subject={values['subject']}  profile={values['profile']}", file=sys.stderr, flush=True)
+    shown = partial.relative_to(ROOT)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # warns of what `parameters` can read
+    try:
+        # The progress bars of the cells are their stderr. ipykernel warns, on each start, of its local TCP connection.
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{notebook}.ipynb", partial, values, kernel_name="python3", cwd=ROOT,
+            progress_bar=True, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"])
+    except papermill.PapermillExecutionError as error:
+        raise SystemExit(f"{notebook}: {error.ename}: {error.evalue.splitlines()[-1] if error.evalue else ''} "
+                         f"(cell {error.cell_index}; the notebook up to there: {shown})") from None
+    except (DeadKernelError, CellTimeoutError, OSError) as error:
+        raise SystemExit(f"{notebook}: {type(error).__name__}: {error} (the notebook up to there: {shown})") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"{notebook}: interrupted; the same command goes on from the stored artifacts") from None
+    if not result.exists() or result.stat().st_mtime < began - 1:  # file systems may keep whole seconds only
+        raise SystemExit(f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {shown})")
+    os.replace(partial, target)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", help="its name, such as 05_interventions")
+    parser.add_argument("--profile", default="book", help=f"sizes to run with: {', '.join(PROFILES)}")
+    parser.add_argument("--subject", default="portraits", help="a known subject, a path, or a hub id")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="own",
+                        help="set one parameter of the notebook; may be repeated")
+    args = parser.parse_args()
+    try:
+        values = plan(args.notebook, args.profile, args.subject, args.own)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(run(Path(args.notebook).stem, values).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

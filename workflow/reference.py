@@ -1,0 +1,82 @@
+"""Make the last book the reference: its results go to results/book, README.md and the committed notebooks.
+
+A committed notebook holds the outputs of the cells tagged `nbval-check-output` and nothing else, so a change of
+it in git is a change of the text, the code or a checked result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import nbformat
+
+from workflow import verdicts
+from workflow.execute import ROOT, executed_path, result_path, slug
+
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+
+
+def replace(path: Path, text: str) -> None:
+    """Write through a temporary file, and only if something changes, so that time stamps mean changes."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+        print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def with_checked_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`source` with the outputs that `executed` has in the tagged cells; ValueError if they differ."""
+    ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.source for cell in source.cells] != [cell.source for cell in ran]:
+        raise ValueError("the notebook has changed since it was executed: run make book first")
+    number = 0
+    for cell, done in zip(source.cells, ran, strict=True):
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type != "code":
+            continue
+        number += 1
+        checked = "nbval-check-output" in cell.metadata.get("tags", [])
+        cell.outputs = done.outputs if checked else []
+        # nbval refuses outputs of a cell that has no count; the cell's place is one that never changes by itself
+        cell.execution_count = number if cell.outputs else None
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
+    for key in ("papermill", "widgets"):
+        source.metadata.pop(key, None)
+    source.metadata.language_info = {"name": "python"}  # an editor adds the version that it runs
+    return source
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with a new table between its two markers."""
+    before, rest = readme.split(START)
+    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", default="portraits")
+    subject = parser.parse_args().subject
+    folder = ROOT / "results/book" / slug(subject)
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        result = json.loads(result_path("book", subject, path.stem).read_text())
+        replace(folder / f"{path.stem}.json", json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        if subject == "portraits":  # the subject that the committed notebooks name
+            executed = nbformat.read(executed_path("book", subject, path.stem), as_version=4)
+            reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
+            replace(path, nbformat.writes(reference) + "\n")
+    if subject == "portraits":
+        readme = ROOT / "README.md"
+        link = lambda name: f"[{name}](notebooks/{name}.ipynb)"  # noqa: E731
+        replace(readme, with_table(readme.read_text(), verdicts.markdown(verdicts.load(folder), link)))
+
+
+if __name__ == "__main__":
+    main()
