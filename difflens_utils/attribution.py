@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import artifacts, hooks, sampling
@@ -228,12 +228,13 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
 def _full_precision(subject: Subject) -> Iterator[None]:
     """float32 for a while: one feature moves the picture by less than bf16 rounds epsilon. The weights' values stay."""
     dtype = subject.dtype
-    subject.network.float()
+    cast = nn.Module.to  # diffusers' own `to` warns of models that this one is not
+    cast(subject.network, torch.float32)
     subject.dtype = torch.float32
     try:
         yield
     finally:
-        subject.network.to(dtype)
+        cast(subject.network, dtype)
         subject.dtype = dtype
 
 

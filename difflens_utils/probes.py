@@ -42,7 +42,7 @@ class Fit:
         return metrics.bootstrap(balanced, self.correct[step], self.labels, n_boot=300)
 
 
-def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e-2, iterations: int = 120,
+def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e-2, iterations: int = 60,
         test_share: float = 0.25, seed: int = 0, progress: bool = True) -> Fit:
     """Fit one head per timestep by class-balanced logistic regression; images are split into training and held-out.
 
@@ -82,7 +82,7 @@ def _logistic(x: Tensor, y: Tensor, classes: int, decay: float, iterations: int)
     class_weight = len(y) / (classes * y.bincount(minlength=classes).float())
     w = torch.zeros(classes, x.shape[1], requires_grad=True)
     b = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.Adam([w, b], lr=3e-3)
+    optimizer = torch.optim.Adam([w, b], lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for _ in range(iterations):
         optimizer.zero_grad()

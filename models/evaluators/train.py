@@ -19,8 +19,7 @@ from difflens_utils import portraits
 from difflens_utils.evaluators import AttributeNet
 
 HERE = Path(__file__).parent
-RATE = 2e-3
-RECIPES = {"labeller": ("residual", 11), "scorer": ("strided", 23)}
+RECIPES = {"labeller": ("residual", 11, 3e-3), "scorer": ("strided", 23, 2e-3)}  # architecture, seed, learning rate
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,13 +39,13 @@ def batch(n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def train(name: str, images: int, size: int = 256) -> AttributeNet:
-    architecture, seed = RECIPES[name]
+    architecture, seed, rate = RECIPES[name]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = AttributeNet(architecture, {k: f.classes for k, f in portraits.FACTORS.items()})
     steps = images // size
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.15)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(size, seed * 1_000_000 + 2 * step)
         with torch.autocast("cpu", torch.bfloat16):
@@ -93,7 +92,7 @@ def card(net: AttributeNet, seed: int, n: int = 10_000) -> dict[str, dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=RECIPES)
-    parser.add_argument("--images", type=int, default=250_000)
+    parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     net = train(args.name, args.images)

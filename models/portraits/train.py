@@ -13,11 +13,12 @@ import os
 import time
 from pathlib import Path
 
+from difflens_utils import portraits  # before diffusers: it mends a torchvision built for another torch
+
+# isort: split
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-from difflens_utils import portraits
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 HERE = Path(__file__).parent
@@ -61,10 +62,12 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
-def train(images: int, state_file: Path, minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights."""
+def train(images: int, state_file: Path, warm: Path | None = None, minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
+    """Run to `images` training images and return the averaged weights; `warm` starts from a pipeline's instead of random ones."""
     torch.manual_seed(SEED)
     unet = network()
+    if warm is not None:
+        unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     average = {k: v.clone() for k, v in unet.state_dict().items()}
     step, total = 0, images // BATCH
@@ -78,7 +81,7 @@ def train(images: int, state_file: Path, minutes_between_saves: float = 4.0) -> 
     weight = (1 + alphas / (1 - alphas)) ** -0.5  # P2: 1 / (k + SNR)^gamma
     saved = time.monotonic()
     bar = tqdm(range(step, total), initial=step, total=total, desc="portraits", mininterval=20)
-    running = 0.0
+    running = None
     for step in bar:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         x = pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1
@@ -97,7 +100,7 @@ def train(images: int, state_file: Path, minutes_between_saves: float = 4.0) -> 
         keep = min(DECAY, (1 + step) / (10 + step))
         for k, v in unet.state_dict().items():
             average[k].lerp_(v, 1 - keep)
-        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
+        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.4f}", refresh=False)
         if time.monotonic() - saved > 60 * minutes_between_saves or step + 1 == total:
@@ -110,10 +113,11 @@ def train(images: int, state_file: Path, minutes_between_saves: float = 4.0) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512_000)
+    parser.add_argument("--warm", type=Path, help="folder of a pipeline to go on from, where no state file is left")
     parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    export(train(args.images, args.state), args.out)
+    export(train(args.images, args.state, args.warm), args.out)
 
 
 if __name__ == "__main__":
