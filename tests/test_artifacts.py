@@ -111,21 +111,21 @@ def test_edited_images_are_filed_under_what_the_edit_does(store):
 
 def test_probes_find_a_planted_direction_and_nothing_in_noise(store):
     g = torch.Generator().manual_seed(0)
-    labels = (torch.rand(400, generator=g) < 0.3).long()
-    h = torch.randn(400, 2, 6, 2, 2, generator=g)
+    labels = (torch.rand(1600, generator=g) < 0.3).long()
+    h = torch.randn(1600, 2, 6, 2, 2, generator=g)
     h[:, 1, 3, 0, 0] += 4 * labels
-    fit = probes.fit(activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500, 0)), labels, 2, progress=False)
+    fit = probes.fit(activations.Recording("k", h.numpy(), torch.zeros(1600, 3, 4, 4), (500, 0)), labels, 2, progress=False)
     assert fit.accuracy(1).low > 0.9 and fit.accuracy(0).low < 0.5 < fit.accuracy(0).high + 0.05
     weight = fit.heads.weight[1, 1] - fit.heads.weight[1, 0]
     assert weight.abs().argmax() == torch.tensor(3 * 4)
     with pytest.raises(ValueError, match="every class needs"):
-        probes.fit(activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500, 0)), labels, 3, progress=False)
+        probes.fit(activations.Recording("k", h.numpy(), torch.zeros(1600, 3, 4, 4), (500, 0)), labels, 3, progress=False)
 
 
 def test_subject_errors_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="subject must be one of"):
         subjects.load("portrait")
-    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
+    with pytest.raises(ValueError, match="device must be one of cpu, auto, cuda"):
         subjects.load("portraits", "gpu")
     for damage in ("missing", "foreign"):
         folder = tmp_path / damage

@@ -104,10 +104,12 @@ def test_image_gradient_is_the_effect_of_scaling(store):
 
 def test_integrated_image_scores_are_complete(store):
     subject, ksae = tiny.subject(clip_sample=False), tiny.ksae()
-    result = attribution.through_image(subject, ksae, ("gender", "age"), 2, 0, 2, points=24)
+    smooth = tiny.labeller("strided")  # GELU: quadrature converges slowly over the kinks of ReLU
+    subject.evaluators = lambda: (smooth, smooth, None)
+    result = attribution.through_image(subject, ksae, ("gender", "age"), 2, 0, 2, points=12)
     assert set(result) == {"gender", "age"} and result["age"].scores.shape == (3, 48)
     for r in result.values():  # a relative gap means something where the measure changes
-        assert r.gap[r.scores.sum(1).abs().argmax()] < 0.05
+        assert r.gap[r.scores.sum(1).abs().argmax()] < 0.01
 
 
 def test_select_takes_the_best_positive_and_leaves_dense_latents_out():

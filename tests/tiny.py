@@ -25,9 +25,9 @@ def scheduler(**options: object) -> DDIMScheduler:
     return DDIMScheduler(1000, **(settings | options))
 
 
-def labeller() -> AttributeNet:
+def labeller(architecture: str = "residual") -> AttributeNet:
     torch.manual_seed(5)
-    return AttributeNet("residual", {k: portraits.FACTORS[k].classes for k in (*portraits.ATTRIBUTES, "glasses")}).eval().requires_grad_(False)
+    return AttributeNet(architecture, {k: portraits.FACTORS[k].classes for k in (*portraits.ATTRIBUTES, "glasses")}).eval().requires_grad_(False)
 
 
 def subject(**options: object) -> Subject:
