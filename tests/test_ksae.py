@@ -234,6 +234,15 @@ def test_training_is_deterministic_and_takes_any_stream(precision):
 
 
 
+@pytest.fixture
+def python_sigint():
+    """Python's own handler: a shell's background jobs start with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_sigint")
 @pytest.mark.parametrize("iterable", [False, True])
 def test_an_interrupted_training_resumes_bit_for_bit(tmp_path, iterable):
     """A real SIGINT in the middle of an update: the step is finished, saved, and nothing shows in the end result."""
