@@ -46,15 +46,15 @@ def gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
     return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
 
 
-def linear_integral(logits0: Tensor, logits1: Tensor, target: int, points: int) -> Tensor:
-    """Integral over alpha of d softmax(z)_target / dz along z = logits0 + alpha (logits1 - logits0): (B, classes)."""
-    total = torch.zeros_like(logits0)
-    for alpha, weight in zip(*gauss_legendre(points), strict=True):
-        p = torch.lerp(logits0, logits1, alpha.item()).softmax(-1)
-        one_hot = torch.zeros_like(p)
-        one_hot[:, target] = 1
-        total += weight.item() * p[:, target, None] * (one_hot - p)
-    return total
+def linear_integral(logits0: Tensor, logits1: Tensor, points: int) -> Tensor:
+    """Integral over alpha of the Jacobian d softmax(z) / dz along z = logits0 + alpha (logits1 - logits0).
+
+    (B, classes) twice to (B, classes of the probability, classes of the logit).
+    """
+    nodes, weights = (x.to(logits1) for x in gauss_legendre(points))
+    p = (logits0 + nodes[:, None, None] * (logits1 - logits0)).softmax(-1)  # (points, B, classes)
+    weighted = weights[:, None, None] * p
+    return torch.diag_embed(weighted.sum(0)) - torch.einsum("nbc,nbk->bck", weighted, p)
 
 
 def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, baseline: str = "zero",
@@ -65,21 +65,17 @@ def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, b
     position. Raises ValueError for an unknown baseline.
     """
     one_of("baseline", baseline, ("zero", "mean"))
-    steps, classes = heads.weight.shape[:2]
     by_step, by_position, reached, asked = [], 0.0, 0.0, 0.0
-    for step in range(steps):
+    for step in range(len(heads.weight)):
         s = ksae.latents(map_to_vectors(recording.at(step, rows))).double()  # (B, P, D)
         start = torch.zeros_like(s[:1]) if baseline == "zero" else s.mean(0, keepdim=True)
         weight = map_to_vectors(heads.weight[step]).double()  # (classes, P, d)
         effect = weight @ ksae.directions.double().T  # (classes, P, D): d logit / d latent
         constant = heads.bias[step].double() + torch.einsum("cpd,d->c", weight, ksae.decode(s.new_zeros(s.shape[-1]).float()).double())
-        z0, z1 = (constant + torch.einsum("bpj,cpj->bc", x, effect) for x in (start, s))
-        parts = []
-        for c in range(classes):
-            slope = linear_integral(z0.expand_as(z1), z1, c, points)  # (B, classes)
-            moved = torch.einsum("bk,bpj->kpj", slope, s - start) / len(s)
-            parts.append((moved * effect).sum(0))  # (P, D)
-        parts = torch.stack(parts)
+        z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
+        slope = linear_integral(z0, z1, points)  # (B, classes, classes)
+        moved = slope.flatten(1).T @ (s - start).flatten(1)  # (classes^2, P D): one product for all classes
+        parts = (moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect).sum(1) / len(s)  # (classes, P, D)
         by_step.append(parts.sum(1))
         by_position = by_position + parts
         reached = reached + parts.sum((1, 2))

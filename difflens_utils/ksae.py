@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .errors import one_of, positive, within
+from .subjects import fast_dtype
 
 Batches = Iterable[Tensor] | Callable[[int], Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's state, by PyTorch's names
@@ -460,13 +461,7 @@ def _checked(config: KSAEConfig, batch: Tensor | None, step: int) -> Tensor:
 
 
 def _product_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto" and device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    elif precision == "auto":
-        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    else:
-        fast = precision == "bf16"
-    return torch.bfloat16 if fast else torch.float32
+    return fast_dtype(device) if precision == "auto" else torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import activations, artifacts, attribution, edits, evaluators, hooks, ksae, metrics, portraits, sampling
 from .activations import Recording
+from .attribution import Attribution
 from .ksae import KSAE, History, KSAEConfig
 from .metrics import Estimate
 from .sampling import Edit
@@ -205,6 +206,7 @@ class Found:
     counts: dict[str, Tensor]  # images per class
     density: Tensor  # (D,)
     scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
+    by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
 
     def unit(self, attribute: str, target: int) -> Tensor:
         """The unit of `add`: (T, P, N), the class difference of each bias feature."""
@@ -224,7 +226,7 @@ def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int
     scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in subject.attributes}
     features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
                                   n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in subject.attributes}
-    return Found(features, gaps, labels, counts, density, scores)
+    return Found(features, gaps, labels, counts, density, scores, by_image)
 
 
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:

@@ -159,6 +159,28 @@ def test_reference_keeps_the_outputs_of_checked_cells_only() -> None:
         reference.with_checked_outputs(tiny("1", "3"), executed_twin(source))
 
 
+def test_the_picture_is_that_of_the_tagged_cell() -> None:
+    done = executed_twin(tiny("1", "2"))
+    assert reference.picture(done) is None
+    done.cells[-1].metadata["tags"] = ["result-picture"]
+    done.cells[-1].outputs = [new_output("display_data", {"image/png": "aGVsbG8=", "text/plain": "a figure"})]
+    assert reference.picture(done) == b"hello"
+
+
+def test_a_model_card_shows_what_the_result_file_holds() -> None:
+    def record(name: str, value: float, low: float | None = None, high: float | None = None) -> dict:
+        return {"name": name, "value": value, "low": low, "high": high, "n": 2000, "seed": 0}
+
+    card = reference.model_card({"parameters": {"steps": 20}, "records": [
+        record("quality.frechet", 40.0, 35.0, 45.0), record("quality.frechet_floor", 10.0, 9.0, 11.0),
+        record("quality.agreement.age", 0.9, 0.88, 0.92), record("planted.hair_length.short", 0.25),
+        record("share.hair_length.short", 0.5, 0.48, 0.52)]})
+    assert card.startswith("Of 2,000 generated images (20 DDIM steps, seed 0)")
+    assert "| Fréchet distance (PortraitNet) to fresh renders | 40 [35, 45] | 10 [9, 11] |" in card
+    assert "| both evaluators agree on age | 0.9 [0.88, 0.92] | |" in card
+    assert "| hair length: short | 0.250 | 0.5 [0.48, 0.52] |" in card
+
+
 def test_readme_table_is_replaced_between_its_markers() -> None:
     readme = f"a\n{reference.START}\nold\n{reference.END}\nb\n"
     assert reference.with_table(readme, "new") == f"a\n{reference.START}\nnew\n{reference.END}\nb\n"

@@ -1,4 +1,4 @@
-"""Make the last book the reference: its results go to results/book, README.md and the committed notebooks.
+"""Make the last book the reference: its results go to results/book, README.md, the model card and the committed notebooks.
 
 A committed notebook holds the outputs of the cells tagged `nbval-check-output` and nothing else, so a change of
 it in git is a change of the text, the code or a checked result.
@@ -7,6 +7,7 @@ it in git is a change of the text, the code or a checked result.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 from pathlib import Path
@@ -19,12 +20,13 @@ from workflow.execute import ROOT, executed_path, result_path, slug
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: str | bytes) -> None:
     """Write through a temporary file, and only if something changes, so that time stamps mean changes."""
-    if not path.exists() or path.read_text() != text:
+    content = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
         print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
@@ -54,10 +56,37 @@ def with_checked_outputs(source: nbformat.NotebookNode, executed: nbformat.Noteb
     return source
 
 
+def picture(executed: nbformat.NotebookNode) -> bytes | None:
+    """The PNG of the cell tagged `result-picture`, if the notebook has one: what the README shows."""
+    cells = [cell for cell in executed.cells if "result-picture" in cell.metadata.get("tags", [])]
+    shown = [output.data["image/png"] for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    return base64.b64decode(shown[0]) if shown else None
+
+
 def with_table(readme: str, table: str) -> str:
     """The README with a new table between its two markers."""
     before, rest = readme.split(START)
     return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def model_card(result: dict) -> str:
+    """The figures of a subject's card, from the result file of 00_bias: quality, then the share of every class."""
+    records = {record["name"]: record for record in result["records"]}
+
+    def shown(name: str) -> str:
+        return verdicts.estimate(records[name])
+
+    n, seed = records["quality.frechet"]["n"], records["quality.frechet"]["seed"]
+    lines = [f"Of {n:,} generated images ({result['parameters']['steps']} DDIM steps, seed {seed}), with 95 % intervals.", "",
+             "| quality | generated | floor: two sets of renders |", "| --- | --- | --- |",
+             f"| Fréchet distance (PortraitNet) to fresh renders | {shown('quality.frechet')} | {shown('quality.frechet_floor')} |"]
+    agree = "quality.agreement."
+    lines += [f"| both evaluators agree on {name.removeprefix(agree)} | {shown(name)} | |" for name in records if name.startswith(agree)]
+    lines += ["", "| factor: class | planted | generated |", "| --- | --- | --- |"]
+    for name in (name.removeprefix("share.") for name in records if name.startswith("share.")):
+        factor, label = name.split(".")
+        lines.append(f"| {factor.replace('_', ' ')}: {label} | {records[f'planted.{name}']['value']:.3f} | {shown(f'share.{name}')} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -72,10 +101,15 @@ def main() -> None:
             executed = nbformat.read(executed_path("book", subject, path.stem), as_version=4)
             reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
             replace(path, nbformat.writes(reference) + "\n")
+            if (shown := picture(executed)) is not None:
+                replace(ROOT / "book/_static/result.png", shown)
     if subject == "portraits":
         readme = ROOT / "README.md"
         link = lambda name: f"[{name}](notebooks/{name}.ipynb)"  # noqa: E731
         replace(readme, with_table(readme.read_text(), verdicts.markdown(verdicts.load(folder), link)))
+    card = ROOT / "models" / slug(subject) / "README.md"
+    if card.exists():
+        replace(card, with_table(card.read_text(), model_card(json.loads((folder / "00_bias.json").read_text()))))
 
 
 if __name__ == "__main__":

@@ -26,13 +26,17 @@ def number(value: object) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def estimate(record: dict) -> str:
+    """A record's value, with its 95 % interval where it has one."""
+    if record.get("low") is None or record.get("high") is None:
+        return number(record.get("value"))
+    return f"{number(record['value'])} [{number(record['low'])}, {number(record['high'])}]"
+
+
 def measured(verdict: dict, records: dict[str, dict]) -> str:
     """What a verdict rests on: the record it names, with its 95 % interval, or what it states itself."""
     record = records.get(verdict.get("record", ""), {})
-    stated = verdict.get("measured", record.get("value"))
-    if isinstance(stated, str) or record.get("low") is None or record.get("high") is None:
-        return number(stated)
-    return f"{number(stated)} [{number(record['low'])}, {number(record['high'])}]"
+    return number(verdict["measured"]) if "measured" in verdict else estimate(record)
 
 
 def rows(results: list[dict]) -> list[tuple[str, ...]]:

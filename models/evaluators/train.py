@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from difflens_utils import portraits
+from difflens_utils import portraits, subjects
 from difflens_utils.evaluators import AttributeNet
 
 HERE = Path(__file__).parent
@@ -48,7 +48,7 @@ def train(name: str, images: int, size: int = 256) -> AttributeNet:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(size, seed * 1_000_000 + 2 * step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with subjects.autocast():
             logits = net.logits(distort(x, generator))
             loss = sum(F.cross_entropy(logits[k].float(), labels[k]) for k in labels)
         optimizer.zero_grad(set_to_none=True)

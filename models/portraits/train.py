@@ -13,7 +13,7 @@ import os
 import time
 from pathlib import Path
 
-from difflens_utils import portraits  # before diffusers: it mends a torchvision built for another torch
+from difflens_utils import portraits, subjects  # before diffusers: it mends a torchvision built for another torch
 
 # isort: split
 import torch
@@ -62,15 +62,21 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
-def train(images: int, state_file: Path, warm: Path | None = None, minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights; `warm` starts from a pipeline's instead of random ones."""
+def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0,
+          minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
+    """Run to `images` training images and return the averaged weights.
+
+    `warm` starts from a pipeline's weights, which `seen` images made, instead of random ones: the batches and the
+    learning rate go on from there, with a new optimizer.
+    """
     torch.manual_seed(SEED)
-    unet = network()
+    unet = network().to(memory_format=torch.channels_last)
     if warm is not None:
         unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     average = {k: v.clone() for k, v in unet.state_dict().items()}
-    step, total = 0, images // BATCH
+    first, total = seen // BATCH, images // BATCH
+    step = first
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         unet.load_state_dict(state["unet"])
@@ -89,9 +95,10 @@ def train(images: int, state_file: Path, warm: Path | None = None, minutes_betwe
         noise = torch.randn(x.shape, generator=generator)
         a = alphas[t].reshape(-1, 1, 1, 1)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 200, (total - step) / (0.25 * total))
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = unet(a.sqrt() * x + (1 - a).sqrt() * noise, t).sample
+            group["lr"] = RATE * min(1.0, (step - first + 1) / 200, (total - step) / (0.25 * total))
+        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
+        with subjects.autocast():
+            predicted = unet(noisy, t, return_dict=False)[0]
         loss = ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -114,10 +121,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512_000)
     parser.add_argument("--warm", type=Path, help="folder of a pipeline to go on from, where no state file is left")
+    parser.add_argument("--seen", type=int, default=0, help="training images behind the weights of --warm")
     parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    export(train(args.images, args.state, args.warm), args.out)
+    export(train(args.images, args.state, args.warm, args.seen), args.out)
 
 
 if __name__ == "__main__":
