@@ -13,13 +13,12 @@ Both give scores per class and latent; positive means: more of the latent, more 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import artifacts, hooks, sampling
@@ -27,7 +26,7 @@ from .activations import Recording
 from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
 from .probes import Heads
-from .subjects import Subject
+from .subjects import Subject, full_precision
 
 
 class Attribution(NamedTuple):
@@ -211,27 +210,13 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
         for index in range(max(at) + 1):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
             if index in at:
-                with _full_precision(subject):
+                with full_precision(subject):
                     gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, s, index, together))
             x = sampling.ddim_step(x, clean, clean, s, index)
         gain = torch.stack(gains).mean(0)  # (N, n): per image, over the steps
         return {"mean": gain.mean(1), "error": gain.std(1) / n**0.5}
 
     return Effect(**artifacts.cached_tensors("measured", parameters, make))
-
-
-@contextmanager
-def _full_precision(subject: Subject) -> Iterator[None]:
-    """float32 for a while: one feature moves the picture by less than bf16 rounds epsilon. The weights' values stay."""
-    dtype = subject.dtype
-    cast = nn.Module.to  # diffusers' own `to` warns of models that this one is not
-    cast(subject.network, torch.float32)
-    subject.dtype = torch.float32
-    try:
-        yield
-    finally:
-        cast(subject.network, dtype)
-        subject.dtype = dtype
 
 
 def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor,
@@ -244,7 +229,7 @@ def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: 
             moved = []
             for i in part.tolist():
                 own = latents[..., features[i]]  # (B, P)
-                change = (own + unit[:, i].to(own)).clamp_min(0) - own
+                change = (own + unit[:, i].to(own)).clamp_min(ksae.floor) - own
                 moved.append(h.float() + vectors_to_map(change[..., None] * ksae.directions[features[i]], h.shape))
             return torch.cat(moved).to(h.dtype)
 

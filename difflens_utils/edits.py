@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import one_of
-from .ksae import KSAE, map_to_vectors, vectors_to_map
+from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
+from .probes import Heads
 from .sampling import Edit, Step
 
 MODES = ("scale", "add")
@@ -24,11 +25,11 @@ def _keyed(edit: Edit, method: str, /, **parts: object) -> Edit:
     return edit
 
 
-def steer(ksae: KSAE, features: Tensor, beta: float, mode: str = "scale", unit: Tensor | None = None) -> Edit:
+def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scale", unit: Tensor | None = None) -> Edit:
     """Turn features up or down and write back only the difference (Eq. 7 and 9).
 
-    `features` (N,) latent indices. "scale": s_j <- beta s_j; beta = 1 is the identity. "add": s_j <- max(0, s_j + beta u_j);
-    beta = 0 is the identity. `unit` u is (N,), or (T, P, N) for a unit per timestep and position. Scaling cannot wake a
+    `features` (N,) latent indices, or channels where `ksae` is `Neurons` (Act@L and Attr@L of Table 3). "scale": s_j <- beta s_j;
+    beta = 1 is the identity. "add": s_j <- s_j + beta u_j, a latent not below 0; beta = 0 is the identity. `unit` u is (N,), or (T, P, N) for a unit per timestep and position. Scaling cannot wake a
     latent that did not fire; adding can. Raises ValueError for an unknown mode, no features, or adding without a unit.
     """
     one_of("mode", mode, MODES)
@@ -47,19 +48,47 @@ def steer(ksae: KSAE, features: Tensor, beta: float, mode: str = "scale", unit: 
             change = (beta - 1) * s
         else:
             u = unit[step.index] if unit.ndim == 3 else unit
-            change = (s + beta * u.to(s)).clamp_min(0) - s
+            change = (s + beta * u.to(s)).clamp_min(ksae.floor) - s
         return (h.float() + vectors_to_map(change @ directions, h.shape)).to(h.dtype)
 
     return _keyed(edit, "steer", ksae=ksae.fingerprint(), features=features.tolist(), beta=beta, mode=mode, unit=unit)
 
 
 def push(direction: Tensor, beta: float) -> Edit:
-    """Add beta times a dense direction to h: (T, *h), one per timestep. The classical control; beta = 0 is the identity."""
+    """Add beta times a dense direction to h: (T, *h), one per timestep; beta = 0 is the identity.
+
+    With a mean difference or an h-classifier's weights it is the classical control, with a learned one (`latent_editing`) Asyrp's.
+    """
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         return None if beta == 0 else (h.float() + beta * direction[step.index].to(h.device)).to(h.dtype)
 
     return _keyed(edit, "push", direction=direction, beta=beta)
+
+
+def guide(heads: Heads, target: Sequence[float], strength: float, temperature: float = 8.0) -> Edit:
+    """H-Distribution (Parihar et al., 2024): move the whole batch so that the h-classifier's mean answer nears `target`.
+
+    With p_i = softmax(logits_i / temperature), their mean p over the B images of a batch and the loss
+    chi^2 = sum_c (p_c - r_c)^2 / r_c, each image takes a step h_i <- h_i - strength B d chi^2 / d h_i. The head is linear, so the
+    gradient is closed and the network takes no backward pass. strength = 0 is the identity. Raises ValueError for a target
+    that is no distribution or has a class with share 0.
+    """
+    r = torch.tensor(target, dtype=torch.float32)
+    _check_distribution(target)
+    if (r <= 0).any():
+        raise ValueError(f"target must give every class a share above 0, got {list(target)}")
+
+    def edit(h: Tensor, step: Step) -> Tensor | None:
+        if strength == 0:
+            return None
+        p = (heads.logits(h.float().cpu(), step.index) / temperature).softmax(-1)  # (B, classes)
+        pull = 2 * (p.mean(0) - r) / r  # d chi^2 / d mean p
+        slope = p * (pull - (p @ pull)[:, None]) / temperature  # B d chi^2 / d logits
+        change = slope @ heads.weight[step.index].flatten(1)
+        return (h.float() - strength * change.reshape(h.shape).to(h.device)).to(h.dtype)
+
+    return _keyed(edit, "guide", weight=heads.weight, bias=heads.bias, target=list(target), strength=strength, temperature=temperature)
 
 
 def reconstruct(ksae: KSAE) -> Edit:
@@ -109,10 +138,14 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
 
 def draw_classes(n: int, target: Sequence[float], seed: int) -> Tensor:
     """Which class each of n images shall have: independent draws from the target distribution, (n,) int64."""
+    _check_distribution(target)
     weights = torch.tensor(target, dtype=torch.float64)
-    if (weights < 0).any() or abs(weights.sum().item() - 1) > 1e-6:
-        raise ValueError(f"target must be a distribution that sums to 1, got {list(target)}")
     return torch.multinomial(weights, n, replacement=True, generator=torch.Generator().manual_seed(seed))
+
+
+def _check_distribution(target: Sequence[float]) -> None:
+    if min(target) < 0 or abs(sum(target) - 1) > 1e-6:
+        raise ValueError(f"target must be a distribution that sums to 1, got {list(target)}")
 
 
 def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None) -> Tensor:

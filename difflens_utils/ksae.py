@@ -153,6 +153,8 @@ class KSAE(nn.Module):
     `scale`, the unit in which those are given.
     """
 
+    floor = 0.0  # no latent is below
+
     def __init__(self, config: KSAEConfig) -> None:
         super().__init__()
         self.config = config
@@ -254,6 +256,27 @@ class KSAE(nn.Module):
         _check_tensors(folder / "model.safetensors", tensors, ksae.state_dict())
         ksae.load_state_dict(tensors)
         return ksae.eval().requires_grad_(False)
+
+
+class Neurons:
+    """The channels of h themselves as a dictionary: latent j is channel j, and writes along unit vector j.
+
+    What is done with a k-SAE's latents can so be done with neurons (the L of Act@L and Attr@L, Table 3). Unlike a latent, a
+    neuron may be negative.
+    """
+
+    floor = -math.inf
+
+    def __init__(self, width: int) -> None:
+        positive("width", width)
+        self.directions = torch.eye(width)  # (d, d)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """(..., d) as it is."""
+        return x
+
+    def fingerprint(self) -> str:
+        return f"neurons{len(self.directions)}"
 
 
 def map_to_vectors(h: Tensor) -> Tensor:

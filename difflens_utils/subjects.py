@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,20 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
     """`fast_dtype` for a training: bf16 products over float32 weights, or nothing where bf16 is only emulated."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+@contextmanager
+def full_precision(subject: Subject) -> Iterator[None]:
+    """float32 for a while: one feature moves the picture by less than bf16 rounds epsilon. The weights' values stay."""
+    dtype = subject.dtype
+    cast = nn.Module.to  # diffusers' own `to` warns of models that this one is not
+    cast(subject.network, torch.float32)
+    subject.dtype = torch.float32
+    try:
+        yield
+    finally:
+        cast(subject.network, dtype)
+        subject.dtype = dtype
 
 
 def file_fingerprint(path: Path) -> str:

@@ -6,7 +6,7 @@ import tiny
 import torch
 from captum.attr import IntegratedGradients
 
-from difflens_utils import artifacts, attribution
+from difflens_utils import artifacts, attribution, edits, hooks, ksae, sampling
 from difflens_utils.activations import Recording
 from difflens_utils.ksae import map_to_vectors
 from difflens_utils.probes import Heads
@@ -84,16 +84,14 @@ def store(tmp_path, monkeypatch):
 
 def test_image_gradient_is_the_effect_of_scaling(store):
     """At beta = 1, the local score is the derivative of the labeller's log-probability: a finite difference agrees."""
-    from difflens_utils import edits, hooks, sampling
-
-    subject, ksae = tiny.subject(clip_sample=False), tiny.ksae()
-    result = attribution.through_image(subject, ksae, ("gender",), 2, 0, 2)["gender"]
+    subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
+    result = attribution.through_image(subject, sae, ("gender",), 2, 0, 2)["gender"]
     s = sampling.schedule(subject.scheduler, 2)
     x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
     j = int(result.by_step[1, 0].abs().argmax())
 
     def outcome(beta):
-        edit = edits.steer(ksae, torch.tensor([j]), beta)
+        edit = edits.steer(sae, torch.tensor([j]), beta)
         with hooks.edit(subject.network, "mid_block", lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 2)))):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
         return subject.labeller.logits(clean)["gender"].log_softmax(-1)[:, 1].double().mean().item()
@@ -102,11 +100,29 @@ def test_image_gradient_is_the_effect_of_scaling(store):
     assert np.isclose(slope, result.by_step[1, 0, j].item(), rtol=0.05)
 
 
+def test_attribution_of_neurons_is_the_gradient_times_h(store):
+    """Attr@L: with channels as the dictionary the same code must give h . d log p / d h, summed over positions."""
+    subject = tiny.subject(clip_sample=False)
+    got = attribution.through_image(subject, ksae.Neurons(24), ("age",), 2, 0, 2)["age"]
+    s = sampling.schedule(subject.scheduler, 2)
+    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    leaf: list[torch.Tensor] = []
+
+    def keep(h: torch.Tensor, _call: int) -> torch.Tensor:
+        leaf.append(h.detach().requires_grad_(True))
+        return leaf[0]
+
+    with hooks.edit(subject.network, "mid_block", keep):
+        clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
+    (gradient,) = torch.autograd.grad(subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2].sum(), leaf[0])
+    torch.testing.assert_close(got.by_step[2, 0], (gradient * leaf[0]).sum((2, 3)).mean(0).detach(), atol=1e-5, rtol=1e-3)
+
+
 def test_integrated_image_scores_are_complete(store):
-    subject, ksae = tiny.subject(clip_sample=False), tiny.ksae()
+    subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
     smooth = tiny.labeller("strided")  # GELU: quadrature converges slowly over the kinks of ReLU
     subject.evaluators = lambda: (smooth, smooth, None)
-    result = attribution.through_image(subject, ksae, ("gender", "age"), 2, 0, 2, points=12)
+    result = attribution.through_image(subject, sae, ("gender", "age"), 2, 0, 2, points=12)
     assert set(result) == {"gender", "age"} and result["age"].scores.shape == (3, 48)
     for r in result.values():  # a relative gap means something where the measure changes
         assert r.gap[r.scores.sum(1).abs().argmax()] < 0.01

@@ -6,7 +6,8 @@ import tiny
 import torch
 
 from difflens_utils import edits
-from difflens_utils.ksae import map_to_vectors
+from difflens_utils.ksae import Neurons, map_to_vectors
+from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 
 STEP = Step(1, 500, slice(2, 6))
@@ -90,6 +91,45 @@ def test_reconstruct_is_the_autoencoder(ksae, h):
     torch.testing.assert_close(map_to_vectors(edits.reconstruct(ksae)(h, STEP)), ksae(map_to_vectors(h)))
 
 
+def test_neurons_are_steered_like_latents(h):
+    """Channel 3 twice as large, channel 5 lower by 1 even below zero; nothing else moves."""
+    neurons, want = Neurons(24), h.clone()
+    want[:, 3] *= 2
+    want[:, 5] -= 1
+    twice = edits.steer(neurons, torch.tensor([3]), 2.0)
+    lower = edits.steer(neurons, torch.tensor([5]), -1.0, "add", torch.ones(1))
+    torch.testing.assert_close(edits.compose(twice, lower)(h, STEP), want)
+
+
+@pytest.fixture
+def heads():
+    g = torch.Generator().manual_seed(2)
+    return Heads(torch.randn(3, 3, 24, 2, 2, generator=g) * 0.2, torch.randn(3, 3, generator=g))
+
+
+def test_guidance_is_the_gradient_of_chi_square(heads, h):
+    """Against autograd in float64: the batch's mean answer decides, and every image gets B times its part of the gradient."""
+    target, temperature = (0.2, 0.3, 0.5), 2.0
+    leaf = h.double().requires_grad_(True)
+    p = ((leaf.flatten(1) @ heads.weight[1].double().flatten(1).T + heads.bias[1].double()) / temperature).softmax(-1).mean(0)
+    r = torch.tensor(target, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(((p - r).square() / r).sum(), leaf)
+    got = edits.guide(heads, target, 0.7, temperature)(h, STEP)
+    torch.testing.assert_close(got, (leaf - 0.7 * len(h) * gradient).float().detach(), atol=1e-5, rtol=1e-4)
+    assert edits.guide(heads, target, 0.0)(h, STEP) is None
+
+
+def test_guidance_brings_the_mean_answer_to_the_target(heads, h):
+    soft = Heads(heads.weight * 0.2, heads.bias)  # answers that are not certain, so that every image has a slope
+    target, current = (0.6, 0.2, 0.2), h
+    before = soft.logits(current, 1).softmax(-1).mean(0)
+    for _ in range(300):
+        current = edits.guide(soft, target, 0.5, 1.0)(current, STEP)
+    reached = soft.logits(current, 1).softmax(-1).mean(0)
+    assert (before - torch.tensor(target)).abs().max() > 0.1
+    torch.testing.assert_close(reached, torch.tensor(target), atol=0.02, rtol=0)
+
+
 def test_draw_classes_follows_the_target():
     drawn = edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0)
     shares = drawn.bincount().double() / 20_000
@@ -110,7 +150,9 @@ def test_random_features_match_density_and_differ():
     (lambda k: edits.steer(k, torch.tensor([0]), 2, "multiply"), "mode must be one of scale, add"),
     (lambda k: edits.steer(k, torch.tensor([], dtype=torch.long), 2), "features must"),
     (lambda k: edits.steer(k, torch.tensor([0]), 2, "add"), "unit must"),
-    (lambda k: edits.draw_classes(5, (0.5, 0.6), 0), "target must")])
+    (lambda k: edits.draw_classes(5, (0.5, 0.6), 0), "target must"),
+    (lambda k: edits.guide(Heads(torch.zeros(1, 2, 1), torch.zeros(1, 2)), (1.0, 0.0), 1.0), "a share above 0"),
+    (lambda k: Neurons(0), "width must")])
 def test_bad_input(ksae, call, match):
     with pytest.raises(ValueError, match=match):
         call(ksae)

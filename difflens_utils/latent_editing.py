@@ -1,0 +1,80 @@
+"""Latent editing: the learned edits of Asyrp (Kwon et al., 2023), a change of h per timestep and class.
+
+    loss = 1 - cos(E_I(P~_t) - E_I(P_t), E_T(class) - E_T(others)) + weight |P~_t - P_t|_1
+
+where P_t is the predicted clean image along an unedited trajectory and P~_t the same with h + delta_t: the directional CLIP loss and an
+anchor. One delta for all images; `edits.push` adds it, and only the asymmetric step was what it was learned for.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from . import artifacts, hooks, sampling
+from .evaluators import class_texts
+from .subjects import Subject
+
+ANCHOR = 0.3  # weight of the L1 term
+RATE = 0.05  # of Adam, in standard deviations of h
+
+
+def text_directions(subject: Subject, attribute: str) -> Tensor:
+    """What CLIP's texts say turns another class into each: (classes, F), unit norm."""
+    texts = subject.clip.text_features(class_texts(attribute, subject.classes(attribute)))
+    others = (texts.sum(0) - texts) / (len(texts) - 1)
+    return F.normalize(texts - others, dim=-1)
+
+
+def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, steps: int, batch: int = 32,
+          progress: bool = True) -> Tensor:
+    """Delta h of every class: (classes, T, *h), learned on `n` generated images seen `rounds` times; from the store if there.
+
+    Raises ValueError for sizes <= 0.
+    """
+    artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
+    parameters = {"subject": subject.fingerprint, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
+                  "seed": seed, "steps": steps, "batch": batch, "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress)}  # noqa: E731
+    return artifacts.cached_tensors("latent_editing", parameters, make)["delta"]
+
+
+def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
+    directions = text_directions(subject, attribute).detach()
+    s = sampling.schedule(subject.scheduler, steps)
+    states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
+    seeds = sampling.image_seeds(n, seed)
+    for start in tqdm([i for _ in range(rounds) for i in range(0, n, batch)], desc=f"latent editing: {attribute}", disable=not progress):
+        x = sampling._Noise(seeds[start:start + batch], subject.shape, subject.device).draw()
+        for index, timestep in enumerate(s.timesteps):
+            with torch.no_grad(), hooks.record(subject.network, subject.module) as seen:
+                clean = sampling.predicted_clean(x, subject.epsilon(x, timestep), s, index)
+            if len(states) == index:
+                states.append(_start(seen[0], len(directions), seed + index))
+            delta, optimizer = states[index]
+            optimizer.zero_grad()
+            for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
+                _loss(subject, x, clean, delta[c], directions[c], s, index).backward()
+            optimizer.step()
+            x = sampling.ddim_step(x, clean, clean, s, index)
+    return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
+
+
+def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:
+    """A small random delta (classes, *h), where the direction of an image's change is defined, and its optimizer."""
+    spread = h.float().std().item()
+    generator = torch.Generator().manual_seed(seed)
+    delta = (0.02 * spread * torch.randn(classes, *h.shape[1:], generator=generator)).to(h.device).requires_grad_(True)
+    return delta, torch.optim.Adam([delta], lr=RATE * spread)
+
+
+def _loss(subject: Subject, x: Tensor, clean: Tensor, delta: Tensor, direction: Tensor, s: sampling.Schedule, index: int) -> Tensor:
+    """The loss of one class at one timestep, averaged over the batch: ()."""
+    with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype)):
+        edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
+    moved = subject.clip.image_features(subject.decode(edited)) - subject.clip.image_features(subject.decode(clean))
+    return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (edited - clean).abs().mean()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from difflens_utils import artifacts, mediation
+
+TIMES = (800, 400)
+
+
+class Bypass(nn.Module):
+    """A network of which `share` of the output passes the module `inner`, and the rest goes around it."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.inner, self.share = nn.Identity(), share
+
+    def forward(self, x: Tensor, _t: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (self.share * self.inner(x) + (1 - self.share) * x,)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+
+
+def run(share: float, **options: object) -> mediation.Mediation:
+    subject = replace(tiny.subject(), network=Bypass(share), module="inner", fingerprint=f"bypass{share}")
+    return mediation.through_module(subject, "tone", 0, 3, TIMES, **({"n": 6, "seed": 2} | options))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_effect_splits_as_in_closed_form(share: float) -> None:
+    """With epsilon = x the clean image is (1 - sigma) x / sqrt(alpha-bar): of it, -sigma share comes by way of h."""
+    sigma = (1 - tiny.scheduler().alphas_cumprod[list(TIMES)]).sqrt()[:, None].expand(-1, 6)
+    got = run(share)
+    torch.testing.assert_close(got.total, 1 - sigma, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.through, -share * sigma, atol=1e-4, rtol=1e-4)
+    assert (got.control.abs().max() > 1e-3) == (share > 0)
+
+
+def test_a_share_pools_timesteps_and_has_an_interval() -> None:
+    got = mediation.Mediation(torch.full((3, 50), 0.5), torch.rand(3, 50) * 0.4, torch.zeros(3, 50))
+    share = got.share((0, 2))
+    assert share.value == pytest.approx(float(got.through[[0, 2]].mean() / 0.5), rel=1e-5)
+    assert share.low < share.value < share.high and share.n == 50
+    assert [e.value for e in got.curve("total")] == pytest.approx([0.5] * 3)
+
+
+def test_bad_input_is_told_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="n_pairs"):
+        run(0.5, n=0)
+    with pytest.raises(ValueError, match="no world"):
+        mediation.through_module(replace(tiny.subject(), world=None), "tone", 0, 3, TIMES, n=4, seed=0)
