@@ -62,7 +62,7 @@ class BatchStream:
         return self.recording.h.shape[2] if self.recording.h.ndim == 5 else self.recording.h.shape[-1]
 
 
-def record(subject: Subject, n: int, seed: int, steps: int, eta: float = 0.0, batch: int = 128) -> Recording:
+def record(subject: Subject, n: int, seed: int, steps: int, eta: float = 0.0, batch: int = 64) -> Recording:
     """Generate `n` images and keep h at every step; from the store if it is there."""
     artifacts.check_sizes(n_images=n, steps=steps)
     parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,

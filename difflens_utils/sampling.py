@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
     index: int  # 0 is the noisiest step, steps - 1 the cleanest
     timestep: int  # training timestep t
-    rows: slice  # which of the requested images are in this batch
+    rows: slice | Tensor  # which of the requested images are in this batch
 
 
 Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
@@ -113,9 +113,11 @@ class _Noise:
 
 @torch.no_grad()
 def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: float = 0.0, edit: Edit | None = None,
-           asymmetric: bool = True, watch: Watch | None = None, batch: int = 128, spacing: str = "leading",
-           progress: str | None = None) -> Tensor:
+           asymmetric: bool = True, watch: Watch | None = None, batch: int = 64, spacing: str = "leading",
+           rows: Tensor | None = None, progress: str | None = None) -> Tensor:
     """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. The same seed gives paired images.
+
+    `rows` (m,) makes only these of the n images, in their order: (m, 3, H, W).
 
     `edit` sees the output of the subject's module at every step. With the asymmetric step it acts on the predicted
     clean image only (Asyrp, and the released DiffLens), and only what lies behind the module runs twice. `watch` sees
@@ -124,14 +126,15 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     positive("batch", batch)
     seeds = image_seeds(n, seed)
     s = schedule(subject.scheduler, steps, eta, spacing)
+    parts = [slice(i, min(i + batch, n)) for i in range(0, n, batch)] if rows is None else rows.split(batch)
+    total = n if rows is None else len(rows)
     images = []
-    with tqdm(total=n * steps, desc=progress, unit="step", disable=progress is None, mininterval=1, leave=False) as bar:
-        for start in range(0, n, batch):
-            rows = slice(start, min(start + batch, n))
-            noise = _Noise(seeds[rows], subject.shape, subject.device)
+    with tqdm(total=total * steps, desc=progress, unit="step", disable=progress is None, mininterval=1, leave=False) as bar:
+        for part in parts:
+            noise = _Noise(seeds[part] if rows is None else [seeds[i] for i in part.tolist()], subject.shape, subject.device)
             x = noise.draw()
             for index, timestep in enumerate(s.timesteps):
-                step = Step(index, timestep, rows)
+                step = Step(index, timestep, part)
                 plain, edited = _epsilons(subject, x, step, edit, asymmetric, watch)
                 clean = predicted_clean(x, edited, s, index)
                 direction = clean if plain is edited else predicted_clean(x, plain, s, index)

@@ -105,8 +105,19 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
                   "code": artifacts.code_version(sampling, hooks, edits)}
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
-    make = lambda: {"images": sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric,  # noqa: E731
-                                              progress=progress or "sampling").half()}
+
+    def draw(rows: Tensor | None) -> Tensor:
+        return sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, rows=rows, progress=progress or "sampling")
+
+    def make() -> dict[str, Tensor]:
+        rows = getattr(edit, "rows", None)
+        if rows is None:
+            return {"images": draw(None).half()}
+        images = generate(subject, None, n, seed, steps)  # what the edit leaves alone need not be drawn again
+        if len(rows):
+            images[rows] = draw(rows)
+        return {"images": images.half()}
+
     return artifacts.cached_tensors("images", parameters, make)["images"].float()
 
 
@@ -124,6 +135,11 @@ class Outcome:
         """Share of images that the scorer puts into a class, with its Wilson interval."""
         hits = (self.scored[attribute].argmax(-1) == target).sum().item()
         return metrics.wilson(int(hits), len(self.images))
+
+    def gain(self, before: Outcome, attribute: str, target: int) -> Estimate:
+        """How much the share of a class has risen since `before`, whose first images are the same seeds."""
+        after, start = (o.scored[attribute][: len(self.images)].argmax(-1) == target for o in (self, before))
+        return metrics.bootstrap_means(lambda mean: mean, after.float() - start.float())
 
     def agreement(self, attribute: str) -> Estimate:
         """Share of images on which the two evaluators name the same class."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffusers import DDIMPipeline
+from diffusers import DDIMPipeline, UNet2DModel
 
+from difflens_utils import subjects
 from models.portraits import train as recipe
 
 
@@ -49,3 +50,32 @@ def test_a_warm_start_goes_on_from_the_weights_and_the_step(tmp_path: Path, monk
     start = DDIMPipeline.from_pretrained(tmp_path / "first").unet.state_dict()
     moved = [(more[k] - start[k]).abs().max() for k in more]
     assert 0 < max(moved) < 0.01  # four small steps away, where random weights would be far
+
+
+def moved_by_skips(unet: UNet2DModel, block: int) -> float:
+    """How far the output moves when every skip connection into one up block is replaced by noise."""
+    x = torch.randn(4, 3, unet.config.sample_size, unet.config.sample_size)
+    before = unet(x, 500).sample
+
+    def replace(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, kwargs | {"res_hidden_states_tuple": tuple(torch.randn_like(r) * 3 + 1 for r in kwargs["res_hidden_states_tuple"])}
+
+    handle = unet.up_blocks[block].register_forward_pre_hook(replace, with_kwargs=True)
+    after = unet(x, 500).sample
+    handle.remove()
+    return (after - before).abs().max().item()
+
+
+@torch.no_grad()
+def test_closed_skips_carry_nothing_and_stay_closed(tmp_path: Path) -> None:
+    unet = recipe.network()
+    assert all(moved_by_skips(unet, block) > 1e-3 for block in range(3))
+    with torch.enable_grad():
+        unet.load_state_dict(recipe.train(32, tmp_path / "state.pt", open_blocks=1))
+    assert [moved_by_skips(unet, block) > 1e-5 for block in range(3)] == [False, False, True]
+
+
+@torch.no_grad()
+def test_the_shipped_subject_sees_the_image_through_its_bottleneck() -> None:
+    unet = subjects.load("portraits", "cpu", dtype=torch.float32).network
+    assert [moved_by_skips(unet, block) > 1e-5 for block in range(4)] == [False, False, False, True]

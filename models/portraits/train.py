@@ -23,16 +23,46 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 HERE = Path(__file__).parent
 SEED, POOL, BATCH, RATE, DECAY = 7, 131_072, 64, 6e-4, 0.999
+OPEN = 1  # up blocks, from the finest, that read their skip connections
 
 
 def network() -> UNet2DModel:
-    """Narrow above, wide below: few channels cross the skips at high resolution, so what a portrait IS has to pass the
-    bottleneck (192 x 4 x 4)."""
+    """Narrow above, wide below: few channels cross the skips at high resolution, and `close_skips` shuts the others, so what
+    a portrait IS has to pass the bottleneck (192 x 4 x 4)."""
     return UNet2DModel(
         sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(24, 48, 96, 192),
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8, attention_head_dim=32)
+
+
+def close_skips(unet: UNet2DModel, open_blocks: int) -> None:
+    """Fewer skips: hold at zero, in all but the last `open_blocks` up blocks, every weight that reads a skip connection.
+
+    With all of diffusers' skips open the decoder asks the bottleneck for next to nothing, since what an image is can be read
+    around it at every resolution; `difflens_utils.mediation` measures it. Zeros keep the file an ordinary `UNet2DModel`. A
+    normalisation group that a skip shares with the channels from below is closed with it, or its mean would leak through.
+    """
+    widths = [unet.conv_in.out_channels]
+    for block in unet.down_blocks:
+        widths += [r.out_channels for r in block.resnets]
+        widths += [d.out_channels for d in block.downsamplers or ()]
+    for index, block in enumerate(unet.up_blocks):
+        for resnet in block.resnets:
+            below = resnet.in_channels - widths.pop()
+            group = resnet.in_channels // resnet.norm1.num_groups
+            if index < len(unet.up_blocks) - open_blocks:
+                _hold_at_zero(resnet.conv1.weight, below // group * group)
+                _hold_at_zero(resnet.conv_shortcut.weight, below)
+
+
+def _hold_at_zero(weight: Tensor, start: int) -> None:
+    """Zero the weights of the input channels from `start` on, and their gradients from now on."""
+    with torch.no_grad():
+        weight[:, start:] = 0
+    keep = torch.ones(weight.shape[1])
+    keep[start:] = 0
+    weight.register_hook(lambda gradient: gradient * keep.reshape(1, -1, 1, 1))
 
 
 def scheduler() -> DDIMScheduler:
@@ -62,7 +92,7 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
-def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0,
+def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0, open_blocks: int = OPEN,
           minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
     """Run to `images` training images and return the averaged weights.
 
@@ -73,6 +103,7 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
     unet = network().to(memory_format=torch.channels_last)
     if warm is not None:
         unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
+    close_skips(unet, open_blocks)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     average = {k: v.clone() for k, v in unet.state_dict().items()}
     first, total = seen // BATCH, images // BATCH
@@ -122,10 +153,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512_000)
     parser.add_argument("--warm", type=Path, help="folder of a pipeline to go on from, where no state file is left")
     parser.add_argument("--seen", type=int, default=0, help="training images behind the weights of --warm")
+    parser.add_argument("--open-blocks", type=int, default=OPEN, help="up blocks whose skips are open, from the finest; 4 is all")
     parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    export(train(args.images, args.state, args.warm, args.seen), args.out)
+    export(train(args.images, args.state, args.warm, args.seen, args.open_blocks), args.out)
 
 
 if __name__ == "__main__":
