@@ -57,10 +57,11 @@ def moved_by_skips(unet: UNet2DModel, block: int) -> float:
     x = torch.randn(4, 3, unet.config.sample_size, unet.config.sample_size)
     before = unet(x, 500).sample
 
-    def replace(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return args, kwargs | {"res_hidden_states_tuple": tuple(torch.randn_like(r) * 3 + 1 for r in kwargs["res_hidden_states_tuple"])}
+    def replace(_module: object, args: tuple) -> tuple:
+        sample, skips, *rest = args
+        return sample, tuple(torch.randn_like(s) * 3 + 1 for s in skips), *rest
 
-    handle = unet.up_blocks[block].register_forward_pre_hook(replace, with_kwargs=True)
+    handle = unet.up_blocks[block].register_forward_pre_hook(replace)
     after = unet(x, 500).sample
     handle.remove()
     return (after - before).abs().max().item()
