@@ -9,6 +9,7 @@ it goes along.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,12 +19,14 @@ from . import artifacts, hooks, metrics, sampling
 from .metrics import Estimate
 from .subjects import Subject, full_precision
 
+CONTROL = "background"  # the factor that the control changes: it depends on no attribute
+
 
 class Mediation(NamedTuple):
     """How far the predicted clean image moves from the source's portrait to the target's: 0 not at all, 1 all the way.
 
     One row per image and timestep, (T, n) each: with everything the network sees exchanged, with h alone, and, as the
-    control, with h of another portrait of the source class.
+    control, with h of the source's portrait in which only a factor that depends on nothing (the background) is another.
     """
 
     total: Tensor
@@ -34,10 +37,10 @@ class Mediation(NamedTuple):
         """The mean of one of the three at every timestep, with its bootstrap interval over images."""
         return [metrics.bootstrap_means(lambda mean: mean, row) for row in getattr(self, name)]
 
-    def share(self, steps: tuple[int, ...]) -> Estimate:
-        """What passes the module, as a share of the whole effect, at some of the timesteps together."""
-        chosen = list(steps)
-        return metrics.bootstrap_means(lambda a, b: a / b, self.through[chosen].mean(0), self.total[chosen].mean(0))
+    def share(self, steps: tuple[int, ...], name: str = "through") -> Estimate:
+        """What passes the module (or what the control moves), as a share of the whole effect, at some of the timesteps together."""
+        part, whole = (getattr(self, n)[list(steps)].mean(0) for n in (name, "total"))
+        return metrics.bootstrap_means(lambda a, b: a / b, part, whole)
 
 
 @torch.no_grad()
@@ -57,20 +60,22 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
                   "code": artifacts.code_version(sys.modules[__name__], hooks)}
 
     def make() -> dict[str, Tensor]:
-        a, b = (subject.world.render(subject.world.sample(n, seed, do={attribute: classes[c]}), subject.shape[-1])
-                for c in (source, target))
+        world = subject.world
+        before, after = (world.sample(n, seed, do={attribute: classes[c]}) for c in (source, target))
+        other = replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.FACTORS[CONTROL].classes)})
+        a, b, control = (world.render(p, subject.shape[-1]) for p in (before, after, other))
         noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(seed))
         with full_precision(subject):
-            rows = [_moves(subject, *(v.to(subject.device) for v in (a, b, noise)), t) for t in timesteps]
+            rows = [_moves(subject, *(v.to(subject.device) for v in (a, b, control, noise)), t) for t in timesteps]
         return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
 
     return Mediation(**artifacts.cached_tensors("mediation", parameters, make))
 
 
-def _moves(subject: Subject, a: Tensor, b: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How far P_t moves along b - a, (n,) each: everything exchanged, h exchanged, h of another portrait of a's class."""
+def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How far P_t moves along b - a, (n,) each: everything exchanged, h exchanged, h of the control."""
     keep, spread = subject.scheduler.alphas_cumprod[t].sqrt().item(), (1 - subject.scheduler.alphas_cumprod[t]).sqrt().item()
-    x_a, x_b = keep * a + spread * noise, keep * b + spread * noise
+    x_a, x_b, x_control = (keep * image + spread * noise for image in (a, b, control))
 
     def clean(x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
@@ -82,8 +87,8 @@ def _moves(subject: Subject, a: Tensor, b: Tensor, noise: Tensor, t: int) -> tup
         with hooks.edit(subject.network, subject.module, exchange):
             return (x - spread * subject.epsilon(x, t)) / keep, seen[0]
 
-    from_a, h_a = clean(x_a)
+    from_a, _ = clean(x_a)
     from_b, h_b = clean(x_b)
     way = b - a
-    moved = (from_b, clean(x_a, h_b)[0], clean(x_a, h_a.roll(1, 0))[0])
+    moved = (from_b, clean(x_a, h_b)[0], clean(x_a, clean(x_control)[1])[0])
     return tuple(((m - from_a) * way).sum((1, 2, 3)) / way.square().sum((1, 2, 3)) for m in moved)

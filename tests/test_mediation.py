@@ -41,7 +41,7 @@ def test_the_effect_splits_as_in_closed_form(share: float) -> None:
     got = run(share)
     torch.testing.assert_close(got.total, 1 - sigma, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got.through, -share * sigma, atol=1e-4, rtol=1e-4)
-    assert (got.control.abs().max() > 1e-3) == (share > 0)
+    assert got.control.abs().mean() < 0.02  # another background lies in other pixels than another skin, but for soft edges
 
 
 def test_a_share_pools_timesteps_and_has_an_interval() -> None:
