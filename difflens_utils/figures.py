@@ -64,6 +64,7 @@ def strips(rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, tit
     for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         axis.imshow(mosaic(images, count, scale=4), interpolation="nearest")
         axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)  # its lines would cross the images
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
         sns.despine(ax=axis, left=True, bottom=True)
     if columns is not None:
