@@ -127,11 +127,11 @@ class Results:
         self.verdicts: list[dict[str, Any]] = []
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
-        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`."""
+        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits."""
         estimate = value if isinstance(value, Estimate) else Estimate(float(value), None, None, n)
-        low, high = (None if v is None else round(float(v), 6) for v in (estimate.low, estimate.high))
-        self.records[name] = {"name": name, "value": round(float(estimate.value), 6), "low": low, "high": high,
-                              "n": n or estimate.n, "seed": self.parameters.get("seed")}
+        value, low, high = (None if v is None else float(f"{v:.6g}") for v in (estimate.value, estimate.low, estimate.high))
+        self.records[name] = {"name": name, "value": value, "low": low, "high": high, "n": n or estimate.n,
+                              "seed": self.parameters.get("seed")}
 
     def judge(self, claim: str, record: str, target: str, holds: bool, partly: bool = False) -> str:
         """State whether a claim holds by a rule computed from records; returns the verdict."""

@@ -72,9 +72,11 @@ def test_results_round_trip(tmp_path, monkeypatch):
     r = artifacts.Results("n", subject="portraits", profile="quick", seed=3)
     r.add("a.b", Estimate(0.5, 0.4, 0.6, 10))
     r.add("c", 1, n=4)
+    r.add("d", 4.012345678e-7)
     assert r.judge("claim", "a.b", "at least 0.4", True) == "holds"
     stored = json.loads(r.save().read_text())
     assert stored["records"][0] == {"name": "a.b", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "seed": 3}
+    assert stored["records"][2]["value"] == 4.01235e-7  # a small figure is no zero
     assert stored["verdicts"][0]["verdict"] == "holds" and stored["parameters"] == {"seed": 3}
     with pytest.raises(ValueError, match="record must be one of"):
         r.judge("claim", "missing", "", True)
