@@ -3,7 +3,7 @@
 Data flows one way, and a module imports only from its left:
 
     portraits -> evaluators -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
-    -> attribution, mediation, latent_editing -> edits, planning -> stages, figures
+    -> attribution, mediation, latent_editing -> edits, planning -> stages, figures -> methods
 """
 
 from __future__ import annotations

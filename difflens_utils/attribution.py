@@ -205,14 +205,13 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
 
     def make() -> dict[str, Tensor]:
         s = sampling.schedule(subject.scheduler, steps)
-        x = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, subject.device).draw()
         gains = []
-        for index in range(max(at) + 1):
-            clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
+        for index, x, _clean in sampling.unedited(subject, sampling.image_seeds(n, seed), s):
             if index in at:
                 with full_precision(subject):
                     gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, s, index, together))
-            x = sampling.ddim_step(x, clean, clean, s, index)
+            if index == max(at):
+                break
         gain = torch.stack(gains).mean(0)  # (N, n): per image, over the steps
         return {"mean": gain.mean(1), "error": gain.std(1) / n**0.5}
 

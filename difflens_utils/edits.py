@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .errors import one_of
+from .errors import distribution, one_of
 from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .sampling import Edit, Step
@@ -29,8 +29,8 @@ def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scal
     """Turn features up or down and write back only the difference (Eq. 7 and 9).
 
     `features` (N,) latent indices, or channels where `ksae` is `Neurons` (Act@L and Attr@L of Table 3). "scale": s_j <- beta s_j;
-    beta = 1 is the identity. "add": s_j <- s_j + beta u_j, a latent not below 0; beta = 0 is the identity. `unit` u is (N,), or (T, P, N) for a unit per timestep and position. Scaling cannot wake a
-    latent that did not fire; adding can. Raises ValueError for an unknown mode, no features, or adding without a unit.
+    beta = 1 is the identity. "add": s_j <- s_j + beta u_j, a latent not below 0; beta = 0 is the identity. `unit` u is (N,), or
+    (T, P, N) for a unit per timestep and position. Scaling cannot wake a latent that did not fire; adding can. Raises ValueError for an unknown mode, no features, or adding without a unit.
     """
     one_of("mode", mode, MODES)
     if len(features) == 0:
@@ -74,8 +74,7 @@ def guide(heads: Heads, target: Sequence[float], strength: float, temperature: f
     gradient is closed and the network takes no backward pass. strength = 0 is the identity. Raises ValueError for a target
     that is no distribution or has a class with share 0.
     """
-    r = torch.tensor(target, dtype=torch.float32)
-    _check_distribution(target)
+    r = torch.from_numpy(distribution("target", target)).float()
     if (r <= 0).any():
         raise ValueError(f"target must give every class a share above 0, got {list(target)}")
 
@@ -139,14 +138,8 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
 
 def draw_classes(n: int, target: Sequence[float], seed: int) -> Tensor:
     """Which class each of n images shall have: independent draws from the target distribution, (n,) int64."""
-    _check_distribution(target)
-    weights = torch.tensor(target, dtype=torch.float64)
+    weights = torch.from_numpy(distribution("target", target))
     return torch.multinomial(weights, n, replacement=True, generator=torch.Generator().manual_seed(seed))
-
-
-def _check_distribution(target: Sequence[float]) -> None:
-    if min(target) < 0 or abs(sum(target) - 1) > 1e-6:
-        raise ValueError(f"target must be a distribution that sums to 1, got {list(target)}")
 
 
 def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError naming the parameter and the allowed values (closest first) unless `value` is one of them."""
@@ -26,3 +29,12 @@ def within(parameter: str, value: float, low: float, high: float) -> None:
     """Raise ValueError unless `low` <= `value` <= `high`."""
     if not low <= value <= high:
         raise ValueError(f"{parameter} must be between {low} and {high}, got {value!r}")
+
+
+def distribution(parameter: str, shares: ArrayLike, classes: int | None = None) -> NDArray[np.float64]:
+    """The shares (classes,) as float64. Raise ValueError for a wrong length, a share below 0 or a sum other than 1."""
+    p = np.asarray(shares, dtype=np.float64)
+    if p.shape != (classes or p.size,) or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
+        raise ValueError(f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
+                         f"which sums to {p.sum():.6g}")
+    return p

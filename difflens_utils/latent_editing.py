@@ -49,18 +49,17 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
     seeds = sampling.image_seeds(n, seed)
     for start in tqdm([i for _ in range(rounds) for i in range(0, n, batch)], desc=f"latent editing: {attribute}", disable=not progress):
-        x = sampling._Noise(seeds[start:start + batch], subject.shape, subject.device).draw()
-        for index, timestep in enumerate(s.timesteps):
-            with torch.no_grad(), hooks.record(subject.network, subject.module) as seen:
-                clean = sampling.predicted_clean(x, subject.epsilon(x, timestep), s, index)
+        for index, x, clean in sampling.unedited(subject, seeds[start:start + batch], s):
             if len(states) == index:
+                with torch.no_grad(), hooks.record(subject.network, subject.module, stop=True) as seen:
+                    subject.epsilon(x, s.timesteps[index])
                 states.append(_start(seen[0], len(directions), seed + index))
             delta, optimizer = states[index]
+            before = subject.clip.image_features(subject.decode(clean))
             optimizer.zero_grad()
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
-                _loss(subject, x, clean, delta[c], directions[c], s, index).backward()
+                _loss(subject, x, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
-            x = sampling.ddim_step(x, clean, clean, s, index)
     return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
 
 
@@ -72,9 +71,10 @@ def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam
     return delta, torch.optim.Adam([delta], lr=RATE * spread)
 
 
-def _loss(subject: Subject, x: Tensor, clean: Tensor, delta: Tensor, direction: Tensor, s: sampling.Schedule, index: int) -> Tensor:
-    """The loss of one class at one timestep, averaged over the batch: ()."""
+def _loss(subject: Subject, x: Tensor, clean: Tensor, before: Tensor, delta: Tensor, direction: Tensor, s: sampling.Schedule,
+          index: int) -> Tensor:
+    """The loss of one class at one timestep, averaged over the batch: (). `before` are CLIP's features of `clean`."""
     with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype)):
         edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
-    moved = subject.clip.image_features(subject.decode(edited)) - subject.clip.image_features(subject.decode(clean))
+    moved = subject.clip.image_features(subject.decode(edited)) - before
     return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (edited - clean).abs().mean()

@@ -35,7 +35,7 @@ class Mediation(NamedTuple):
 
     def curve(self, name: str) -> list[Estimate]:
         """The mean of one of the three at every timestep, with its bootstrap interval over images."""
-        return [metrics.bootstrap_means(lambda mean: mean, row) for row in getattr(self, name)]
+        return [metrics.mean(row) for row in getattr(self, name)]
 
     def share(self, steps: tuple[int, ...], name: str = "through") -> Estimate:
         """What passes the module (or what the control moves), as a share of the whole effect, at some of the timesteps together."""

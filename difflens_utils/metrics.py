@@ -14,7 +14,7 @@ from cleanfid import fid
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from .errors import one_of, positive, within
+from .errors import distribution, one_of, positive, within
 
 Array = NDArray[np.float64]
 
@@ -85,6 +85,11 @@ def bootstrap_means(function: Callable[..., Array], *arrays: ArrayLike, n_boot: 
     weights = (np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot))  # share of each image
     means = [np.stack(m) for m in zip(*([w @ a for a in data] for w in weights), strict=True)]
     return _estimate(function(*(a.mean(0, keepdims=True) for a in data))[0], function(*means), n)
+
+
+def mean(values: ArrayLike) -> Estimate:
+    """The mean of one value per image (N,), with its bootstrap interval."""
+    return bootstrap_means(lambda m: m, values)
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -253,10 +258,7 @@ def _paired(*arrays: ArrayLike) -> list[Array]:
 
 def _distribution(name: str, values: ArrayLike | None, classes: int) -> Array:
     """A distribution over `classes`, uniform for None. Raises ValueError for a wrong length, sign or sum."""
-    p = np.full(classes, 1 / classes) if values is None else np.asarray(values, dtype=np.float64)
-    if p.shape != (classes,) or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
-        raise ValueError(f"{name} must be {classes} shares that sum to 1, got {p.round(6).tolist()}")
-    return p
+    return np.full(classes, 1 / classes) if values is None else distribution(name, values, classes)
 
 
 def _one_hot(probabilities: Array) -> Array:
@@ -266,7 +268,7 @@ def _one_hot(probabilities: Array) -> Array:
 def _cosine(a: Array, b: Array) -> Cosine:
     if a.shape != b.shape:
         raise ValueError(f"features must be paired, got shapes {a.shape} and {b.shape}")
-    raw = bootstrap_means(lambda mean: mean, (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+    raw = mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
     return Cosine(raw, Estimate(*((v + 1) / 2 for v in raw[:3]), raw.n))
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linprog
 
+from .errors import distribution
+
 MISS = 100.0  # what a share missed costs beside what edits cost: the target comes first
 
 
@@ -27,11 +29,10 @@ def mixture(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
     `shares` (M, classes) are what each edit gives, no edit among them; `costs` (M,) what it takes from an image, such as
     1 - CLIP-I. Raises ValueError for arrays that do not fit, or a target that is no distribution.
     """
-    table, cost, goal = (np.asarray(v, dtype=np.float64) for v in (shares, costs, target))
+    table, cost = (np.asarray(v, dtype=np.float64) for v in (shares, costs))
+    goal = distribution("target", target)
     if table.ndim != 2 or cost.shape != table.shape[:1] or goal.shape != table.shape[1:]:
         raise ValueError(f"shares (M, classes), costs (M,) and target (classes,) must fit, got {table.shape}, {cost.shape}, {goal.shape}")
-    if (goal < 0).any() or abs(goal.sum() - 1) > 1e-6:
-        raise ValueError(f"target must be a distribution that sums to 1, got {goal.tolist()}")
     m, classes = table.shape
     # unknowns: weights, then how much each class gets too much and too little
     eye = np.eye(classes)

@@ -7,7 +7,7 @@ next entry of the list, not t - T/steps), the same epsilon in the edited and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,6 +109,16 @@ class _Noise:
 
     def draw(self) -> Tensor:  # (B, C, H, W) float32
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+
+
+def unedited(subject: Subject, seeds: Sequence[int], s: Schedule) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Walk the unedited, deterministic trajectory of some images: (index, x_t, predicted clean image) at every step."""
+    x = _Noise(seeds, subject.shape, subject.device).draw()
+    for index, timestep in enumerate(s.timesteps):
+        with torch.no_grad():
+            clean = predicted_clean(x, subject.epsilon(x, timestep), s, index)
+        yield index, x, clean
+        x = ddim_step(x, clean, clean, s, index)
 
 
 @torch.no_grad()

@@ -139,7 +139,7 @@ class Outcome:
     def gain(self, before: Outcome, attribute: str, target: int) -> Estimate:
         """How much the share of a class has risen since `before`, whose first images are the same seeds."""
         after, start = (o.scored[attribute][: len(self.images)].argmax(-1) == target for o in (self, before))
-        return metrics.bootstrap_means(lambda mean: mean, after.float() - start.float())
+        return metrics.mean(after.float() - start.float())
 
     def agreement(self, attribute: str) -> Estimate:
         """Share of images on which the two evaluators name the same class."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import difflens_utils  # noqa: F401  (before diffusers: it mends a torchvision of another build)
 import torch
+
+from difflens_utils import artifacts
 
 torch.set_num_threads(2)
 
@@ -17,3 +20,11 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store of artifacts."""
+    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+    monkeypatch.setattr(artifacts, "_verified", set())
+    return tmp_path

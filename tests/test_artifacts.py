@@ -11,12 +11,7 @@ import torch
 from difflens_utils import activations, artifacts, probes, stages, subjects
 from difflens_utils.metrics import Estimate
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
-    monkeypatch.setattr(artifacts, "_verified", set())
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def counted(calls, value=1.0):

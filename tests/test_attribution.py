@@ -6,7 +6,7 @@ import tiny
 import torch
 from captum.attr import IntegratedGradients
 
-from difflens_utils import artifacts, attribution, edits, hooks, ksae, sampling
+from difflens_utils import attribution, edits, hooks, ksae, sampling
 from difflens_utils.activations import Recording
 from difflens_utils.ksae import map_to_vectors
 from difflens_utils.probes import Heads
@@ -75,11 +75,6 @@ def test_gauss_legendre_integrates_polynomials():
 def test_unknown_baseline(parts):
     with pytest.raises(ValueError, match="baseline must be one of zero, mean"):
         attribution.through_head(parts[1], parts[2], parts[0], torch.arange(2), "noise")
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
 
 
 def test_image_gradient_is_the_effect_of_scaling(store):

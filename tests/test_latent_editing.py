@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import artifacts, hooks, latent_editing, sampling
+from difflens_utils import hooks, latent_editing, sampling
 
 
 class ColourClip:
@@ -23,8 +23,7 @@ class ColourClip:
 
 
 @pytest.fixture
-def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+def subject(store: Path):
     judge = tiny.labeller()
     return replace(tiny.subject(clip_sample=False), evaluators=lambda: (judge, judge, ColourClip()))
 

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import artifacts, mediation
+from difflens_utils import mediation
 
 TIMES = (800, 400)
 
@@ -23,10 +22,7 @@ class Bypass(nn.Module):
     def forward(self, x: Tensor, _t: Tensor, return_dict: bool) -> tuple[Tensor]:
         return (self.share * self.inner(x) + (1 - self.share) * x,)
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def run(share: float, **options: object) -> mediation.Mediation:

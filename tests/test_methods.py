@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, artifacts, edits, methods, metrics, stages
+from difflens_utils import activations, edits, methods, metrics, stages
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -24,9 +24,8 @@ class Clip:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def parts(store: Path):
     """A tiny subject, its recording, a k-SAE, and features as if found."""
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
     judge = tiny.labeller()
     subject = replace(tiny.subject(), evaluators=lambda: (judge, judge, Clip()))
     rec, sae = activations.record(subject, 12, 0, STEPS), tiny.ksae()

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
 
-from difflens_utils import artifacts, edits, sampling, stages
+from difflens_utils import edits, sampling, stages
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def outcome(classes: list[int]) -> stages.Outcome:
