@@ -1,0 +1,40 @@
+"""What passes the bottleneck, with the skips open and closed: `python models/portraits/skips.py OPEN CLOSED`.
+
+OPEN and CLOSED are folders of pipelines. Measured as in notebook 03, and written to results/skips.json, from where the model
+card and the book take their figures of the weights before the skips were closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from difflens_utils import artifacts, mediation, sampling, stages, subjects
+
+STEPS, PAIRS, SEED = 10, 64, 30  # notebook 03's defaults
+
+
+def shares(folder: Path) -> dict[str, dict]:
+    """Per attribute, commonest class to rarest: the share of its effect that passes h at the deciding steps."""
+    subject = subjects.load("portraits", folder=folder)
+    times = sampling.schedule(subject.scheduler, STEPS).timesteps
+    rows = {}
+    for attribute in subject.attributes:
+        planted = subject.world.marginal(attribute)
+        moved = mediation.through_module(subject, attribute, int(planted.argmax()), int(planted.argmin()), times, n=PAIRS, seed=SEED)
+        rows[attribute] = moved.share(stages.deciding_steps(STEPS))._asdict()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs=2, metavar=("OPEN", "CLOSED"))
+    found = {name: shares(folder) for name, folder in zip(("open", "closed"), parser.parse_args().folders, strict=True)}
+    content = {"steps": STEPS, "pairs": PAIRS, "seed": SEED, "share": found}
+    (artifacts.ROOT / "results/skips.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
