@@ -16,7 +16,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check --no-input install $(if $(TORCH_
 # The same seed of Python's hashes everywhere, so that sets have one order.
 export PYTHONHASHSEED := 0
 
-.PHONY: help book test models bench reference clean
+.PHONY: help book test models methods bench reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subject again, from nothing (hours on two cores; resumes)"
+	@echo "make methods    learn latent editing and search every method's strengths again (half an hour; ships under models/)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -61,6 +62,10 @@ models: $(ENV)
 	@$(BIN)/python models/evaluators/train.py scorer
 	@$(BIN)/python models/clip/train.py
 	@$(BIN)/python models/portraits/train.py
+
+# What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
+methods: $(ENV)
+	@for notebook in 06_debiasing 07_ablations; do DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject $(SUBJECT); done
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

@@ -3,7 +3,8 @@
 Data flows one way, and a module imports only from its left:
 
     portraits -> evaluators -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
-    -> attribution, mediation, latent_editing -> edits, planning -> stages, figures -> methods
+    -> attribution, mediation, disentanglement, latent_editing -> edits, planning -> stages, figures -> methods -> debiasing
+    -> scorecard
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from .subjects import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
+SHIP = "DIFFLENS_SHIP" in os.environ  # make anew what ships with the models, and put it there (`make methods`)
 
 
 @cache
@@ -64,15 +65,33 @@ def _intact(folder: Path) -> bool:
         return False
 
 
+def _ships(folder: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether a folder that came with the repository is intact, and was made with these parameters, whatever the code."""
+    if not _intact(folder):
+        return False
+    known, asked = (json.loads(json.dumps({k: v for k, v in p.items() if k != "code"}, default=str))
+                    for p in (json.loads((folder / "manifest.json").read_text())["parameters"], parameters))
+    return known == asked
+
+
 _verified: set[Path] = set()  # checksums are checked once per process and artifact
 
 
-def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None], shipped: Path | None = None) -> Path:
     """The folder of an artifact; `make(folder)` fills it if it is not there intact.
 
     Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written. Raises
-    OSError in one line for a full disk.
+    OSError in one line for a full disk. `shipped` is where the artifact lies if it came with the repository, for what takes
+    longer than a reader has: it is taken if it was made with the same parameters, by whatever version of the code.
     """
+    if shipped is not None:
+        if not SHIP and _ships(shipped, parameters):
+            return shipped
+        folder = cached(stage, parameters, make)
+        if SHIP:
+            shutil.rmtree(shipped, ignore_errors=True)
+            shutil.copytree(folder, shipped)
+        return folder
     key = key_of(parameters)
     folder = STORE / stage / key
     if folder in _verified and folder.exists():
@@ -101,12 +120,13 @@ def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], Non
     return folder
 
 
-def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]],
+                   shipped: Path | None = None) -> dict[str, Tensor]:
     """`cached` for a dictionary of tensors, kept as safetensors."""
     def write(folder: Path) -> None:
         save_file({k: v.contiguous() for k, v in make().items()}, folder / "tensors.safetensors")
 
-    return load_file(cached(stage, parameters, write) / "tensors.safetensors")
+    return load_file(cached(stage, parameters, write, shipped) / "tensors.safetensors")
 
 
 PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
@@ -125,6 +145,7 @@ class Results:
         self.parameters = parameters
         self.records: dict[str, dict[str, Any]] = {}
         self.verdicts: list[dict[str, Any]] = []
+        self.scorecard: list[dict[str, str]] = []  # the paper's claims, in the notebook that judges them
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
         """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits."""
@@ -142,16 +163,30 @@ class Results:
 
     def save(self) -> Path:
         """Write the result file atomically and return its path."""
-        name = re.sub(r"[^\w.-]+", "--", self.subject).strip("-")  # a hub id or a path as one folder
-        path = ROOT / "_build/results" / self.profile / name / f"{self.notebook}.json"
+        path = results_folder(self.subject, self.profile) / f"{self.notebook}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"notebook": self.notebook, "subject": self.subject, "profile": self.profile,
                    "parameters": self.parameters, "environment": environment(),
                    "records": list(self.records.values()), "verdicts": self.verdicts}
+        content |= {"scorecard": self.scorecard} if self.scorecard else {}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(temporary, path)
         return path
+
+
+def results_folder(subject: str, profile: str) -> Path:
+    """Where the result files of one subject and profile lie."""
+    return ROOT / "_build/results" / profile / re.sub(r"[^\w.-]+", "--", subject).strip("-")  # a hub id or a path as one folder
+
+
+def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
+    """The result files of executed notebooks: {notebook: content}. Raises ValueError if there are none."""
+    folder = results_folder(subject, profile)
+    files = sorted(folder.glob("[0-9][0-9]_*.json"))
+    if not files:
+        raise ValueError(f"subject {subject} has no results of profile {profile}: run the other notebooks first, or make book")
+    return {path.stem: json.loads(path.read_text()) for path in files}
 
 
 def environment() -> dict[str, str]:

@@ -37,31 +37,41 @@ class Attribution(NamedTuple):
     by_position: Tensor  # (classes, P, D)
     gap: Tensor  # (classes,) |sum of the attributions - change of the measure| / |change of the measure|
     slope: Tensor | None = None  # (classes, T, P, D) mean d measure / d latent, where it was kept
+    from_mean: Tensor | None = None  # (classes, D) scores with the mean latents of the batch as the baseline, where they were kept
 
 
-def gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]; exact for polynomials of degree 2 points - 1."""
+RULES = ("gauss", "left")
+
+
+def quadrature(points: int, rule: str = "gauss") -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [0, 1]: Gauss-Legendre, exact for polynomials of degree 2 points - 1, or the left Riemann sum.
+
+    Raises ValueError for an unknown rule.
+    """
+    one_of("rule", rule, RULES)
+    if rule == "left":
+        return torch.arange(points, dtype=torch.float64) / points, torch.full((points,), 1 / points, dtype=torch.float64)
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
 
 
-def linear_integral(logits0: Tensor, logits1: Tensor, points: int) -> Tensor:
+def linear_integral(logits0: Tensor, logits1: Tensor, points: int, rule: str = "gauss") -> Tensor:
     """Integral over alpha of the Jacobian d softmax(z) / dz along z = logits0 + alpha (logits1 - logits0).
 
     (B, classes) twice to (B, classes of the probability, classes of the logit).
     """
-    nodes, weights = (x.to(logits1) for x in gauss_legendre(points))
+    nodes, weights = (x.to(logits1) for x in quadrature(points, rule))
     p = (logits0 + nodes[:, None, None] * (logits1 - logits0)).softmax(-1)  # (points, B, classes)
     weighted = weights[:, None, None] * p
     return torch.diag_embed(weighted.sum(0)) - torch.einsum("nbc,nbk->bck", weighted, p)
 
 
 def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, baseline: str = "zero",
-                 points: int = 32) -> Attribution:
+                 points: int = 32, rule: str = "gauss") -> Attribution:
     """Integrated gradients of every class probability with respect to the latents, in closed form (Eq. 6).
 
     `rows` (B,) are the support images; `baseline` is "zero" (the paper's) or "mean", the mean latents at that timestep and
-    position. Raises ValueError for an unknown baseline.
+    position. Raises ValueError for an unknown baseline or rule.
     """
     one_of("baseline", baseline, ("zero", "mean"))
     by_step, by_position, reached, asked = [], 0.0, 0.0, 0.0
@@ -72,7 +82,7 @@ def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, b
         effect = weight @ ksae.directions.double().T  # (classes, P, D): d logit / d latent
         constant = heads.bias[step].double() + torch.einsum("cpd,d->c", weight, ksae.decode(s.new_zeros(s.shape[-1]).float()).double())
         z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
-        slope = linear_integral(z0, z1, points)  # (B, classes, classes)
+        slope = linear_integral(z0, z1, points, rule)  # (B, classes, classes)
         moved = slope.flatten(1).T @ (s - start).flatten(1)  # (classes^2, P D): one product for all classes
         parts = (moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect).sum(1) / len(s)  # (classes, P, D)
         by_step.append(parts.sum(1))
@@ -81,6 +91,12 @@ def through_head(heads: Heads, ksae: KSAE, recording: Recording, rows: Tensor, b
         asked = asked + (z1.softmax(-1) - z0.softmax(-1)).mean(0)
     stacked = torch.stack(by_step, 1)
     return Attribution(stacked.sum(1).float(), stacked.float(), by_position.float(), ((reached - asked) / asked).abs().float())
+
+
+def slope_of_head(heads: Heads, ksae: KSAE) -> Tensor:
+    """d (logit of the class - mean logit) / d latent of the h-classifier: (classes, T, P, D). What `towards` needs of this measure."""
+    weight = heads.weight - heads.weight.mean(1, keepdim=True)  # (T, classes, *h)
+    return torch.stack([map_to_vectors(w) @ ksae.directions.T for w in weight], 1)
 
 
 Measure = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> (B, classes) log-probabilities
@@ -109,39 +125,40 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
 
     t = artifacts.cached_tensors("attribution", parameters, make)
     parts = {k: dict(zip(attributes, v.split([len(c) for c in names.values()]), strict=True)) for k, v in t.items()}
-    return {a: Attribution(parts["by_step"][a].sum(1), parts["by_step"][a], parts["by_position"][a], parts["gap"][a],
-                           parts["slope"][a]) for a in attributes}
+    return {a: Attribution(parts["by_step"][a].sum(1), *(parts[name][a] for name in ("by_step", "by_position", "gap", "slope", "from_mean")))
+            for a in attributes}
 
 
 def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: int, steps: int, points: int,
                   batch: int) -> dict[str, Tensor]:
     s = sampling.schedule(subject.scheduler, steps)
     seeds = sampling.image_seeds(n, seed)
-    nodes = [(torch.ones(()), torch.ones(()))] if points == 1 else list(zip(*gauss_legendre(points), strict=True))
+    nodes = [(torch.ones(()), torch.ones(()))] if points == 1 else list(zip(*quadrature(points), strict=True))
     slopes: list = [0.0] * steps
     by_step: list = [0.0] * steps
-    by_position, asked = 0.0, 0.0
+    by_position, asked, from_mean = 0.0, 0.0, 0.0
     bar = tqdm(total=n * steps, desc="attribution through the image", unit="step", mininterval=1, leave=False)
     for start in range(0, n, batch):
         x = sampling._Noise(seeds[start:start + batch], subject.shape, subject.device).draw()
         for index, timestep in enumerate(s.timesteps):
-            total, slope, clean, change = _step_scores(subject, ksae, measure, x, s, index, nodes)
+            total, slope, clean, change, centred = _step_scores(subject, ksae, measure, x, s, index, nodes)
             slopes[index] = slopes[index] + slope / n
             by_step[index] = by_step[index] + total.sum(1) / n
             by_position = by_position + total / n
             asked = asked + change / n
+            from_mean = from_mean + centred / n
             x = sampling.ddim_step(x, clean, clean, s, index)
             bar.update(len(x))
     bar.close()
     reached = by_position.sum((1, 2))
     return {"by_step": torch.stack(by_step, 1), "by_position": by_position, "slope": torch.stack(slopes, 1),
-            "gap": ((reached - asked) / asked).abs()}
+            "gap": ((reached - asked) / asked).abs(), "from_mean": from_mean}
 
 
 def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, s: sampling.Schedule, index: int,
-                 nodes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the unedited clean image, and the
-    change of the measure between all latents at zero and as they are (classes,)."""
+                 nodes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the unedited clean image, the change
+    of the measure between all latents at zero and as they are (classes,), and the attributions from the batch's mean (classes, D)."""
     timestep = s.timesteps[index]
 
     def run(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +176,7 @@ def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, s: s
     vectors = map_to_vectors(h.detach().float())
     latents = ksae.latents(vectors)  # (B, P, D)
     written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents contribute to h
-    total, slope = 0.0, 0.0
+    total, slope, centred = 0.0, 0.0, 0.0
     for alpha, weight in nodes:
         a = alpha.item()
         leaf, _, p = (h, clean, outcome) if a == 1 else run(lambda h, a=a: h - ((1 - a) * written).to(h.dtype))
@@ -167,10 +184,11 @@ def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, s: s
         slopes = [map_to_vectors(g.float()) @ ksae.directions.T for g in grads]  # (B, P, D) each
         total = total + weight.item() * torch.stack([(latents * g).sum(0).cpu() for g in slopes])
         slope = slope + weight.item() * torch.stack([g.sum(0).cpu() for g in slopes])
+        centred = centred + weight.item() * torch.stack([((latents - latents.mean(0)) * g).sum((0, 1)).cpu() for g in slopes])
     with torch.no_grad():
         bare = run(lambda h: h - written.to(h.dtype))[2] if len(nodes) > 1 else None
     change = (outcome - bare).sum(0).detach().cpu() if bare is not None else total.sum((1, 2))
-    return total, slope, clean.detach(), change
+    return total, slope, clean.detach(), change, centred
 
 
 def towards(slope: Tensor, contrast: Tensor) -> Tensor:

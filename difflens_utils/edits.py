@@ -132,7 +132,7 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
                 out[rows] = new
         return out
 
-    edit.rows = torch.isin(classes, torch.tensor(list(edits))).nonzero().flatten()  # all other images stay as they are
+    edit.rows = torch.isin(classes, torch.tensor(list(edits), dtype=torch.int64)).nonzero().flatten()  # all other images stay as they are
     return _keyed(edit, "per_image", edits={c: e.parts for c, e in edits.items()}, classes=classes)
 
 

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -653,3 +654,15 @@ def decoder_cosine(ksae: KSAE, block: int = 1024) -> dict[str, float]:
         largest = max(largest, cosines.max().item())
     pairs = len(directions) * (len(directions) - 1)
     return {"mean": total / max(pairs, 1), "max": largest}
+
+
+def matched_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Are the same directions found again? Cosines of each of `a` (N, d) with its partner in `b` (M, d), M >= N: (N,).
+
+    Partners are the one-to-one assignment with the largest sum of cosines (the Hungarian method). Raises ValueError for M < N.
+    """
+    if len(b) < len(a):
+        raise ValueError(f"b must hold at least as many directions as a ({len(a)}), got {len(b)}")
+    cosines = (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).cpu()
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return cosines[rows, columns]

@@ -21,6 +21,7 @@ from .subjects import Subject
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
+RECIPE = {"n": 128, "rounds": 6, "seed": 0, "batch": 32}  # of what ships
 
 
 def text_directions(subject: Subject, attribute: str) -> Tensor:
@@ -32,15 +33,16 @@ def text_directions(subject: Subject, attribute: str) -> Tensor:
 
 def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, steps: int, batch: int = 32,
           progress: bool = True) -> Tensor:
-    """Delta h of every class: (classes, T, *h), learned on `n` generated images seen `rounds` times; from the store if there.
+    """Delta h of every class: (classes, T, *h), learned on `n` generated images seen `rounds` times.
 
-    Raises ValueError for sizes <= 0.
+    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0.
     """
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
+    parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
                   "seed": seed, "steps": steps, "batch": batch, "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
-    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress)}  # noqa: E731
-    return artifacts.cached_tensors("latent_editing", parameters, make)["delta"]
+    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress).half()}  # noqa: E731
+    shipped = subject.folder / "latent_editing" / attribute
+    return artifacts.cached_tensors("latent_editing", parameters, make, shipped)["delta"].float()
 
 
 def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:

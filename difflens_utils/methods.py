@@ -1,47 +1,63 @@
 """The methods that the book compares, each the same kind of thing: an edit towards a class, at a strength.
 
-A method edits one class at a time. `respond` measures on a tuning seed what each strength does, `planning.mixture` then finds
-which edits to mix for a target distribution, and `debias` carries the plan out on other seeds. H-Distribution alone takes the target
-itself (`edits.guide`) and needs no plan.
+`debiasing` finds the strengths and carries them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from . import attribution, edits, metrics, planning, stages
+from . import attribution, edits, stages
 from .activations import Recording
 from .edits import Edit
 from .ksae import KSAE, Neurons
-from .metrics import Estimate
-from .planning import Plan
 from .probes import Heads
-from .stages import Found, Outcome
+from .stages import Found
 from .subjects import Subject
+
+SPARSE, DENSE, GUIDED = (0.5, 1.0, 2.0, 3.0, 4.0), (0.125, 0.25, 0.5, 1.0, 1.5), (1e3, 2e3, 4e3, 8e3, 1.6e4)
 
 
 @dataclass(frozen=True)
 class Method:
-    """`towards(class, strength)` is the edit; strength 0 is the identity, and 1 is one difference between the class and the others."""
+    """`towards(class, strength)` is the edit; strength 0 is the identity, and 1 is one difference between the class and the others.
+
+    `whole` methods take a distribution and move the set towards it as one, whatever the class.
+    """
 
     name: str
     towards: Callable[[int, float], Edit]
+    grid: Sequence[float] = SPARSE  # strengths to search
     asymmetric: bool = True
+    whole: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name in records and paths: act_at_l for Act@L."""
+        return re.sub(r"\W+", "_", self.name.lower().replace("@", " at "))
 
 
-class Arm(NamedTuple):
-    """What one edit did to a set of images: the class shares and mean CLIP-I, and whether both evaluators still agree."""
+def shifted(name: str, dictionary: KSAE | Neurons, chosen: Sequence[Tensor], gaps: Sequence[Tensor], *,
+            measured_on: Sequence[Tensor] | None = None, asymmetric: bool = True) -> Method:
+    """Per class, add to the `chosen` latents (N,) the class difference `gaps` (T, P, D), that of other latents if `measured_on` names them."""
+    on = chosen if measured_on is None else measured_on
+    return Method(name, lambda c, strength: edits.steer(dictionary, chosen[c], strength, "add", gaps[c][..., on[c]]), asymmetric=asymmetric)
 
-    target: int  # class, or -1 for no edit
-    strength: float
-    shares: Tensor  # (classes,)
-    similar: Estimate  # CLIP-I to the unedited images
-    agreement: Estimate
+
+def scaled(name: str, sae: KSAE, chosen: Sequence[Tensor], gaps: Sequence[Tensor]) -> Method:
+    """The paper's intervention: s_j <- (1 + strength) s_j for the latents of which the class has more; the others are turned down."""
+    def towards(c: int, strength: float) -> Edit:
+        more = gaps[c].sum((0, 1))[chosen[c]] > 0
+        halves = (chosen[c][more], 1 + strength), (chosen[c][~more], max(0.0, 1 - strength))
+        return edits.compose(*[edits.steer(sae, latents, beta) for latents, beta in halves if len(latents)])
+
+    return Method(name, towards)
 
 
 def dictionary_methods(subject: Subject, sae: KSAE, rec: Recording, found: Found, attribute: str, *, n_features: int, n_support: int,
@@ -55,21 +71,21 @@ def dictionary_methods(subject: Subject, sae: KSAE, rec: Recording, found: Found
     sizes, labels = {attribute: len(classes)}, {attribute: found.labels[attribute]}
     by_latent, by_neuron = (stages.class_means(rec, d, labels, sizes)[attribute] for d in (sae, neurons))  # (classes, T, P, D)
     gaps = found.gaps[attribute], [stages.contrast(by_neuron, c, counts) for c in classes]
-    slope = attribution.through_image(subject, neurons, (attribute,), n_support, seed + 10, steps)[attribute].slope
 
     features = found.features[attribute]
     random = [edits.random_features(features[c], found.density, seed, torch.cat(features)) for c in classes]
     active = [[means[c].abs().mean((0, 1)).topk(n_features).indices for c in classes] for means in (by_latent, by_neuron)]
-    attributed = [attribution.select(attribution.towards(slope[c], gaps[1][c]), n_features) for c in classes]
 
-    def shifted(name: str, dictionary: KSAE | Neurons, chosen: list[Tensor], gap: list[Tensor], measured_on: list[Tensor]) -> Method:
-        return Method(name, lambda c, strength: edits.steer(dictionary, chosen[c], strength, "add", gap[c][..., measured_on[c]]))
+    @cache
+    def attributed() -> list[Tensor]:
+        slope = attribution.through_image(subject, neurons, (attribute,), n_support, seed + 10, steps)[attribute].slope
+        return [attribution.select(attribution.towards(slope[c], gaps[1][c]), n_features) for c in classes]
 
-    return [shifted("DiffLens", sae, features, gaps[0], features),
-            shifted("Act@S", sae, active[0], gaps[0], active[0]),
-            shifted("Attr@L", neurons, attributed, gaps[1], attributed),
-            shifted("Act@L", neurons, active[1], gaps[1], active[1]),
-            shifted("random features", sae, random, gaps[0], features)]
+    return [shifted("DiffLens", sae, features, gaps[0]),
+            shifted("Act@S", sae, active[0], gaps[0]),
+            Method("Attr@L", lambda c, strength: shifted("", neurons, attributed(), gaps[1]).towards(c, strength)),
+            shifted("Act@L", neurons, active[1], gaps[1]),
+            shifted("random features", sae, random, gaps[0], measured_on=features)]
 
 
 def dense_methods(rec: Recording, found: Found, heads: Heads, learned: Tensor, attribute: str) -> list[Method]:
@@ -87,45 +103,11 @@ def dense_methods(rec: Recording, found: Found, heads: Heads, learned: Tensor, a
     def head(c: int) -> Tensor:  # (T, *h): towards class c, away from the mean of the classes
         return heads.weight[:, c] - heads.weight.mean(1)
 
-    return [Method("mean difference", lambda c, strength: edits.push(difference[c], strength)),
-            Method("h-classifier direction", lambda c, strength: edits.push(like(head(c), c), strength)),
-            Method("latent editing", lambda c, strength: edits.push(like(learned[c], c), strength))]
+    return [Method("mean difference", lambda c, strength: edits.push(difference[c], strength), DENSE),
+            Method("h-classifier direction", lambda c, strength: edits.push(like(head(c), c), strength), DENSE),
+            Method("latent editing", lambda c, strength: edits.push(like(learned[c], c), strength), DENSE)]
 
 
-def respond(subject: Subject, method: Method, attribute: str, strengths: Mapping[int, Sequence[float]], *, n: int, seed: int,
-            steps: int) -> list[Arm]:
-    """What a method does to `n` images at each strength, per class of `strengths`; the first arm is no edit."""
-    plain = stages.judge(subject, stages.generate(subject, None, n, seed, steps))
-    arms = [arm(plain, plain, attribute, -1, 0.0)]
-    for c, grid in strengths.items():
-        for strength in grid:
-            images = stages.generate(subject, method.towards(c, strength), n, seed, steps, asymmetric=method.asymmetric,
-                                     progress=f"{method.name}: {subject.classes(attribute)[c]}, {strength:g}")
-            arms.append(arm(plain, stages.judge(subject, images), attribute, c, strength))
-    return arms
-
-
-def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
-    return Arm(target, strength, torch.from_numpy(metrics.shares(edited.scored[attribute])), metrics.clip_i(plain.clip, edited.clip).raw,
-               edited.agreement(attribute))
-
-
-def plan(arms: Sequence[Arm], target: Sequence[float], least_agreement: float = 0.9) -> Plan:
-    """The mixture of arms that comes nearest to `target` at the least loss of CLIP-I.
-
-    Arms on which the two evaluators agree on less than `least_agreement` of the images are left out: washed-out images
-    fool one evaluator. No edit always stays.
-    """
-    kept = [a.target < 0 or a.agreement.value >= least_agreement for a in arms]
-    usable = [a for a, keep in zip(arms, kept, strict=True) if keep]
-    found = planning.mixture(torch.stack([a.shares for a in usable]), [1 - a.similar.value for a in usable], target)
-    weights = torch.zeros(len(arms), dtype=torch.float64)
-    weights[torch.tensor(kept)] = torch.from_numpy(found.weights)
-    return Plan(weights.numpy(), found.expected, found.cost)
-
-
-def debias(method: Method, arms: Sequence[Arm], planned: Plan, n: int, seed: int) -> Edit:
-    """The edit that carries a plan out on n images: each draws its arm."""
-    drawn = edits.draw_classes(n, planned.weights.tolist(), seed)
-    used = [i for i, a in enumerate(arms) if a.target >= 0 and planned.weights[i] > 0]
-    return edits.per_image({i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn)
+def guided(heads: Heads, target: Sequence[float]) -> Method:
+    """H-Distribution: the symmetric step, and the distribution itself as the aim."""
+    return Method("H-Distribution", lambda _class, strength: edits.guide(heads, target, strength), GUIDED, asymmetric=False, whole=True)

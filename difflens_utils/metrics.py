@@ -110,6 +110,14 @@ def shares(probabilities: ArrayLike) -> Array:
     return _one_hot(_array("probabilities", probabilities, 2)).mean(0)
 
 
+def joint(*probabilities: ArrayLike) -> Array:
+    """The classes of several attributes as one: (B, a), (B, b), ... to (B, a b ...), the last attribute fastest."""
+    first, *others = _paired(*probabilities)
+    for p in others:
+        first = (first[:, :, None] * p[:, None, :]).reshape(len(first), -1)
+    return first
+
+
 def share_estimates(probabilities: ArrayLike) -> list[Estimate]:
     """`shares` with their Wilson intervals, one per class."""
     hot = _one_hot(_array("probabilities", probabilities, 2))
@@ -203,15 +211,56 @@ def leakage(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], see
     Raises ValueError where `after` lacks a factor of `before`.
     """
     rows = []
+    for factor, step in class_changes(before, after).items():
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(1000, len(step)))  # before and after swapped or not
+        rows.append(Leakage(factor, bootstrap_means(total_variation, step, seed=seed), wilson(int(step.any(1).sum()), len(step)),
+                            float(np.quantile(total_variation(signs @ step / len(step)), 0.95))))
+    return rows
+
+
+def class_changes(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """What each image adds to the change of the class shares, per factor: (B, classes) of -1, 0 and 1.
+
+    Raises ValueError where `after` lacks a factor of `before`.
+    """
+    steps = {}
     for factor, probabilities in before.items():
         one_of("factor", factor, after)
         a, b = _paired(probabilities, after[factor])
-        step = _one_hot(b) - _one_hot(a)  # (B, classes): what each image adds to the change of the shares
-        variation = lambda mean: 0.5 * np.abs(mean).sum(-1)  # noqa: E731
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(1000, len(step)))  # before and after swapped or not
-        rows.append(Leakage(factor, bootstrap_means(variation, step, seed=seed), wilson(int(step.any(1).sum()), len(step)),
-                            float(np.quantile(variation(signs @ step / len(step)), 0.95))))
-    return rows
+        steps[factor] = _one_hot(b) - _one_hot(a)
+    return steps
+
+
+def total_variation(*changes: Array) -> Array:
+    """The total variation of one or several changes of shares (..., classes), averaged over them: (...)."""
+    return np.mean([0.5 * np.abs(change).sum(-1) for change in changes], axis=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods side by side
+
+def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Callable[..., Array], *arrays: ArrayLike) -> Estimate:
+    """A figure where only so large a share of the images is edited (the dose) that FD (soft, to uniform) has come down to `level`.
+
+    `before` and `after` (B, classes) are paired. Mean class probabilities are linear in the dose, so it has a closed form; `readout` gets
+    it, and the mean over images of each of `arrays` (B, ...). nan where not even editing all images gets there.
+    """
+    p = _array("before", before, 2)
+    uniform = 1 / p.shape[1]
+
+    def at(start: Array, end: Array, *means: Array) -> Array:
+        return readout(np.where(np.isnan(dose := _dose(start - uniform, end - start, level)), 1.0, dose), *means)
+
+    reached = _dose(p.mean(0) - uniform, _array("after", after, 2).mean(0) - p.mean(0), level)
+    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, p, after, *arrays)
+
+
+def _dose(offset: Array, change: Array, level: float) -> Array:
+    """The smallest dose in [0, 1] with |offset + dose change| = level, else nan: (..., classes) twice to (...)."""
+    a, b, c = (change**2).sum(-1), 2 * (offset * change).sum(-1), (offset**2).sum(-1) - level**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        dose = (-b - np.sqrt(b * b - 4 * a * c)) / (2 * a)
+    return np.where(c <= 0, 0.0, np.where((dose >= 0) & (dose <= 1 + 1e-9), dose, np.nan))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

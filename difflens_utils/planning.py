@@ -41,3 +41,10 @@ def mixture(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
     weights = np.clip(solved.x[:m], 0, None)
     weights /= weights.sum()
     return Plan(weights, weights @ table, float(weights @ cost))
+
+
+def single(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
+    """The one edit of M whose class shares come nearest to `target`, by the same measure as `mixture`, for edits that cannot be mixed."""
+    table, cost = (np.asarray(v, dtype=np.float64) for v in (shares, costs))
+    best = int((MISS * np.abs(table - distribution("target", target, table.shape[1])).sum(1) + cost).argmin())
+    return Plan(np.eye(len(table))[best], table[best], float(cost[best]))

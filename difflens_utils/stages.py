@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -230,18 +230,19 @@ class Found:
 
 
 def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int, n_measured: int, n_features: int,
-                  max_density: float, seed: int, steps: int) -> Found:
-    """Attribution through the picture against the other classes, then a measurement of every candidate."""
-    labels = {a: p.argmax(-1) for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items() if a in subject.attributes}
-    sizes = {a: len(subject.classes(a)) for a in subject.attributes}
+                  max_density: float, seed: int, steps: int, attributes: Sequence[str] | None = None) -> Found:
+    """Attribution through the picture against the other classes, then a measurement of every candidate; for all attributes by default."""
+    attributes = tuple(subject.attributes if attributes is None else attributes)
+    labels = {a: p.argmax(-1) for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items() if a in attributes}
+    sizes = {a: len(subject.classes(a)) for a in attributes}
     counts = {a: y.bincount(minlength=sizes[a]) for a, y in labels.items()}
-    by_image = attribution.through_image(subject, sae, subject.attributes, n_support, seed + 10, steps)
+    by_image = attribution.through_image(subject, sae, attributes, n_support, seed + 10, steps)
     means = class_means(rec, sae, labels, sizes)
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(steps)))
-    gaps = {a: [contrast(means[a], c, counts[a]) for c in range(sizes[a])] for a in subject.attributes}
-    scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in subject.attributes}
+    gaps = {a: [contrast(means[a], c, counts[a]) for c in range(sizes[a])] for a in attributes}
+    scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in attributes}
     features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
-                                  n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in subject.attributes}
+                                  n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in attributes}
     return Found(features, gaps, labels, counts, density, scores, by_image)
 
 

@@ -55,6 +55,16 @@ class Subject:
         return self._judges[2]
 
     @property
+    def folder(self) -> Path:
+        """Where what ships with the subject lies, if it is one that ships."""
+        return MODELS / self.name
+
+    @property
+    def weights(self) -> str:
+        """Identifies the weights alone, in whatever precision they run."""
+        return self.fingerprint.rpartition("-")[0]
+
+    @property
     def factors(self) -> dict[str, tuple[str, ...]]:
         """Everything the evaluators read: {factor: classes}, the social attributes first."""
         return self.scorer.factors

@@ -67,9 +67,34 @@ def test_latents_that_never_fire_get_nothing(parts):
 
 
 def test_gauss_legendre_integrates_polynomials():
-    nodes, weights = attribution.gauss_legendre(4)
+    nodes, weights = attribution.quadrature(4)
     for degree in range(8):
         assert abs((weights * nodes**degree).sum().item() - 1 / (degree + 1)) < 1e-12
+
+
+def test_the_left_sum_is_the_released_codes_rule():
+    nodes, weights = attribution.quadrature(10, "left")
+    assert nodes.tolist() == pytest.approx(np.arange(10) / 10) and weights.tolist() == pytest.approx([0.1] * 10)
+    with pytest.raises(ValueError, match="rule must be one of gauss, left"):
+        attribution.quadrature(10, "right")
+
+
+def test_the_left_sum_approaches_the_integral_as_one_over_its_points(parts):
+    """The closed form's gap is nothing, the left sum's halves when its points double."""
+    recording, heads, ksae = parts
+    gap = lambda *how: attribution.through_head(heads, ksae, recording, torch.arange(5), "zero", *how).gap.mean().item()  # noqa: E731
+    assert gap(32) < 1e-5
+    assert gap(20, "left") / gap(40, "left") == pytest.approx(2.0, rel=0.1)
+
+
+def test_the_slope_of_a_head_is_its_derivative(parts):
+    recording, heads, ksae = parts
+    slope = attribution.slope_of_head(heads, ksae)
+    h = recording.at(1)
+    moved = h.clone()
+    moved[..., 1, 0] += ksae.directions[5]  # latent 5 up by one at position 2
+    change = (heads.logits(moved, 1) - heads.logits(h, 1)).mean(0)
+    torch.testing.assert_close(slope[:, 1, 2, 5], change - change.mean(), atol=1e-4, rtol=1e-3)
 
 
 def test_unknown_baseline(parts):
@@ -111,6 +136,15 @@ def test_attribution_of_neurons_is_the_gradient_times_h(store):
         clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
     (gradient,) = torch.autograd.grad(subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2].sum(), leaf[0])
     torch.testing.assert_close(got.by_step[2, 0], (gradient * leaf[0]).sum((2, 3)).mean(0).detach(), atol=1e-5, rtol=1e-3)
+
+
+def test_from_the_mean_baseline_what_all_images_share_scores_nothing(store):
+    """With one image it is its own mean; with more, the scores are the covariance of latent and slope."""
+    subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
+    run = lambda n, seed: attribution.through_image(subject, sae, ("gender",), n, seed, 2)["gender"]  # noqa: E731
+    assert run(1, 0).from_mean.abs().max() < 1e-7
+    two = run(2, 0)
+    assert 0 < two.from_mean.abs().max() < two.scores.abs().max()
 
 
 def test_integrated_image_scores_are_complete(store):

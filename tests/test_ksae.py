@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difflens_utils import ksae as module
-from difflens_utils.ksae import KSAE, KSAEConfig, auxiliary_loss, fvu, fvu_per_group, top_k, train
+from difflens_utils.ksae import KSAE, KSAEConfig, auxiliary_loss, fvu, fvu_per_group, matched_cosines, top_k, train
 
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
 
@@ -443,3 +443,12 @@ def test_vectors_of_another_width_are_refused():
         scrambled().encode(torch.randn(3, 13))
     with pytest.raises(ValueError, match="vectors of 12 values"):
         module.density(scrambled(), [torch.randn(3, 13)])
+
+
+def test_matched_cosines_undo_a_permutation() -> None:
+    a = torch.randn(12, 16)
+    b = torch.cat([a[torch.randperm(12)] * 3 + 0.01 * torch.randn(12, 16), torch.randn(5, 16)])
+    assert matched_cosines(a, b).min() > 0.99
+    assert matched_cosines(a, torch.randn(17, 16)).mean() < 0.7
+    with pytest.raises(ValueError, match="at least as many"):
+        matched_cosines(b, a)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import hooks, latent_editing, sampling
+from difflens_utils import hooks, latent_editing, sampling, subjects
 
 
 class ColourClip:
@@ -52,3 +52,14 @@ def test_texts_of_two_classes_point_apart(subject) -> None:
 def test_sizes_are_checked_first(subject) -> None:
     with pytest.raises(ValueError, match="rounds"):
         latent_editing.learn(subject, "gender", n=8, rounds=0, seed=0, steps=2)
+
+
+def test_the_recipe_shortened_sets_out_towards_what_ships(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of the shipped recipe: at every timestep, towards the shipped vector of its class and not of the other."""
+    portraits = subjects.load("portraits", "cpu")
+    shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
+    short = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE | {"n": 32, "rounds": 1}, progress=False)
+    cosine = torch.einsum("ctf,dtf->tcd", F.normalize(short.flatten(2), dim=-1), F.normalize(shipped.flatten(2), dim=-1))
+    own, other = cosine.diagonal(dim1=1, dim2=2), cosine.flip(2).diagonal(dim1=1, dim2=2)
+    assert (own > other).float().mean() > 0.9
+    assert own.mean() > 0.2

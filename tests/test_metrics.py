@@ -180,3 +180,29 @@ def test_bad_input_gets_one_line(call, words):
     with pytest.raises(ValueError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_dosed_to_a_fairness(seed: int = 0) -> None:
+    """The mixture of both sets at the dose found has that very FD, and the readout is that of the mixture."""
+    rng = np.random.default_rng(seed)
+    before, after = rng.dirichlet((8, 1, 1), 400), rng.dirichlet((4, 2, 2), 400)  # on its way to balance, not past it
+    start, end = (metrics.fairness_discrepancy(p).soft.value for p in (before, after))
+    level = (start + end) / 2
+    dose = metrics.at_matched_fd(before, after, level, lambda d: d)
+    mixed = (1 - dose.value) * before + dose.value * after
+    assert np.linalg.norm(mixed.mean(0) - 1 / 3) == pytest.approx(level)
+    assert dose.low < dose.value < dose.high
+    similar = rng.uniform(0.5, 1, 400)
+    got = metrics.at_matched_fd(before, after, level, lambda d, c: 1 - d * (1 - c), similar)
+    assert got.value == pytest.approx(1 - dose.value + dose.value * similar.mean())
+    assert metrics.at_matched_fd(before, after, start, lambda d: d).value == pytest.approx(0.0, abs=1e-9)
+    assert metrics.at_matched_fd(before, after, end, lambda d: d).value == pytest.approx(1.0)
+    assert np.isnan(metrics.at_matched_fd(before, after, end / 2, lambda d: d).value)
+
+
+def test_joint_classes() -> None:
+    a, b = np.random.default_rng(0).dirichlet((1, 1), 5), np.random.default_rng(1).dirichlet((1, 1, 1), 5)
+    got = metrics.joint(a, b)
+    assert got.shape == (5, 6) and got[3, 4] == pytest.approx(a[3, 1] * b[3, 1])
+    np.testing.assert_allclose(got.sum(1), 1)
+    np.testing.assert_allclose(metrics.shares(metrics.joint(np.eye(2)[[0, 1, 1]], np.eye(3)[[2, 0, 0]])), [0, 0, 1 / 3, 2 / 3, 0, 0])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from difflens_utils.planning import mixture
+from difflens_utils.planning import mixture, single
 
 
 def test_the_cheapest_of_two_ways_is_taken() -> None:
@@ -35,3 +35,8 @@ def test_random_mixtures_are_found_again_or_beaten() -> None:
 def test_bad_input(shares: list, costs: list, target: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mixture(shares, costs, target)
+
+
+def test_the_best_single_edit() -> None:
+    found = single([[0.9, 0.1], [0.55, 0.45], [0.45, 0.55], [0.2, 0.8]], [0.0, 0.3, 0.1, 0.0], (0.5, 0.5))
+    assert found.weights.tolist() == [0, 0, 1, 0] and found.cost == 0.1  # as near as the second, and cheaper

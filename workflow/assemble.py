@@ -1,6 +1,6 @@
 """From executed notebooks and the pages of book/ to a site that opens from disk: `_build/source`, then `_build/html`.
 
-The pages that hold results are made here, from the result files: the table of verdicts (included by index.md), the
+The pages that hold results are made here, from the result files: the scorecard (included by index.md), the table of all verdicts, the
 table of the bench, the reference of parameters. A warning fails the build, and so does a page that loads from the
 network.
 """
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -39,12 +40,13 @@ def page_of(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return executed
 
 
-def verdicts_page(profile: str, subjects: list[str]) -> str:
+def results_page(table: Callable[..., str], profile: str, subjects: list[str]) -> str:
+    """`verdicts.markdown` or `verdicts.scorecard` of every subject, with links to the notebooks' pages."""
     parts = []
     for subject in subjects:
         results = verdicts.load(result_path(profile, subject, "").parent)
-        table = verdicts.markdown(results, lambda name, s=slug(subject): f"[{name}](notebooks/{s}/{name}.ipynb)")
-        parts.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{table}\n")
+        shown = table(results, lambda name, s=slug(subject): f"[{name}](notebooks/{s}/{name}.ipynb)")
+        parts.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{shown}\n")
     return "\n".join(parts)
 
 
@@ -106,7 +108,8 @@ def gather(profile: str, subjects: list[str]) -> None:
         (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
-    (SOURCE / "generated/verdicts.md").write_text(verdicts_page(profile, subjects))
+    for table in (verdicts.markdown, verdicts.scorecard):
+        (SOURCE / f"generated/{table.__name__}.md").write_text(results_page(table, profile, subjects))
     toc = contents(subjects, [path.stem for path in notebooks], bench.exists())
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 

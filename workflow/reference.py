@@ -106,7 +106,7 @@ def main() -> None:
     if subject == "portraits":
         readme = ROOT / "README.md"
         link = lambda name: f"[{name}](notebooks/{name}.ipynb)"  # noqa: E731
-        replace(readme, with_table(readme.read_text(), verdicts.markdown(verdicts.load(folder), link)))
+        replace(readme, with_table(readme.read_text(), verdicts.scorecard(verdicts.load(folder), link)))
     card = ROOT / "models" / slug(subject) / "README.md"
     if card.exists():
         replace(card, with_table(card.read_text(), model_card(json.loads((folder / "00_bias.json").read_text()))))

@@ -7,30 +7,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from difflens_utils.scorecard import estimate, number
 from workflow.execute import result_path, slug
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
+SCORES = ("", "claim", "the paper", "here", "verdict", "why", "where")
 
 
 def load(folder: Path) -> list[dict]:
     """The result files of one profile and subject, in the notebooks' order."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
-
-
-def number(value: object) -> str:
-    """Three significant digits, without an exponent where that stays short."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return str(value)
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def estimate(record: dict) -> str:
-    """A record's value, with its 95 % interval where it has one."""
-    if record.get("low") is None or record.get("high") is None:
-        return number(record.get("value"))
-    return f"{number(record['value'])} [{number(record['low'])}, {number(record['high'])}]"
 
 
 def measured(verdict: dict, records: dict[str, dict]) -> str:
@@ -52,7 +38,18 @@ def rows(results: list[dict]) -> list[tuple[str, ...]]:
 
 def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
     """A Markdown table; `link` turns a notebook's name into what its column shows."""
-    lines = [HEADER, tuple("---" for _ in HEADER), *((link(first), *rest) for first, *rest in rows(results))]
+    return _markdown(HEADER, [(link(first), *rest) for first, *rest in rows(results)])
+
+
+def scorecard(results: list[dict], link: Callable[[str], str] = str) -> str:
+    """The paper's claims as a Markdown table, from the notebook that judged them; empty if none did."""
+    scored = [row for result in results for row in result.get("scorecard", [])]
+    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"], f"**{r['verdict']}**", r["why"], f"{link(r['notebook'])}, *{r['section']}*")
+                              for r in scored]) if scored else ""
+
+
+def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from difflens_utils import artifacts, debiasing, edits, methods, metrics, stages
+from difflens_utils.debiasing import UNEDITED, WHOLE, Arm
+from difflens_utils.metrics import Estimate
+from difflens_utils.probes import Heads
+from difflens_utils.sampling import Step
+
+STEPS = 3
+RECIPE = {"k": 6}
+
+
+class Clip:
+    """Image features that are the image."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(images.flatten(1), dim=-1)
+
+
+@pytest.fixture
+def subject(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    judge = tiny.labeller()
+    monkeypatch.setattr("difflens_utils.subjects.MODELS", tmp_path / "models")
+    return replace(tiny.subject(), evaluators=lambda: (judge, judge, Clip()))
+
+
+def pushing(**options: object) -> methods.Method:
+    return methods.Method("push", lambda c, b: edits.push(torch.ones(STEPS, 24, 4, 4), b if c else -b), **options)
+
+
+def arms(*rows: tuple[int, float, list[float], float, float]) -> list[Arm]:
+    sure = lambda v: Estimate(v, v, v, 100)  # noqa: E731
+    return [Arm(c, b, s, sure(similar), sure(agree)) for c, b, s, similar, agree in rows]
+
+
+def test_a_plan_avoids_washed_out_images() -> None:
+    """The strong edit would do it alone, but the evaluators no longer agree on its images."""
+    rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99), (1, 1.0, [0.4, 0.6], 0.9, 0.97), (1, 4.0, [0.0, 1.0], 0.99, 0.55))
+    assert debiasing.plan(rows, (0.5, 0.5)).weights == pytest.approx([1 / 3, 2 / 3, 0.0])
+    assert debiasing.plan(rows, (0.5, 0.5), least_agreement=0.5).weights[2] > 0
+
+
+def test_edits_that_take_the_distribution_are_not_mixed() -> None:
+    rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99), (WHOLE, 10.0, [0.56, 0.44], 0.9, 0.99), (WHOLE, 30.0, [0.4, 0.6], 0.8, 0.99))
+    assert debiasing.plan(rows, (0.5, 0.5)).weights.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
+    rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
+    planned = debiasing.plan(rows, (0.5, 0.5))
+    edit = debiasing.edit_of(pushing(), rows, planned, 4000, 3)
+    assert len(edit.rows) / 4000 == pytest.approx(planned.weights[1], abs=0.03)
+    moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, slice(0, 4000)))
+    assert set(moved.flatten(1).mean(1).round().tolist()) == {0.0, 2.0}
+
+
+def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
+    rows = arms((UNEDITED, 0.0, [0.5, 0.5], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
+    got = debiasing.debias(subject, pushing(), rows, (0.5, 0.5), n=4, seed=1, steps=STEPS)
+    assert torch.equal(got.outcome.images, stages.generate(subject, None, 4, 1, STEPS))
+
+
+def test_responses_start_with_no_edit(subject) -> None:
+    got = debiasing.respond(subject, pushing(grid=(0.01, 5.0)), "gender", n=4, seed=1, steps=STEPS)
+    assert [(a.target, a.strength) for a in got] == [(UNEDITED, 0.0), (0, 0.01), (0, 5.0), (1, 0.01), (1, 5.0)]
+    assert got[0].similar.value == pytest.approx(1.0) and got[1].similar.value > got[2].similar.value
+    plain = stages.judge(subject, stages.generate(subject, None, 4, 1, STEPS))
+    assert got[0].shares == pytest.approx(metrics.shares(plain.scored["gender"]).tolist())
+
+
+def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) -> None:
+    heads = Heads(torch.randn(STEPS, 2, 24, 4, 4), torch.zeros(STEPS, 2))
+    method = replace(methods.guided(heads, (0.5, 0.5)), grid=(1.0, 1000.0))
+    assert [(a.target, a.strength) for a in debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)] == [
+        (UNEDITED, 0.0), (WHOLE, 1.0), (WHOLE, 1000.0)]
+
+
+def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(**changes: object) -> list[Arm]:
+        return debiasing.search(subject, pushing(grid=(1.0,)), "gender", **{"n": 4, "seed": 1, "steps": STEPS, "recipe": RECIPE} | changes)
+
+    monkeypatch.setattr(artifacts, "SHIP", True)
+    made = search()
+    assert (subject.folder / "search/gender/push/arms.json").exists()
+    monkeypatch.setattr(artifacts, "SHIP", False)
+    monkeypatch.setattr(debiasing, "respond", lambda *a, **k: [])
+    monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "empty")
+    assert search() == made
+    assert search(recipe={"k": 7}) == search(n=5) == []
+    (subject.folder / "search/gender/push/arms.json").write_text("[]")  # damaged
+    (artifacts.STORE / "none").mkdir(parents=True)
+    monkeypatch.setattr(debiasing, "respond", lambda *a, **k: made[:1])
+    monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "none")
+    assert search() == made[:1]
+
+
+def test_scores_of_an_unedited_set(subject) -> None:
+    before = stages.judge(subject, stages.generate(subject, None, 40, 1, STEPS))
+    before = replace(before, features=torch.randn(40, 8))
+    got = debiasing.score(subject, before, before, "gender", (0.5, 0.5), {"reference": before.features + 1}, 0)
+    assert got["clip_i"].value == pytest.approx(1.0) and got["leak"].value == got["leak_worst"].value == 0.0
+    assert got["frechet_unedited"].value == pytest.approx(0.0, abs=1e-3)
+    assert got["frechet_reference"].value == pytest.approx(8.0, rel=1e-3)  # |mean difference|^2, equal covariances
+    assert got["fd"].value == pytest.approx(np.linalg.norm(before.scored["gender"].mean(0) - 0.5), abs=1e-6)
+
+
+def test_what_depends_on_an_attribute_is_related(subject) -> None:
+    assert debiasing.unrelated(subject, "gender") == [f for f in subject.factors if f not in ("gender", *subject.world.planted_causes("gender"))]
+    assert "glasses" in debiasing.unrelated(subject, "tone") and "gender" in debiasing.unrelated(subject, "tone")

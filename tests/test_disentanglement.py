@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import mutual_info_score
+
+from difflens_utils import disentanglement
+
+RNG = np.random.default_rng(0)
+A, B = RNG.integers(3, size=3000), RNG.integers(2, size=3000)  # two independent factors
+
+
+def test_information_of_a_copy_is_the_entropy_and_of_noise_nothing() -> None:
+    units = np.stack([A, -2.0 * A, RNG.normal(size=3000), A == 1], 1)
+    got = disentanglement.mutual_information(units, A)
+    assert got[0] == got[1] == pytest.approx(disentanglement.entropy(np.bincount(A) / 3000))
+    assert got[2] < 0.02
+    assert got[3] == pytest.approx(mutual_info_score(A, A == 1))
+
+
+def test_information_of_a_gaussian_agrees_with_its_closed_form() -> None:
+    """Two classes, means two standard deviations apart: h of the mixture minus h of the Gaussian."""
+    n = 200_000
+    y = RNG.integers(2, size=n)
+    grid = np.linspace(-10, 12, 20001)
+    normal = lambda m: np.exp(-0.5 * (grid - m) ** 2) / np.sqrt(2 * np.pi)  # noqa: E731
+    mixture = 0.5 * (normal(0) + normal(2))
+    exact = np.trapezoid(-mixture * np.log(mixture + 1e-300), grid) - 0.5 * np.log(2 * np.pi * np.e)
+    assert disentanglement.mutual_information((RNG.normal(size=n) + 2 * y)[:, None], y, bins=100)[0] == pytest.approx(exact, abs=0.003)
+
+
+def test_gap_of_one_unit_per_factor_is_one_and_of_copies_zero() -> None:
+    factors = {"a": A, "b": B}
+    noise = RNG.normal(size=(3000, 3))
+    assert disentanglement.mig(np.c_[A, B, noise], factors).value > 0.98
+    assert disentanglement.mig(np.c_[A, A, B, B, noise], factors).value == pytest.approx(0.0, abs=1e-9)
+
+
+def test_scores_of_known_importances() -> None:
+    units, weights, factors = disentanglement.scores(np.eye(4))
+    assert units == pytest.approx(np.ones(4)) and factors == pytest.approx(np.ones(4)) and weights == pytest.approx(np.full(4, 0.25))
+    units, _, factors = disentanglement.scores(np.ones((5, 3)))
+    assert units == pytest.approx(np.zeros(5)) and factors == pytest.approx(np.zeros(3))
+    units, weights, _ = disentanglement.scores([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+    assert units[:2] == pytest.approx([1 - np.log(2) / np.log(3), 1.0]) and weights == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_a_rotation_costs_disentanglement_but_no_information() -> None:
+    axes = np.c_[A == 0, A == 1, B, RNG.normal(size=3000) * 0.1].astype(float) + 0.05 * RNG.normal(size=(3000, 4))
+    turned = axes @ np.linalg.qr(RNG.normal(size=(4, 4)))[0]
+    straight, mixed = (disentanglement.dci(u, {"a": A, "b": B}) for u in (axes, turned))
+    assert straight.disentanglement.value > mixed.disentanglement.value + 0.3
+    assert straight.completeness.value > mixed.completeness.value
+    assert min(straight.informativeness.value, mixed.informativeness.value) > 0.95
