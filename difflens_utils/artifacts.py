@@ -154,12 +154,20 @@ class Results:
         self.records[name] = {"name": name, "value": value, "low": low, "high": high, "n": n or estimate.n,
                               "seed": self.parameters.get("seed")}
 
-    def judge(self, claim: str, record: str, target: str, holds: bool, partly: bool = False) -> str:
-        """State whether a claim holds by a rule computed from records; returns the verdict."""
+    def judge(self, claim: str, record: str, target: str, holds: bool, partly: bool = False, close: bool = False) -> str:
+        """State whether a claim holds by a rule computed from records; returns the verdict.
+
+        `close` marks one whose figure lies within noise of its target, so that other hardware may decide it differently: it is
+        shown, but is no reference to test against.
+        """
         one_of("record", record, self.records)
         verdict = "holds" if holds else "partly" if partly else "does not hold"
-        self.verdicts.append({"claim": claim, "record": record, "target": target, "verdict": verdict})
+        self.verdicts.append({"claim": claim, "record": record, "target": target, "verdict": verdict, "close": close})
         return verdict
+
+    def checked(self) -> str:
+        """The verdicts that every machine should come to, one per line."""
+        return "\n".join(f"{v['claim']} -> {'too close to check' if v['close'] else v['verdict']}" for v in self.verdicts)
 
     def save(self) -> Path:
         """Write the result file atomically and return its path."""

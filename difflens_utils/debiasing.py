@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from . import artifacts, edits, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, metrics, planning, sampling, stages
 from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
@@ -27,13 +27,17 @@ UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
 
 
 class Arm(NamedTuple):
-    """What one edit did to a set of images: the class shares and mean CLIP-I, and whether both evaluators still agree."""
+    """What one edit did to a set of images: where images of each class went, the mean CLIP-I, and whether both evaluators still agree."""
 
     target: int  # class, UNEDITED, or WHOLE for an edit that takes the distribution
     strength: float
-    shares: list[float]  # (classes,)
+    transitions: list[list[float]]  # (classes, classes): of the images that were one class unedited, the share that is each now
     similar: Estimate  # CLIP-I to the unedited images
     agreement: Estimate
+
+    def shares(self, base: ArrayLike) -> NDArray[np.float64]:
+        """The class shares (classes,) where the unedited ones are `base`: those of a hundred tuning images are too noisy to plan with."""
+        return np.asarray(base) @ np.asarray(self.transitions)
 
 
 class Debiased(NamedTuple):
@@ -58,8 +62,14 @@ def respond(subject: Subject, method: Method, attribute: str, *, n: int, seed: i
 
 
 def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
-    return Arm(target, strength, metrics.shares(edited.scored[attribute]).tolist(), metrics.clip_i(plain.clip, edited.clip).raw,
-               edited.agreement(attribute))
+    return Arm(target, strength, metrics.transitions(plain.scored[attribute], edited.scored[attribute]).tolist(),
+               metrics.clip_i(plain.clip, edited.clip).raw, edited.agreement(attribute))
+
+
+def base_shares(subject: Subject, images: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+    """The class shares of many unedited images (N, 3, H, W), by the scorer: {attribute: (classes,)}."""
+    scored = evaluators.read(subject.scorer, images.to(subject.device))
+    return {a: metrics.shares(scored[a]) for a in subject.attributes}
 
 
 def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int) -> torch.Tensor:
@@ -78,21 +88,22 @@ def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: in
         (folder / "arms.json").write_text(json.dumps(respond(subject, method, attribute, n=n, seed=seed, steps=steps), indent=1) + "\n")
 
     folder = artifacts.cached("search", parameters, make, subject.folder / "search" / attribute / method.key)
-    return [Arm(target, strength, shares, Estimate(*similar), Estimate(*agreement))
-            for target, strength, shares, similar, agreement in json.loads((folder / "arms.json").read_text())]
+    return [Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
+            for target, strength, transitions, similar, agreement in json.loads((folder / "arms.json").read_text())]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Plan and carry out
 
-def plan(arms: Sequence[Arm], target: Sequence[float], least_agreement: float = 0.9) -> Plan:
-    """The mixture of arms that comes nearest to `target` at the least loss of CLIP-I; one arm alone, if they take the distribution.
+def plan(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_agreement: float = 0.9) -> Plan:
+    """The mixture of arms that takes the class shares from `base` nearest to `target` at the least loss of CLIP-I; one arm alone, if
+    the arms take the distribution.
 
     Arms on which the two evaluators agree on less than `least_agreement` of the images are left out: washed-out images
     fool one evaluator. No edit always stays.
     """
     usable = [i for i, a in enumerate(arms) if a.target == UNEDITED or a.agreement.value >= least_agreement]
-    shares, costs = [arms[i].shares for i in usable], [1 - arms[i].similar.value for i in usable]
+    shares, costs = [arms[i].shares(base) for i in usable], [1 - arms[i].similar.value for i in usable]
     alone = any(a.target == WHOLE for a in arms)
     found = (planning.single if alone else planning.mixture)(shares, costs, target)
     weights = np.zeros(len(arms))
@@ -100,21 +111,18 @@ def plan(arms: Sequence[Arm], target: Sequence[float], least_agreement: float = 
     return Plan(weights, found.expected, found.cost)
 
 
-def edit_of(method: Method, arms: Sequence[Arm], planned: Plan, n: int, seed: int) -> sampling.Edit:
-    """The edit that carries a plan out on n images: each draws its arm."""
-    drawn = edits.draw_classes(n, planned.weights.tolist(), seed)
+def edit_of(method: Method, arms: Sequence[Arm], planned: Plan, n: int, seed: int, group: int = 1) -> sampling.Edit:
+    """The edit that carries a plan out on n images: each draws its arm, or each batch of `group` does."""
+    drawn = edits.draw_classes(n, planned.weights.tolist(), seed, group)
     used = [i for i, a in enumerate(arms) if a.target != UNEDITED and planned.weights[i] > 0]
     return edits.per_image({i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn)
 
 
-def debias(subject: Subject, method: Method, arms: Sequence[Arm], target: Sequence[float], *, n: int, seed: int, steps: int,
-           searched_for: Sequence[float] | None = None) -> Debiased:
-    """`n` images that shall have the classes of `target`, by the plan that the arms suggest.
-
-    `searched_for`: the distribution towards which the arms of a method that takes one were moved, if it is another.
-    """
-    planned = plan(arms, target if searched_for is None else searched_for)
-    edit = edit_of(method, arms, planned, n, seed + 1)
+def debias(subject: Subject, method: Method, arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], *, n: int, seed: int,
+           steps: int, group: int = 1) -> Debiased:
+    """`n` images that shall have the classes of `target`, by the plan that the arms suggest where unedited shares are `base`."""
+    planned = plan(arms, base, target)
+    edit = edit_of(method, arms, planned, n, seed + 1, group)
     return Debiased(planned, stages.judge(subject, generate(subject, method, edit, n, seed, steps)))
 
 
@@ -134,9 +142,10 @@ def score(subject: Subject, before: Outcome, after: Outcome, attribute: str, tar
     fd = metrics.fairness_discrepancy(after.scored[attribute], target)
     similar = metrics.clip_i(before.clip, after.clip)
     away = unrelated(subject, attribute)
-    changes = metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values()
+    changes = list(metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values())
+    worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)))
     distances = {f"frechet_{name}": metrics.frechet(after.features, features, seed=seed) for name, features in references.items()}
     return {"fd": fd.soft, "fd_hard": fd.hard, **distances, "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
             "clip_i": similar.raw, "clip_i_rescaled": similar.rescaled, "agreement": after.agreement(attribute),
             "leak": metrics.bootstrap_means(metrics.total_variation, *changes),
-            "leak_worst": max((metrics.bootstrap_means(metrics.total_variation, c) for c in changes), key=lambda e: e.value)}
+            "leak_worst": metrics.bootstrap_means(metrics.total_variation, worst)}

@@ -34,18 +34,24 @@ def entropy(p: ArrayLike, axis: int = -1) -> Array:
     return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=axis)
 
 
-def mutual_information(units: ArrayLike, labels: ArrayLike, bins: int = 20) -> Array:
-    """Of each unit (N, U), in as many bins of equal counts as its ties allow, and a label (N,): (U,) in nats."""
+def binned(units: ArrayLike, bins: int = 20) -> NDArray[np.int64]:
+    """Each unit (N, U) in as many bins of equal counts as its ties allow: the bins' numbers, (N, U)."""
     positive("bins", bins)
-    values, y = np.asarray(units, dtype=np.float64), np.asarray(labels)
-    hot = np.eye(y.max() + 1)[y] / len(y)  # (N, classes)
-    found = []
-    for column in values.T:
-        edges = np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]))
-        table = np.zeros((len(edges) + 1, hot.shape[1]))
-        np.add.at(table, np.searchsorted(edges, column, side="left"), hot)
-        found.append(entropy(table.sum(0)) + entropy(table.sum(1)) - entropy(table.ravel()))
-    return np.array(found)
+    values = np.asarray(units, dtype=np.float64)
+    edges = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], axis=0)  # (bins - 1, U)
+    return np.stack([np.searchsorted(np.unique(e), column, side="left") for e, column in zip(edges.T, values.T, strict=True)], 1)
+
+
+def mutual_information(units: ArrayLike, labels: ArrayLike, bins: int = 20) -> Array:
+    """Of each unit (N, U), binned, and a label (N,): (U,) in nats."""
+    return _information(binned(units, bins), np.asarray(labels))
+
+
+def _information(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> Array:
+    n, classes = len(labels), labels.max() + 1
+    tables = np.stack([np.bincount(column * classes + labels, minlength=(codes.max() + 1) * classes) for column in codes.T]) / n
+    tables = tables.reshape(codes.shape[1], -1, classes)  # (U, bins, classes)
+    return entropy(tables.sum(1)) + entropy(tables.sum(2)) - entropy(tables.reshape(len(tables), -1))
 
 
 def mig(units: ArrayLike, factors: Mapping[str, ArrayLike], bins: int = 20) -> Estimate:
@@ -53,11 +59,10 @@ def mig(units: ArrayLike, factors: Mapping[str, ArrayLike], bins: int = 20) -> E
 
     The interval is over factors.
     """
-    gaps = []
-    for labels in factors.values():
-        second, best = np.sort(mutual_information(units, labels, bins))[-2:]
-        counts = np.bincount(np.asarray(labels))
-        gaps.append((best - second) / entropy(counts / counts.sum()))
+    codes, gaps = binned(units, bins), []
+    for labels in map(np.asarray, factors.values()):
+        second, best = np.sort(_information(codes, labels))[-2:]
+        gaps.append((best - second) / entropy(np.bincount(labels) / len(labels)))
     return mean(gaps)
 
 

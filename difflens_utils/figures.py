@@ -115,6 +115,7 @@ def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap:
     sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, cbar_kws={"label": label},
                 annot_kws={"size": 8}, linewidths=0.5)
     axis.set(xlabel="", ylabel="")
+    axis.grid(visible=False)  # it would cross empty cells
     axis.tick_params(axis="x", rotation=35)
     axis.tick_params(axis="y", rotation=0)
     for tick in axis.get_xticklabels():

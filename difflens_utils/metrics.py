@@ -110,6 +110,16 @@ def shares(probabilities: ArrayLike) -> Array:
     return _one_hot(_array("probabilities", probabilities, 2)).mean(0)
 
 
+def transitions(before: ArrayLike, after: ArrayLike) -> Array:
+    """Of the images of each class before, the share that is each after: (B, classes) twice to (classes, classes), rows sum to 1.
+
+    A class that no image had stays itself.
+    """
+    a, b = (_one_hot(p) for p in _paired(before, after))
+    counts = a.T @ b
+    return np.where(counts.sum(1, keepdims=True) > 0, counts, np.eye(len(counts))) / counts.sum(1, keepdims=True).clip(1)
+
+
 def joint(*probabilities: ArrayLike) -> Array:
     """The classes of several attributes as one: (B, a), (B, b), ... to (B, a b ...), the last attribute fastest."""
     first, *others = _paired(*probabilities)
@@ -239,7 +249,8 @@ def total_variation(*changes: Array) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # Methods side by side
 
-def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Callable[..., Array], *arrays: ArrayLike) -> Estimate:
+def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Callable[..., Array], *arrays: ArrayLike,
+                  n_boot: int = 1000) -> Estimate:
     """A figure where only so large a share of the images is edited (the dose) that FD (soft, to uniform) has come down to `level`.
 
     `before` and `after` (B, classes) are paired. Mean class probabilities are linear in the dose, so it has a closed form; `readout` gets
@@ -252,7 +263,7 @@ def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Ca
         return readout(np.where(np.isnan(dose := _dose(start - uniform, end - start, level)), 1.0, dose), *means)
 
     reached = _dose(p.mean(0) - uniform, _array("after", after, 2).mean(0) - p.mean(0), level)
-    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, p, after, *arrays)
+    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, p, after, *arrays, n_boot=n_boot)
 
 
 def _dose(offset: Array, change: Array, level: float) -> Array:

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     why: str
     notebook: str
     section: str
+    close: bool = False  # whether it rests on a statement whose figure is within noise of its target
 
 
 CLAIMS = (
@@ -96,8 +97,9 @@ def judge(claim: Claim, results: Mapping[str, Result]) -> Row:
     verdicts = [v["verdict"] for v, _ in checked]
     verdict = HOLDS if set(verdicts) == {HOLDS} else FAILS if set(verdicts) == {FAILS} else PARTLY
     short = [f"{v['claim']} ({estimate(record)}; asked: {v['target']}): {v['verdict']}" for v, record in checked if v["verdict"] != HOLDS]
+    close = any(v.get("close") for v, _ in checked)
     why = "; ".join(short) if short else f"every checked statement holds ({len(checked)})"
-    return Row(*rest, "; ".join(estimate(record) for _, record in checked), verdict, why, claim.notebook, claim.section)
+    return Row(*rest, "; ".join(estimate(record) for _, record in checked), verdict, why, claim.notebook, claim.section, close)
 
 
 def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -131,3 +131,21 @@ def test_subject_errors_are_one_line(tmp_path):
         with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
             subjects.load("portraits", folder=folder)
         assert "\n" not in str(error.value)
+
+
+def test_a_close_verdict_is_shown_but_no_reference():
+    results = artifacts.Results("00_x", subject="portraits", profile="mine", seed=0)
+    results.add("fd", 0.051)
+    assert results.judge("it is small", "fd", "at most 0.05", False, True, close=True) == "partly"
+    results.judge("it is not large", "fd", "at most 0.5", True)
+    assert results.checked() == "it is small -> too close to check\nit is not large -> holds"
+
+
+def test_result_files_are_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="portraits has no results of profile book: run the other notebooks first"):
+        artifacts.load_results("portraits", "book")
+    results = artifacts.Results("03_x", subject="a/b", profile="book", seed=0)
+    results.add("fd", Estimate(0.5, 0.4, 0.6, 10))
+    results.save()
+    assert artifacts.load_results("a/b", "book")["03_x"]["records"][0]["low"] == 0.4

@@ -17,6 +17,7 @@ from difflens_utils.sampling import Step
 
 STEPS = 3
 RECIPE = {"k": 6}
+BASE = (0.7, 0.3)  # unedited class shares
 
 
 class Clip:
@@ -39,24 +40,24 @@ def pushing(**options: object) -> methods.Method:
 
 def arms(*rows: tuple[int, float, list[float], float, float]) -> list[Arm]:
     sure = lambda v: Estimate(v, v, v, 100)  # noqa: E731
-    return [Arm(c, b, s, sure(similar), sure(agree)) for c, b, s, similar, agree in rows]
+    return [Arm(c, b, np.eye(len(s)).tolist() if c == UNEDITED else [s] * len(s), sure(similar), sure(agree)) for c, b, s, similar, agree in rows]
 
 
 def test_a_plan_avoids_washed_out_images() -> None:
     """The strong edit would do it alone, but the evaluators no longer agree on its images."""
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99), (1, 1.0, [0.4, 0.6], 0.9, 0.97), (1, 4.0, [0.0, 1.0], 0.99, 0.55))
-    assert debiasing.plan(rows, (0.5, 0.5)).weights == pytest.approx([1 / 3, 2 / 3, 0.0])
-    assert debiasing.plan(rows, (0.5, 0.5), least_agreement=0.5).weights[2] > 0
+    assert debiasing.plan(rows, BASE, (0.5, 0.5)).weights == pytest.approx([1 / 3, 2 / 3, 0.0])
+    assert debiasing.plan(rows, BASE, (0.5, 0.5), least_agreement=0.5).weights[2] > 0
 
 
 def test_edits_that_take_the_distribution_are_not_mixed() -> None:
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99), (WHOLE, 10.0, [0.56, 0.44], 0.9, 0.99), (WHOLE, 30.0, [0.4, 0.6], 0.8, 0.99))
-    assert debiasing.plan(rows, (0.5, 0.5)).weights.tolist() == [0.0, 1.0, 0.0]
+    assert debiasing.plan(rows, BASE, (0.5, 0.5)).weights.tolist() == [0.0, 1.0, 0.0]
 
 
 def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    planned = debiasing.plan(rows, (0.5, 0.5))
+    planned = debiasing.plan(rows, BASE, (0.5, 0.5))
     edit = debiasing.edit_of(pushing(), rows, planned, 4000, 3)
     assert len(edit.rows) / 4000 == pytest.approx(planned.weights[1], abs=0.03)
     moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, slice(0, 4000)))
@@ -65,7 +66,7 @@ def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
 
 def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
     rows = arms((UNEDITED, 0.0, [0.5, 0.5], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    got = debiasing.debias(subject, pushing(), rows, (0.5, 0.5), n=4, seed=1, steps=STEPS)
+    got = debiasing.debias(subject, pushing(), rows, (0.5, 0.5), (0.5, 0.5), n=4, seed=1, steps=STEPS)
     assert torch.equal(got.outcome.images, stages.generate(subject, None, 4, 1, STEPS))
 
 
@@ -74,7 +75,10 @@ def test_responses_start_with_no_edit(subject) -> None:
     assert [(a.target, a.strength) for a in got] == [(UNEDITED, 0.0), (0, 0.01), (0, 5.0), (1, 0.01), (1, 5.0)]
     assert got[0].similar.value == pytest.approx(1.0) and got[1].similar.value > got[2].similar.value
     plain = stages.judge(subject, stages.generate(subject, None, 4, 1, STEPS))
-    assert got[0].shares == pytest.approx(metrics.shares(plain.scored["gender"]).tolist())
+    edited = stages.judge(subject, stages.generate(subject, edits.push(torch.ones(STEPS, 24, 4, 4), 5.0), 4, 1, STEPS))
+    own = metrics.shares(plain.scored["gender"])
+    assert got[0].shares(own) == pytest.approx(own) and got[0].shares((0.1, 0.9)) == pytest.approx((0.1, 0.9))
+    assert got[4].shares(own) == pytest.approx(metrics.shares(edited.scored["gender"]))
 
 
 def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) -> None:
@@ -116,3 +120,10 @@ def test_scores_of_an_unedited_set(subject) -> None:
 def test_what_depends_on_an_attribute_is_related(subject) -> None:
     assert debiasing.unrelated(subject, "gender") == [f for f in subject.factors if f not in ("gender", *subject.world.planted_causes("gender"))]
     assert "glasses" in debiasing.unrelated(subject, "tone") and "gender" in debiasing.unrelated(subject, "tone")
+
+
+def test_base_shares_are_those_of_the_scorer(subject) -> None:
+    images = stages.generate(subject, None, 6, 2, STEPS)
+    got = debiasing.base_shares(subject, images)
+    assert set(got) == set(subject.attributes)
+    assert got["age"] == pytest.approx(metrics.shares(stages.judge(subject, images).scored["age"]))

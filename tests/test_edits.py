@@ -132,9 +132,18 @@ def test_guidance_brings_the_mean_answer_to_the_target(heads, h):
 
 def test_draw_classes_follows_the_target():
     drawn = edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0)
-    shares = drawn.bincount().double() / 20_000
-    assert (shares - torch.tensor([0.2, 0.5, 0.3])).abs().max() < 4 * (0.25 / 20_000) ** 0.5
+    assert (drawn.bincount() - torch.tensor([4000, 10_000, 6000])).abs().max() <= 1
     assert torch.equal(drawn, edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0))
+    assert not torch.equal(drawn, edits.draw_classes(20_000, (0.2, 0.5, 0.3), 1))
+    runs = (drawn[1:] == drawn[:-1]).double().mean().item()  # neighbours are alike as often as if drawn independently
+    assert runs == pytest.approx(0.2**2 + 0.5**2 + 0.3**2, abs=0.02)
+    assert edits.draw_classes(50, (1.0, 0.0), 0).tolist() == [0] * 50
+
+
+def test_draw_classes_for_whole_batches():
+    drawn = edits.draw_classes(70, (0.4, 0.6), 0, group=16)
+    assert drawn.shape == (70,) and all(len(set(batch.tolist())) == 1 for batch in drawn.split(16))
+    assert drawn[::16].bincount().tolist() in ([2, 3], [3, 2])
 
 
 def test_random_features_match_density_and_differ():

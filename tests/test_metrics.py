@@ -206,3 +206,10 @@ def test_joint_classes() -> None:
     assert got.shape == (5, 6) and got[3, 4] == pytest.approx(a[3, 1] * b[3, 1])
     np.testing.assert_allclose(got.sum(1), 1)
     np.testing.assert_allclose(metrics.shares(metrics.joint(np.eye(2)[[0, 1, 1]], np.eye(3)[[2, 0, 0]])), [0, 0, 1 / 3, 2 / 3, 0, 0])
+
+
+def test_transitions_of_classes() -> None:
+    before, after = np.eye(3)[[0, 0, 0, 0, 2]], np.eye(3)[[0, 1, 1, 2, 2]]
+    got = metrics.transitions(before, after)
+    np.testing.assert_allclose(got, [[0.25, 0.5, 0.25], [0, 1, 0], [0, 0, 1]])  # nothing was of class 1
+    np.testing.assert_allclose(metrics.shares(before) @ got, metrics.shares(after))

@@ -34,6 +34,13 @@ def test_a_line_says_what_was_measured_and_what_fails() -> None:
     assert row.why == "it works for 1 (0.1 [0.09, 0.11]; asked: below 1): does not hold"
 
 
+def test_a_claim_is_close_if_one_of_its_statements_is() -> None:
+    found = results("holds", "partly")
+    assert not scorecard.judge(CLAIM, found).close
+    found["nb"]["verdicts"][1]["close"] = True
+    assert scorecard.judge(CLAIM, found).close
+
+
 def test_every_claim_of_the_paper_is_there_once() -> None:
     assert [c.id for c in scorecard.CLAIMS] == [f"C{i}" for i in range(1, 13)]
 
