@@ -27,6 +27,7 @@ def style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc={
         "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
         "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.titleweight": "bold", "grid.alpha": 0.5})
+    pd.set_option("display.max_colwidth", None)  # a cut interval is none
 
 
 def pixels(images: Tensor, scale: int = 1) -> np.ndarray:

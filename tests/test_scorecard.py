@@ -30,7 +30,7 @@ def test_a_claim_holds_if_all_of_its_statements_do(verdicts: tuple[str, ...], wa
 
 def test_a_line_says_what_was_measured_and_what_fails() -> None:
     row = scorecard.judge(CLAIM, results("holds", "does not hold"))
-    assert row.ours == "0 [-0.01, 0.01]; 0.1 [0.09, 0.11]"
+    assert row.ours == "r0 0 [-0.01, 0.01]; r1 0.1 [0.09, 0.11]"
     assert row.why == "it works for 1 (0.1 [0.09, 0.11]; asked: below 1): does not hold"
 
 

@@ -133,11 +133,16 @@ def test_verdicts_are_rows_with_intervals() -> None:
     assert len({len(line) for line in verdicts.text(RESULTS).splitlines()[:2]}) == 1
 
 
+def test_a_close_verdict_is_marked() -> None:
+    assert verdicts.with_close({"verdict": "partly"}) == "partly"
+    assert verdicts.with_close({"verdict": "partly", "close": True}) == "partly (close)"
+
+
 def test_the_scorecard_is_a_table_of_whoever_judged() -> None:
     row = {"id": "C1", "claim": "a | b", "paper": "0.2", "ours": "0.3", "verdict": "partly", "why": "so", "notebook": "06_x", "section": "S"}
     table = verdicts.scorecard([*RESULTS, {"notebook": "09_scorecard", "scorecard": [row]}], lambda name: f"[{name}](x)").splitlines()
     assert len(table) == 3
-    assert table[2] == r"| C1 | a \| b | 0.2 | 0.3 | **partly** | so | [06_x](x), *S* |"
+    assert table[2] == r"| C1 | a \| b | 0.2 | 0.3 | **partly** | [06_x](x), *S* |"
     assert verdicts.scorecard(RESULTS) == ""
 
 

@@ -11,7 +11,7 @@ from difflens_utils.scorecard import estimate, number
 from workflow.execute import result_path, slug
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
-SCORES = ("", "claim", "the paper", "here", "verdict", "why", "where")
+SCORES = ("", "claim", "the paper", "here", "verdict", "where")
 
 
 def load(folder: Path) -> list[dict]:
@@ -25,6 +25,11 @@ def measured(verdict: dict, records: dict[str, dict]) -> str:
     return number(verdict["measured"]) if "measured" in verdict else estimate(record)
 
 
+def with_close(judged: dict) -> str:
+    """A verdict, marked where its figure lies within noise of its target."""
+    return judged["verdict"] + (" (close)" if judged.get("close") else "")
+
+
 def rows(results: list[dict]) -> list[tuple[str, ...]]:
     """One row per verdict, in the order of HEADER."""
     found = []
@@ -32,7 +37,7 @@ def rows(results: list[dict]) -> list[tuple[str, ...]]:
         records = {record["name"]: record for record in result.get("records", [])}
         for verdict in result.get("verdicts", []):
             found.append((result["notebook"], verdict["claim"], measured(verdict, records),
-                          number(verdict["target"]), verdict["verdict"]))
+                          number(verdict["target"]), with_close(verdict)))
     return found
 
 
@@ -42,9 +47,9 @@ def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
 
 
 def scorecard(results: list[dict], link: Callable[[str], str] = str) -> str:
-    """The paper's claims as a Markdown table, from the notebook that judged them; empty if none did."""
+    """The paper's claims as a Markdown table, from the notebook that judged them (and says why); empty if none did."""
     scored = [row for result in results for row in result.get("scorecard", [])]
-    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"], f"**{r['verdict']}**", r["why"], f"{link(r['notebook'])}, *{r['section']}*")
+    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"], f"**{with_close(r)}**", f"{link(r['notebook'])}, *{r['section']}*")
                               for r in scored]) if scored else ""
 
 
