@@ -49,7 +49,7 @@ def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
 def scorecard(results: list[dict], link: Callable[[str], str] = str) -> str:
     """The paper's claims as a Markdown table, from the notebook that judged them (and says why); empty if none did."""
     scored = [row for result in results for row in result.get("scorecard", [])]
-    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"], f"**{with_close(r)}**", f"{link(r['notebook'])}, *{r['section']}*")
+    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"].replace("_", " "), f"**{with_close(r)}**", f"{link(r['notebook'])}, *{r['section']}*")
                               for r in scored]) if scored else ""
 
 
