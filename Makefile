@@ -23,7 +23,7 @@ help:
 	@echo "make book       execute the notebooks where needed and build the book into _build/html"
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
-	@echo "make models     train the evaluators and the subject again, from nothing (hours on two cores; resumes)"
+	@echo "make models     train the evaluators and the subjects again, from nothing (hours on two cores; resumes)"
 	@echo "make methods    learn latent editing and search every method's strengths again (half an hour; ships under models/)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
@@ -57,11 +57,16 @@ reference: book
 	@$(BIN)/python -m workflow.reference --subject $(SUBJECT)
 
 models: $(ENV)
-	@echo "Training the evaluators and the subject; an interrupted training resumes"
+	@echo "Training the evaluators and the subjects; an interrupted training resumes"
 	@$(BIN)/python models/evaluators/train.py labeller
 	@$(BIN)/python models/evaluators/train.py scorer
 	@$(BIN)/python models/clip/train.py
 	@$(BIN)/python models/portraits/train.py
+	@$(BIN)/python models/evaluators/train.py labeller --world occupations
+	@$(BIN)/python models/evaluators/train.py scorer --world occupations --images 160000
+	@$(BIN)/python models/clip/train.py --world occupations --images 160000
+	@$(BIN)/python models/portraits-t2i/train.py vae
+	@$(BIN)/python models/portraits-t2i/train.py unet
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)

@@ -2,9 +2,9 @@
 
 Data flows one way, and a module imports only from its left:
 
-    portraits -> evaluators -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
-    -> attribution, mediation, disentanglement, latent_editing -> edits, planning -> stages, figures -> methods -> debiasing
-    -> scorecard
+    worlds -> portraits -> occupations -> evaluators -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
+    -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
+    -> debiasing -> scorecard
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from . import artifacts, hooks, ksae, sampling
 from .sampling import Step
-from .subjects import Subject
+from .subjects import Prompt, Subject
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,20 @@ class BatchStream:
         return self.recording.h.shape[2] if self.recording.h.ndim == 5 else self.recording.h.shape[-1]
 
 
-def record(subject: Subject, n: int, seed: int, steps: int, eta: float = 0.0, batch: int = 64) -> Recording:
-    """Generate `n` images and keep h at every step; from the store if it is there."""
+def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Prompt] | None = None, eta: float = 0.0,
+           batch: int = 64) -> Recording:
+    """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there."""
     artifacts.check_sizes(n_images=n, steps=steps)
+    texts = subject.texts() if prompts is None else [p.text for p in prompts]
     parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,
-                  "eta": eta, "code": artifacts.code_version(sampling, hooks)}
-    folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, eta, batch, f))
+                  "eta": eta, **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks)}
+    folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, texts, eta, batch, f))
     trajectory = sampling.schedule(subject.scheduler, steps, eta)
     return Recording(folder.name, np.load(folder / "h.npy", mmap_mode="r"),
                      torch.from_numpy(np.load(folder / "images.npy")).float(), trajectory.timesteps)
 
 
-def _write(subject: Subject, n: int, seed: int, steps: int, eta: float, batch: int, folder: Path) -> None:
+def _write(subject: Subject, n: int, seed: int, steps: int, texts: list[str], eta: float, batch: int, folder: Path) -> None:
     disk: dict[str, np.ndarray] = {}
 
     def watch(h: Tensor, _x: Tensor, step: Step) -> None:
@@ -82,6 +85,6 @@ def _write(subject: Subject, n: int, seed: int, steps: int, eta: float, batch: i
             disk["h"] = np.lib.format.open_memmap(folder / "h.npy", "w+", np.float16, shape)
         disk["h"][step.rows, step.index] = h.to("cpu", torch.float16).numpy()
 
-    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, watch=watch, batch=batch, progress="recording h")
+    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts, watch=watch, batch=batch, progress="recording h")
     disk["h"].flush()
     np.save(folder / "images.npy", images.half().numpy())

@@ -99,7 +99,7 @@ def slope_of_head(heads: Heads, ksae: KSAE) -> Tensor:
     return torch.stack([map_to_vectors(w) @ ksae.directions.T for w in weight], 1)
 
 
-Measure = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> (B, classes) log-probabilities
+Measure = Callable[[Tensor], Tensor]  # predicted clean x_0 (B, C, H, W) -> (B, classes) log-probabilities
 
 
 def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: int, seed: int, steps: int, *,
@@ -113,11 +113,11 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
     artifacts.check_sizes(n_support=n, points=points)
     names = {a: subject.classes(a) for a in attributes}
     parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "names": names,
-                  "n": n, "seed": seed, "steps": steps, "points": points,
+                  "n": n, "seed": seed, "steps": steps, "points": points, **subject.asked(),
                   "code": artifacts.code_version(sys.modules[__name__], sampling)}
 
-    def measure(images: Tensor) -> Tensor:
-        logits = subject.labeller.logits(images)
+    def measure(clean: Tensor) -> Tensor:
+        logits = subject.labeller.logits(subject.decode(clean))
         return torch.cat([logits[a].log_softmax(-1) for a in attributes], 1)
 
     def make() -> dict[str, Tensor]:
@@ -132,22 +132,19 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
 def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: int, steps: int, points: int,
                   batch: int) -> dict[str, Tensor]:
     s = sampling.schedule(subject.scheduler, steps)
-    seeds = sampling.image_seeds(n, seed)
     nodes = [(torch.ones(()), torch.ones(()))] if points == 1 else list(zip(*quadrature(points), strict=True))
     slopes: list = [0.0] * steps
     by_step: list = [0.0] * steps
     by_position, asked, from_mean = 0.0, 0.0, 0.0
     bar = tqdm(total=n * steps, desc="attribution through the image", unit="step", mininterval=1, leave=False)
-    for start in range(0, n, batch):
-        x = sampling._Noise(seeds[start:start + batch], subject.shape, subject.device).draw()
-        for index, timestep in enumerate(s.timesteps):
-            total, slope, clean, change, centred = _step_scores(subject, ksae, measure, x, s, index, nodes)
+    for rows in torch.arange(n).split(batch):
+        for index, x, _clean, texts in sampling.unedited(subject, rows, seed, s):
+            total, slope, change, centred = _step_scores(subject, ksae, measure, x, texts, s, index, nodes)
             slopes[index] = slopes[index] + slope / n
             by_step[index] = by_step[index] + total.sum(1) / n
             by_position = by_position + total / n
             asked = asked + change / n
             from_mean = from_mean + centred / n
-            x = sampling.ddim_step(x, clean, clean, s, index)
             bar.update(len(x))
     bar.close()
     reached = by_position.sum((1, 2))
@@ -155,40 +152,40 @@ def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: 
             "gap": ((reached - asked) / asked).abs(), "from_mean": from_mean}
 
 
-def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, s: sampling.Schedule, index: int,
-                 nodes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the unedited clean image, the change
-    of the measure between all latents at zero and as they are (classes,), and the attributions from the batch's mean (classes, D)."""
+def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, texts: list[str], s: sampling.Schedule, index: int,
+                 nodes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the change of the measure between all
+    latents at zero and as they are (classes,), and the attributions from the batch's mean (classes, D)."""
     timestep = s.timesteps[index]
 
-    def run(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def run(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         leaf: list[Tensor] = []
 
         def replace(h: Tensor, _call: int) -> Tensor:
             leaf.append(change(h).detach().requires_grad_(True))
-            return leaf[0]
+            return leaf[-1]
 
-        with torch.enable_grad(), hooks.edit(subject.network, subject.module, replace):
-            clean = sampling.predicted_clean(x, subject.epsilon(x, timestep), s, index)
-            return leaf[0], clean, measure(clean)
+        with torch.enable_grad(), hooks.edit(subject.network, subject.module, replace, subject.parts(len(x))):
+            clean = sampling.predicted_clean(x, subject.epsilon(x, timestep, texts), s, index)
+            return leaf[-1], measure(clean)
 
-    h, clean, outcome = run(lambda h: h)
+    h, outcome = run(lambda h: h)
     vectors = map_to_vectors(h.detach().float())
     latents = ksae.latents(vectors)  # (B, P, D)
     written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents contribute to h
     total, slope, centred = 0.0, 0.0, 0.0
     for alpha, weight in nodes:
         a = alpha.item()
-        leaf, _, p = (h, clean, outcome) if a == 1 else run(lambda h, a=a: h - ((1 - a) * written).to(h.dtype))
+        leaf, p = (h, outcome) if a == 1 else run(lambda h, a=a: h - ((1 - a) * written).to(h.dtype))
         grads = [torch.autograd.grad(p[:, c].sum(), leaf, retain_graph=c + 1 < p.shape[1])[0] for c in range(p.shape[1])]
         slopes = [map_to_vectors(g.float()) @ ksae.directions.T for g in grads]  # (B, P, D) each
         total = total + weight.item() * torch.stack([(latents * g).sum(0).cpu() for g in slopes])
         slope = slope + weight.item() * torch.stack([g.sum(0).cpu() for g in slopes])
         centred = centred + weight.item() * torch.stack([((latents - latents.mean(0)) * g).sum((0, 1)).cpu() for g in slopes])
     with torch.no_grad():
-        bare = run(lambda h: h - written.to(h.dtype))[2] if len(nodes) > 1 else None
+        bare = run(lambda h: h - written.to(h.dtype))[1] if len(nodes) > 1 else None
     change = (outcome - bare).sum(0).detach().cpu() if bare is not None else total.sum((1, 2))
-    return total, slope, clean.detach(), change, centred
+    return total, slope, change, centred
 
 
 def towards(slope: Tensor, contrast: Tensor) -> Tensor:
@@ -218,16 +215,16 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
     """
     parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "attribute": attribute,
                   "target": target, "features": features.tolist(), "unit": [float(unit.double().sum()), float(unit.double().abs().sum())],
-                  "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta,
+                  "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta, **subject.asked(),
                   "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
 
     def make() -> dict[str, Tensor]:
         s = sampling.schedule(subject.scheduler, steps)
         gains = []
-        for index, x, _clean in sampling.unedited(subject, sampling.image_seeds(n, seed), s):
+        for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
             if index in at:
                 with full_precision(subject):
-                    gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, s, index, together))
+                    gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, texts, s, index, together))
             if index == max(at):
                 break
         gain = torch.stack(gains).mean(0)  # (N, n): per image, over the steps
@@ -236,7 +233,7 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
     return Effect(**artifacts.cached_tensors("measured", parameters, make))
 
 
-def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor,
+def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor, texts: list[str],
            s: sampling.Schedule, index: int, together: int) -> Tensor:
     """Change of the class's log-probability at one step, (N, B): each feature moved alone."""
     rows = []
@@ -250,10 +247,10 @@ def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: 
                 moved.append(h.float() + vectors_to_map(change[..., None] * ksae.directions[features[i]], h.shape))
             return torch.cat(moved).to(h.dtype)
 
-        with hooks.fork(subject.network, subject.module, versions) as forked:
-            plain, edited = forked.split(subject.epsilon(x, s.timesteps[index]))
-        read = lambda e, again: subject.labeller.logits(  # noqa: E731
-            sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index))[attribute].log_softmax(-1)[:, target]
+        with hooks.fork(subject.network, subject.module, versions, subject.parts(len(x))) as forked:
+            plain, edited = forked.split(subject.epsilon(x, s.timesteps[index], texts), len(x))
+        read = lambda e, again: subject.labeller.logits(subject.decode(  # noqa: E731
+            sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index)))[attribute].log_softmax(-1)[:, target]
         rows.append((read(edited, len(part)).reshape(len(part), -1) - read(plain, 1)).cpu())
     return torch.cat(rows)
 

@@ -8,7 +8,7 @@ what a plan expects stands beside what it reaches.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
 from .stages import Outcome
-from .subjects import Subject
+from .subjects import Prompt, Subject
 
 UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
 
@@ -36,15 +36,20 @@ class Arm(NamedTuple):
     agreement: Estimate
 
     def shares(self, base: ArrayLike) -> NDArray[np.float64]:
-        """The class shares (classes,) where the unedited ones are `base`: those of a hundred tuning images are too noisy to plan with."""
+        """The class shares (G, classes) where the unedited ones are `base`: those of a hundred tuning images are too noisy to plan with."""
         return np.asarray(base) @ np.asarray(self.transitions)
 
 
 class Debiased(NamedTuple):
-    """A plan, and the images that came of it."""
+    """A plan per prompt (or one for all), and the images that came of them."""
 
-    plan: Plan
+    plans: list[Plan]
     outcome: Outcome
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """The shares that were planned: (G, classes)."""
+        return np.concatenate([p.expected for p in self.plans])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -66,22 +71,24 @@ def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: 
                metrics.clip_i(plain.clip, edited.clip).raw, edited.agreement(attribute))
 
 
-def base_shares(subject: Subject, images: torch.Tensor) -> dict[str, NDArray[np.float64]]:
-    """The class shares of many unedited images (N, 3, H, W), by the scorer: {attribute: (classes,)}."""
-    scored = evaluators.read(subject.scorer, images.to(subject.device))
-    return {a: metrics.shares(scored[a]) for a in subject.attributes}
+def base_shares(subject: Subject, images: torch.Tensor, prompts: int | None = None) -> dict[str, NDArray[np.float64]]:
+    """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer: {attribute: (G, classes)}."""
+    scored, number = evaluators.read(subject.scorer, images.to(subject.device)), prompts or len(subject.texts())
+    prompt = sampling.assigned(len(images), number)
+    return {a: np.stack([metrics.shares(scored[a][prompt == g]) for g in range(number)]) for a in subject.attributes}
 
 
-def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int) -> torch.Tensor:
+def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int,
+             prompts: Sequence[Prompt] | None = None) -> torch.Tensor:
     """Images (n, 3, H, W) under an edit, with the step that the method asks for."""
-    return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, progress=method.name)
+    return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, prompts=prompts, progress=method.name)
 
 
 def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int, recipe: Mapping[str, Any]) -> list[Arm]:
     """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with."""
     artifacts.check_sizes(n_tuned=n, steps=steps)
     parameters = {"weights": subject.weights, "module": subject.module, "method": method.name, "grid": method.grid,
-                  "attribute": attribute, "n": n, "seed": seed, "steps": steps, "recipe": dict(recipe),
+                  "attribute": attribute, "n": n, "seed": seed, "steps": steps, **subject.asked(), "recipe": dict(recipe),
                   "code": artifacts.code_version(sampling, edits, stages)}
 
     def make(folder: Path) -> None:
@@ -111,19 +118,33 @@ def plan(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_ag
     return Plan(weights, found.expected, found.cost)
 
 
-def edit_of(method: Method, arms: Sequence[Arm], planned: Plan, n: int, seed: int, group: int = 1) -> sampling.Edit:
-    """The edit that carries a plan out on n images: each draws its arm, or each batch of `group` does."""
-    drawn = edits.draw_classes(n, planned.weights.tolist(), seed, group)
-    used = [i for i, a in enumerate(arms) if a.target != UNEDITED and planned.weights[i] > 0]
+def plans(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], together: bool = False) -> list[Plan]:
+    """One `plan` per prompt, whose unedited shares are a row of `base` (G, classes); or one for all of them `together`."""
+    rows = np.asarray(base)
+    return [plan(arms, rows, target)] if together else [plan(arms, row[None], target) for row in rows]
+
+
+def edit_of(method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int, seed: int, group: int = 1) -> sampling.Edit:
+    """The edit that carries the plans out on n images, which take the prompts in turn: each draws its arm, or each batch of `group` does."""
+    if method.network:  # one strength for all
+        arm = arms[int(planned[0].weights.argmax())]
+        return method.towards(arm.target, arm.strength)
+    drawn = torch.empty(n, dtype=torch.int64)
+    for number, p in enumerate(planned):
+        rows = sampling.assigned(n, len(planned)) == number
+        drawn[rows] = edits.draw_classes(int(rows.sum()), p.weights.tolist(), seed + number, group)
+    used = [i for i, a in enumerate(arms) if a.target != UNEDITED and any(p.weights[i] > 0 for p in planned)]
     return edits.per_image({i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn)
 
 
 def debias(subject: Subject, method: Method, arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], *, n: int, seed: int,
-           steps: int, group: int = 1) -> Debiased:
-    """`n` images that shall have the classes of `target`, by the plan that the arms suggest where unedited shares are `base`."""
-    planned = plan(arms, base, target)
+           steps: int, group: int = 1, together: bool = False, prompts: Sequence[Prompt] | None = None) -> Debiased:
+    """`n` images that shall have the classes of `target` under every prompt, by the plans that the arms suggest where unedited shares
+    are `base` (G, classes)."""
+    planned = plans(arms, base, target, together or method.network)
     edit = edit_of(method, arms, planned, n, seed + 1, group)
-    return Debiased(planned, stages.judge(subject, generate(subject, method, edit, n, seed, steps)))
+    images = generate(subject, method, edit, n, seed, steps, prompts)
+    return Debiased(planned, stages.judge(subject, images, len(prompts) if prompts else None))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,17 +156,37 @@ def unrelated(subject: Subject, attribute: str) -> list[str]:
     return [f for f in subject.factors if f != attribute and f not in caused]
 
 
+def prompted(subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | None = None) -> dict[str, Estimate]:
+    """CLIP-T of each image and its prompt, as {"clip_t": ...}; nothing for a model without text."""
+    texts = subject.texts() if prompts is None else [p.text for p in prompts]
+    if not any(texts):
+        return {}
+    return {"clip_t": metrics.clip_t(subject.clip.text_features(texts).cpu()[outcome.prompt], outcome.clip).raw}
+
+
+def matched(subject: Subject, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000) -> tuple[Estimate, Estimate]:
+    """CLIP-I and leak of a method that is dosed so that FD comes down to `level`."""
+    steps = metrics.class_changes({f: before.scored[f] for f in unrelated(subject, attribute)}, after.scored).values()
+
+    def at(readout: Callable[..., NDArray[np.float64]], *arrays: ArrayLike) -> Estimate:
+        return metrics.at_matched_fd(before.scored[attribute], after.scored[attribute], level, readout, *arrays, groups=after.prompt, n_boot=n_boot)
+
+    return (at(lambda dose, c: 1 - dose * (1 - c), (before.clip * after.clip).sum(1)),
+            at(lambda dose, *means: dose * metrics.total_variation(*means), *steps))
+
+
 def score(subject: Subject, before: Outcome, after: Outcome, attribute: str, target: Sequence[float],
           references: Mapping[str, ArrayLike], seed: int) -> dict[str, Estimate]:
-    """One cell of Table 1: fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited set, CLIP-I
-    (Eq. 15), and leakage: the mean shift (total variation) of the factors that are `unrelated`, and the largest."""
-    fd = metrics.fairness_discrepancy(after.scored[attribute], target)
+    """One cell of Table 1 or 2: fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited set, CLIP-I
+    (Eq. 15), CLIP-T (Eq. 16) where there are prompts, and leakage: the mean shift (total variation) of the factors that are
+    `unrelated`, and the largest."""
+    fd = after.fairness(attribute, target)
     similar = metrics.clip_i(before.clip, after.clip)
     away = unrelated(subject, attribute)
     changes = list(metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values())
     worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)))
     distances = {f"frechet_{name}": metrics.frechet(after.features, features, seed=seed) for name, features in references.items()}
     return {"fd": fd.soft, "fd_hard": fd.hard, **distances, "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
-            "clip_i": similar.raw, "clip_i_rescaled": similar.rescaled, "agreement": after.agreement(attribute),
+            "clip_i": similar.raw, "clip_i_rescaled": similar.rescaled, **prompted(subject, after), "agreement": after.agreement(attribute),
             "leak": metrics.bootstrap_means(metrics.total_variation, *changes),
             "leak_worst": metrics.bootstrap_means(metrics.total_variation, worst)}

@@ -6,10 +6,11 @@ None, and the sampler then does exactly what it does without an edit: beta = 1 i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import distribution, one_of, positive
 from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
@@ -67,7 +68,7 @@ def push(direction: Tensor, beta: float) -> Edit:
 
 
 def guide(heads: Heads, target: Sequence[float], strength: float, temperature: float = 8.0) -> Edit:
-    """H-Distribution (Parihar et al., 2024): move the whole batch so that the h-classifier's mean answer nears `target`.
+    """H-Distribution (Parihar et al., 2024): move the whole batch so that the h-classifier's mean answer nears `target`, for each prompt.
 
     With p_i = softmax(logits_i / temperature), their mean p over the B images of a batch and the loss
     chi^2 = sum_c (p_c - r_c)^2 / r_c, each image takes a step h_i <- h_i - strength B d chi^2 / d h_i. The head is linear, so the
@@ -82,12 +83,37 @@ def guide(heads: Heads, target: Sequence[float], strength: float, temperature: f
         if strength == 0:
             return None
         p = (heads.logits(h.float().cpu(), step.index) / temperature).softmax(-1)  # (B, classes)
-        pull = 2 * (p.mean(0) - r) / r  # d chi^2 / d mean p
-        slope = p * (pull - (p @ pull)[:, None]) / temperature  # B d chi^2 / d logits
+        mean = torch.empty_like(p)
+        for rows in [slice(None)] if step.prompt is None else [step.prompt == prompt for prompt in step.prompt.unique()]:
+            mean[rows] = p[rows].mean(0)
+        pull = 2 * (mean - r) / r  # (B, classes): d chi^2 / d mean p
+        slope = p * (pull - (p * pull).sum(1, keepdim=True)) / temperature  # B d chi^2 / d logits
         change = slope @ heads.weight[step.index].flatten(1)
         return (h.float() - strength * change.reshape(h.shape).to(h.device)).to(h.dtype)
 
     return _keyed(edit, "guide", weight=heads.weight, bias=heads.bias, target=list(target), strength=strength, temperature=temperature)
+
+
+def adapt(change: Mapping[str, Tensor], strength: float) -> Edit:
+    """Finetuning as an edit: h stays, and `strength` times a change {weight: change} is added to the network's weights meanwhile.
+
+    strength = 0 is the identity. Only for a whole batch, with the symmetric step.
+    """
+    @contextmanager
+    def around(network: nn.Module) -> Iterator[None]:
+        own = dict(network.named_parameters())
+        kept = {name: own[name].data for name in change}
+        for name, delta in change.items():
+            own[name].data = kept[name] + (strength * delta).to(kept[name])
+        try:
+            yield
+        finally:
+            for name, weight in kept.items():
+                own[name].data = weight
+
+    edit = _keyed(lambda _h, _step: None, "adapt", change=dict(change), strength=strength)
+    edit.around = around
+    return edit
 
 
 def reconstruct(ksae: KSAE) -> Edit:
@@ -126,7 +152,7 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
         out = None
         for c, method in edits.items():
             rows = (mine == c).nonzero().flatten()
-            new = method(h[rows], step) if len(rows) else None
+            new = method(h[rows], step.at(rows)) if len(rows) else None
             if new is not None:
                 out = h.clone() if out is None else out
                 out[rows] = new

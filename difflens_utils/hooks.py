@@ -7,7 +7,7 @@ path that the network took.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,15 +46,35 @@ def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
     return (new, *output[1:]) if isinstance(output, tuple) else new
 
 
+WHOLE = (slice(None),)  # parts: all of the batch that the network sees
+
+
+def _changed(output: Tensor, function: HookEdit, call: int, parts: Sequence[slice]) -> Tensor | None:
+    """The output with each part of its batch passed through `function`; None where that changes nothing."""
+    if parts == WHOLE:
+        return function(output, call)
+    whole = None
+    for part in parts:
+        new = function(output[part], call)
+        if new is not None:
+            whole = output.clone() if whole is None else whole
+            whole[part] = new
+    return whole
+
+
 @contextmanager
-def edit(model: nn.Module, name: str, function: HookEdit) -> Iterator[None]:
-    """Pass the module's output through `function(output, call)` while the context is open."""
+def edit(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[None]:
+    """Pass the module's output through `function(output, call)` while the context is open.
+
+    `parts` of the batch are passed one by one, and the rest is left alone: with classifier-free guidance the network sees
+    every image twice.
+    """
     calls = 0
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         nonlocal calls
         calls += 1
-        return _replaced(output, function(_tensor(output), calls - 1), name)
+        return _replaced(output, _changed(_tensor(output), function, calls - 1, parts), name)
 
     handle = find(model, name).register_forward_hook(hook)
     try:
@@ -91,12 +111,12 @@ class Fork:
     """State of an open fork: `plain` is the batch size before the module if this pass was forked, else None."""
 
     plain: int | None = None
-    copies: int = 0
+    rows: Tensor | None = None  # which rows of the plain batch the edited ones are versions of
     calls: int = 0
 
-    def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's output without (B, ...) and with the edits (copies B, ...); the same tensor twice if none was made."""
-        return (output, output) if self.plain is None else (output[: self.plain], output[self.plain :])
+    def split(self, output: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """Epsilon of some images without (B, ...) and with the edits (copies B, ...); the same tensor twice if none was made."""
+        return (output, output) if self.plain is None else (output[:images], output[images:])
 
 
 def forkable(model: nn.Module, name: str) -> bool:
@@ -105,12 +125,12 @@ def forkable(model: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def fork(model: nn.Module, name: str, function: HookEdit) -> Iterator[Fork]:
+def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[Fork]:
     """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
 
-    `function` returns one edited version of h (B, ...) or several, (copies B, ...). Behind the module the batch is [plain;
-    edited]. Skip connections and embeddings were computed once for B; each later block finds them repeated. Where the
-    edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
+    `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the `parts` of the batch. Behind the module
+    the batch is [plain; edited parts]. Skip connections and embeddings were computed once; each later block finds those of
+    the edited rows repeated. Where the edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
     """
     if not forkable(model, name):
         raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net can")
@@ -118,7 +138,7 @@ def fork(model: nn.Module, name: str, function: HookEdit) -> Iterator[Fork]:
 
     def repeat(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dim() and value.shape[0] == state.plain:
-            return torch.cat([value] * (1 + state.copies))
+            return torch.cat([value, value[state.rows]])
         if isinstance(value, tuple):
             return tuple(repeat(v) for v in value)
         return value
@@ -128,12 +148,15 @@ def fork(model: nn.Module, name: str, function: HookEdit) -> Iterator[Fork]:
 
     def split(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         state.calls += 1
-        new = function(_tensor(output), state.calls - 1)
-        if new is None:
+        new = [function(output[part], state.calls - 1) for part in parts]
+        if any(n is None for n in new):
             return None
-        state.plain, state.copies = len(output), len(new) // len(output)
-        _replaced(torch.cat([output] * state.copies), new, name)  # for its check of shape and dtype
-        return torch.cat([output, new])
+        rows = [torch.arange(len(output), device=output.device)[part] for part in parts]
+        state.plain = len(output)
+        state.rows = torch.cat([r.repeat(len(n) // len(r)) for r, n in zip(rows, new, strict=True)])
+        edited = torch.cat(new)
+        _replaced(output[state.rows], edited, name)  # for its check of shape and dtype
+        return torch.cat([output, edited])
 
     def widen(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if state.plain is None:

@@ -39,7 +39,7 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
     """
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
     parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
-                  "seed": seed, "steps": steps, "batch": batch, "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+                  "seed": seed, "steps": steps, "batch": batch, **subject.asked(), "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
     make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress).half()}  # noqa: E731
     shipped = subject.folder / "latent_editing" / attribute
     return artifacts.cached_tensors("latent_editing", parameters, make, shipped)["delta"].float()
@@ -49,18 +49,16 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
     directions = text_directions(subject, attribute).detach()
     s = sampling.schedule(subject.scheduler, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
-    seeds = sampling.image_seeds(n, seed)
-    for start in tqdm([i for _ in range(rounds) for i in range(0, n, batch)], desc=f"latent editing: {attribute}", disable=not progress):
-        for index, x, clean in sampling.unedited(subject, seeds[start:start + batch], s):
+    batches = torch.arange(n).split(batch)
+    for rows in tqdm([part for _ in range(rounds) for part in batches], desc=f"latent editing: {attribute}", disable=not progress):
+        for index, x, clean, texts in sampling.unedited(subject, rows, seed, s):
             if len(states) == index:
-                with torch.no_grad(), hooks.record(subject.network, subject.module, stop=True) as seen:
-                    subject.epsilon(x, s.timesteps[index])
-                states.append(_start(seen[0], len(directions), seed + index))
+                states.append(_start(sampling.activation(subject, x, s.timesteps[index], texts), len(directions), seed + index))
             delta, optimizer = states[index]
             before = subject.clip.image_features(subject.decode(clean))
             optimizer.zero_grad()
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
-                _loss(subject, x, clean, before, delta[c], directions[c], s, index).backward()
+                _loss(subject, x, texts, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
     return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
 
@@ -73,10 +71,10 @@ def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam
     return delta, torch.optim.Adam([delta], lr=RATE * spread)
 
 
-def _loss(subject: Subject, x: Tensor, clean: Tensor, before: Tensor, delta: Tensor, direction: Tensor, s: sampling.Schedule,
+def _loss(subject: Subject, x: Tensor, texts: list[str], clean: Tensor, before: Tensor, delta: Tensor, direction: Tensor, s: sampling.Schedule,
           index: int) -> Tensor:
     """The loss of one class at one timestep, averaged over the batch: (). `before` are CLIP's features of `clean`."""
-    with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype)):
-        edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index]), s, index)
+    with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype), subject.parts(len(x))):
+        edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index], texts), s, index)
     moved = subject.clip.image_features(subject.decode(edited)) - before
     return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (edited - clean).abs().mean()

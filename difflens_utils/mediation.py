@@ -56,24 +56,25 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
         raise ValueError(f"subject {subject.name} has no world to draw paired images from; mediation needs one")
     classes = subject.classes(attribute)
     parameters = {"subject": subject.fingerprint, "module": subject.module, "attribute": attribute, "source": source,
-                  "target": target, "timesteps": timesteps, "n": n, "seed": seed,
+                  "target": target, "timesteps": timesteps, "n": n, "seed": seed, **subject.asked(),
                   "code": artifacts.code_version(sys.modules[__name__], hooks)}
 
     def make() -> dict[str, Tensor]:
         world = subject.world
         before, after = (world.sample(n, seed, do={attribute: classes[c]}) for c in (source, target))
-        other = replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.FACTORS[CONTROL].classes)})
-        a, b, control = (world.render(p, subject.shape[-1]) for p in (before, after, other))
-        noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(seed))
+        other = replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)})
+        noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
         with full_precision(subject):
-            rows = [_moves(subject, *(v.to(subject.device) for v in (a, b, control, noise)), t) for t in timesteps]
+            a, b, control = (subject.encode(world.render(p, subject.size).to(subject.device)) for p in (before, after, other))
+            rows = [_moves(subject, a, b, control, noise, subject.describe(before), t) for t in timesteps]
         return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
 
     return Mediation(**artifacts.cached_tensors("mediation", parameters, make))
 
 
-def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How far P_t moves along b - a, (n,) each: everything exchanged, h exchanged, h of the control."""
+def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tensor, texts: list[str] | None,
+           t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How far P_t moves along b - a, (n,) each: everything exchanged, h exchanged, h of the control. All see the same `texts`."""
     keep, spread = subject.scheduler.alphas_cumprod[t].sqrt().item(), (1 - subject.scheduler.alphas_cumprod[t]).sqrt().item()
     x_a, x_b, x_control = (keep * image + spread * noise for image in (a, b, control))
 
@@ -85,7 +86,7 @@ def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tenso
             return h
 
         with hooks.edit(subject.network, subject.module, exchange):
-            return (x - spread * subject.epsilon(x, t)) / keep, seen[0]
+            return (x - spread * subject.epsilon(x, t, texts)) / keep, seen[0]
 
     from_a, _ = clean(x_a)
     from_b, h_b = clean(x_b)

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import attribution, edits, stages
+from . import attribution, edits, finetuning, latent_direction, stages
 from .activations import Recording
 from .edits import Edit
 from .ksae import KSAE, Neurons
@@ -22,13 +22,15 @@ from .stages import Found
 from .subjects import Subject
 
 SPARSE, DENSE, GUIDED = (0.5, 1.0, 2.0, 3.0, 4.0), (0.125, 0.25, 0.5, 1.0, 1.5), (1e3, 2e3, 4e3, 8e3, 1.6e4)
+DIRECTION, TUNED = (0.5, 1.0, 1.5, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0, 1.25)
 
 
 @dataclass(frozen=True)
 class Method:
     """`towards(class, strength)` is the edit; strength 0 is the identity, and 1 is one difference between the class and the others.
 
-    `whole` methods take a distribution and move the set towards it as one, whatever the class.
+    `whole` methods take a distribution and move the set towards it as one, whatever the class; those that change the `network` itself
+    have one strength for all prompts.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Method:
     grid: Sequence[float] = SPARSE  # strengths to search
     asymmetric: bool = True
     whole: bool = False
+    network: bool = False
 
     @property
     def key(self) -> str:
@@ -111,3 +114,15 @@ def dense_methods(rec: Recording, found: Found, heads: Heads, learned: Tensor, a
 def guided(heads: Heads, target: Sequence[float]) -> Method:
     """H-Distribution: the symmetric step, and the distribution itself as the aim."""
     return Method("H-Distribution", lambda _class, strength: edits.guide(heads, target, strength), GUIDED, asymmetric=False, whole=True)
+
+
+def text_methods(subject: Subject, attribute: str, steps: int) -> list[Method]:
+    """What only models with text have (Table 2): latent direction, and finetuning for all attributes at once; none for other models."""
+    if not any(subject.texts()):
+        return []
+    vectors = latent_direction.learn(subject, attribute, steps=steps, **latent_direction.RECIPE)
+    fair = {a: [1 / len(subject.classes(a))] * len(subject.classes(a)) for a in subject.attributes}
+    change = finetuning.learn(subject, fair, steps=steps, **finetuning.RECIPE)
+    along = vectors[:, None].expand(-1, steps, *vectors.shape[1:])
+    return [Method("latent direction", lambda c, strength: edits.push(along[c], strength), DIRECTION, asymmetric=False),
+            Method("finetuning", lambda _class, strength: edits.adapt(change, strength), TUNED, asymmetric=False, whole=True, network=True)]

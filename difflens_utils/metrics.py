@@ -83,7 +83,7 @@ def bootstrap_means(function: Callable[..., Array], *arrays: ArrayLike, n_boot: 
     data = _paired(*arrays)
     rng, n = np.random.default_rng(seed), len(data[0])
     weights = (np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot))  # share of each image
-    means = [np.stack(m) for m in zip(*([w @ a for a in data] for w in weights), strict=True)]
+    means = [np.stack(m) for m in zip(*([np.tensordot(w, a, 1) for a in data] for w in weights), strict=True)]
     return _estimate(function(*(a.mean(0, keepdims=True) for a in data))[0], function(*means), n)
 
 
@@ -134,28 +134,39 @@ def share_estimates(probabilities: ArrayLike) -> list[Estimate]:
     return [wilson(int(count), len(hot)) for count in hot.sum(0)]
 
 
-def fairness_discrepancy(probabilities: ArrayLike, target: ArrayLike | None = None) -> Fairness:
+def fairness_discrepancy(probabilities: ArrayLike, target: ArrayLike | None = None, groups: ArrayLike | None = None) -> Fairness:
     """Fairness Discrepancy (Eq. 13): the distance of the mean class probabilities (B, classes) from `target`.
 
-    `target` is uniform by default; the maximum is then 0.707 / 0.816 / 0.866 for 2 / 3 / 4 classes. A distance is never
-    negative, so at an FD near 0 read it beside `expected_fd`. Raises ValueError for a target of a wrong length or sum.
+    `target` is uniform by default; the maximum is then 0.707 / 0.816 / 0.866 for 2 / 3 / 4 classes. `groups` (B,) are the numbers of
+    the prompts: FD is taken per prompt and averaged. A distance is never negative, so at an FD near 0 read it beside
+    `expected_fd`. Raises ValueError for a target of a wrong length or sum.
     """
     p = _array("probabilities", probabilities, 2)
     goal = _distribution("target", target, p.shape[1])
-    distance = lambda mean: np.linalg.norm(mean - goal, axis=-1)  # noqa: E731
-    return Fairness(bootstrap_means(distance, p), bootstrap_means(distance, _one_hot(p)))
+
+    def distance(mean: Array, share: Array) -> Array:
+        return np.linalg.norm(mean / share[..., None] - goal, axis=-1).mean(-1)
+
+    member = _members(groups, len(p))
+    soft, hard = (bootstrap_means(distance, member[:, :, None] * x[:, None], member) for x in (p, _one_hot(p)))
+    return Fairness(soft, hard)
 
 
-def expected_fd(p: ArrayLike, n: int, target: ArrayLike | None = None, draws: int = 4000, seed: int = 0) -> Estimate:
+def _members(groups: ArrayLike | None, n: int) -> Array:
+    """Which group each image is in, one-hot: (n, G); one group for None."""
+    return np.ones((n, 1)) if groups is None else np.eye(int(np.asarray(groups).max()) + 1)[np.asarray(groups)]
+
+
+def expected_fd(p: ArrayLike, n: int, target: ArrayLike | None = None, groups: int = 1, draws: int = 4000, seed: int = 0) -> Estimate:
     """The FD (hard) of `n` images drawn from the distribution `p` itself: what sampling noise alone gives.
 
-    Mean and 95 % range over Monte Carlo draws; `target` is `p` by default.
+    Mean and 95 % range over Monte Carlo draws; `target` is `p` by default; the images are shared by so many `groups` (prompts), FDs averaged.
     """
-    positive("n", n)
+    positive("n", n // groups)
     p = _distribution("p", p, np.size(p))
     goal = p if target is None else _distribution("target", target, len(p))
-    counts = np.random.default_rng(seed).multinomial(n, p / p.sum(), size=draws)  # (draws, classes)
-    distances = np.linalg.norm(counts / n - goal, axis=-1)
+    counts = np.random.default_rng(seed).multinomial(n // groups, p / p.sum(), size=(draws, groups))  # (draws, groups, classes)
+    distances = np.linalg.norm(counts / (n // groups) - goal, axis=-1).mean(-1)
     return _estimate(distances.mean(), distances, n)
 
 
@@ -250,28 +261,43 @@ def total_variation(*changes: Array) -> Array:
 # Methods side by side
 
 def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Callable[..., Array], *arrays: ArrayLike,
-                  n_boot: int = 1000) -> Estimate:
+                  groups: ArrayLike | None = None, n_boot: int = 1000) -> Estimate:
     """A figure where only so large a share of the images is edited (the dose) that FD (soft, to uniform) has come down to `level`.
 
-    `before` and `after` (B, classes) are paired. Mean class probabilities are linear in the dose, so it has a closed form; `readout` gets
-    it, and the mean over images of each of `arrays` (B, ...). nan where not even editing all images gets there.
+    `before` and `after` (B, classes) are paired, and FD is averaged over `groups` (B,). `readout` gets the dose, and the mean over images of
+    each of `arrays` (B, ...). nan where not even editing all images gets there.
     """
-    p = _array("before", before, 2)
-    uniform = 1 / p.shape[1]
+    p, q = _paired(before, after)
+    uniform, member = 1 / p.shape[1], _members(groups, len(p))
 
-    def at(start: Array, end: Array, *means: Array) -> Array:
-        return readout(np.where(np.isnan(dose := _dose(start - uniform, end - start, level)), 1.0, dose), *means)
+    def dose(start: Array, end: Array, share: Array) -> Array:
+        return _dose(start / share[..., None] - uniform, (end - start) / share[..., None], level)
 
-    reached = _dose(p.mean(0) - uniform, _array("after", after, 2).mean(0) - p.mean(0), level)
-    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, p, after, *arrays, n_boot=n_boot)
+    def at(start: Array, end: Array, share: Array, *means: Array) -> Array:
+        return readout(np.where(np.isnan(d := dose(start, end, share)), 1.0, d), *means)
+
+    start, end = (member[:, :, None] * x[:, None] for x in (p, q))
+    reached = dose(*(x.mean(0, keepdims=True) for x in (start, end, member)))[0]
+    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, start, end, member, *arrays, n_boot=n_boot)
 
 
 def _dose(offset: Array, change: Array, level: float) -> Array:
-    """The smallest dose in [0, 1] with |offset + dose change| = level, else nan: (..., classes) twice to (...)."""
-    a, b, c = (change**2).sum(-1), 2 * (offset * change).sum(-1), (offset**2).sum(-1) - level**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dose = (-b - np.sqrt(b * b - 4 * a * c)) / (2 * a)
-    return np.where(c <= 0, 0.0, np.where((dose >= 0) & (dose <= 1 + 1e-9), dose, np.nan))
+    """The smallest dose in [0, 1] at which the mean over groups of |offset + dose change| is `level`, else nan: (R, G, classes) twice to (R,).
+
+    That mean is convex in the dose, so its first crossing lies before any place where it is below: the first of a grid, then bisection.
+    """
+    def distance(dose: Array) -> Array:  # (R,) to (R,)
+        return np.linalg.norm(offset + dose[:, None, None] * change, axis=-1).mean(-1)
+
+    grid = np.linspace(0, 1, 101)
+    below = np.stack([distance(np.full(len(offset), d)) <= level + 1e-12 for d in grid], 1)
+    high = grid[below.argmax(1)]
+    low = np.maximum(high - grid[1], 0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        under = distance(middle) <= level
+        low, high = np.where(under, low, middle), np.where(under, middle, high)
+    return np.where(below.any(1), high, np.nan)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A procedural world of portraits whose every factor, and every bias, is planted.
 
 No one knows the true features inside a model of photographs. Here they are known: a portrait is drawn from a small
-causal model (`FACTORS`, declared once below), rendered by anti-aliased distance functions, and captioned. The marginals
+causal model (`MODEL`, declared once below), rendered by anti-aliased distance functions, and captioned. The marginals
 of the three social attributes are chosen so that a perfect model of this world has the Fairness Discrepancy of the
 unedited model in Table 1 of DiffLens: gender 0.28, age 0.59, tone 0.72 (the paper's race).
 
@@ -11,189 +11,69 @@ about people; so do the other factors and the probabilities given to them.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .errors import one_of, positive
+from .worlds import Factor, Portraits, World, binary, root
 
-ATTRIBUTES = ("gender", "age", "tone")  # the social attributes; all others are `FACTORS` too
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One node of the causal model: a categorical factor and its probabilities given its parents."""
-
-    name: str
-    classes: tuple[str, ...]
-    parents: tuple[str, ...]
-    # One row per pattern of parent classes, first match wins, "*" matches any class; each row sums to 1.
-    table: tuple[tuple[tuple[str, ...], tuple[float, ...]], ...]
-
-    def probabilities(self, given: Mapping[str, str]) -> tuple[float, ...]:
-        """P(classes | parents), for parents given by class name."""
-        values = tuple(given[p] for p in self.parents)
-        for pattern, row in self.table:
-            if all(a in ("*", b) for a, b in zip(pattern, values, strict=True)):
-                return row
-        raise KeyError(f"factor {self.name!r} has no row for {values}")
-
-
-def _root(name: str, **classes: float) -> Factor:
-    return Factor(name, tuple(classes), (), (((), tuple(classes.values())),))
-
-
-def _binary(name: str, parents: str, rows: Mapping[str, float]) -> Factor:
-    """A factor that is absent or present; `rows` maps "class class ..." of the parents to P(present)."""
-    table = tuple((tuple(pattern.split()), (round(1 - p, 10), p)) for pattern, p in rows.items())
-    return Factor(name, ("absent", "present"), tuple(parents.split()), table)
-
+ATTRIBUTES = ("gender", "age", "tone")  # the social attributes; all others are factors too
 
 # The whole causal model, in topological order. Everything else (sampling, tables, the graph, the planted causes of an
 # attribute, exact marginals) is derived from it.
-_MODEL = (
-    _root("gender", female=0.70, male=0.30),
-    _root("age", young=0.10, adult=0.815, old=0.085),
-    _root("tone", light=0.87, tan=0.05, brown=0.05, dark=0.03),
+MODEL = (
+    root("gender", female=0.70, male=0.30),
+    root("age", young=0.10, adult=0.815, old=0.085),
+    root("tone", light=0.87, tan=0.05, brown=0.05, dark=0.03),
     Factor("hair_length", ("short", "medium", "long"), ("gender", "age"), (
         (("female", "old"), (0.40, 0.45, 0.15)),
         (("female", "*"), (0.08, 0.22, 0.70)),
         (("male", "*"), (0.86, 0.11, 0.03)),
     )),
-    _binary("bald", "gender age", {"male old": 0.45, "male adult": 0.12, "* *": 0.0}),
+    binary("bald", "gender age", {"male old": 0.45, "male adult": 0.12, "* *": 0.0}),
     Factor("hair_colour", ("black", "brown", "blond", "grey"), ("age", "tone"), (
         (("old", "*"), (0.08, 0.07, 0.05, 0.80)),
         (("*", "light"), (0.22, 0.40, 0.36, 0.02)),
         (("*", "tan"), (0.70, 0.24, 0.04, 0.02)),
         (("*", "*"), (0.84, 0.12, 0.02, 0.02)),
     )),
-    _binary("mustache", "gender age", {"female *": 0.0, "male young": 0.04, "male adult": 0.32, "male old": 0.45}),
-    _binary("beard", "gender age", {"female *": 0.0, "male young": 0.02, "male adult": 0.30, "male old": 0.35}),
-    _binary("lipstick", "gender age", {"male *": 0.01, "female young": 0.15, "female *": 0.60}),
-    _binary("earrings", "gender age", {"male *": 0.03, "female young": 0.20, "female *": 0.50}),
-    _binary("glasses", "gender age", {"* old": 0.60, "male young": 0.08, "male adult": 0.22, "* *": 0.07}),
-    _binary("smile", "gender age", {"* young": 0.65, "female *": 0.55, "male *": 0.35}),
-    _binary("wrinkles", "age", {"old": 0.90, "adult": 0.06, "young": 0.0}),
-    _binary("side_pose", "gender", {"female": 0.25, "male": 0.10}),
-    _binary("head_down", "gender", {"female": 0.08, "male": 0.22}),
+    binary("mustache", "gender age", {"female *": 0.0, "male young": 0.04, "male adult": 0.32, "male old": 0.45}),
+    binary("beard", "gender age", {"female *": 0.0, "male young": 0.02, "male adult": 0.30, "male old": 0.35}),
+    binary("lipstick", "gender age", {"male *": 0.01, "female young": 0.15, "female *": 0.60}),
+    binary("earrings", "gender age", {"male *": 0.03, "female young": 0.20, "female *": 0.50}),
+    binary("glasses", "gender age", {"* old": 0.60, "male young": 0.08, "male adult": 0.22, "* *": 0.07}),
+    binary("smile", "gender age", {"* young": 0.65, "female *": 0.55, "male *": 0.35}),
+    binary("wrinkles", "age", {"old": 0.90, "adult": 0.06, "young": 0.0}),
+    binary("side_pose", "gender", {"female": 0.25, "male": 0.10}),
+    binary("head_down", "gender", {"female": 0.08, "male": 0.22}),
     Factor("head_width", ("narrow", "wide"), ("gender",), ((("female",), (0.75, 0.25)), (("male",), (0.25, 0.75)))),
-    _root("position", left=0.25, centre=0.50, right=0.25),
-    _root("background", blue=0.30, green=0.25, sand=0.25, violet=0.20),
-    _root("clothing", white=0.25, red=0.25, navy=0.25, olive=0.25),
+    root("position", left=0.25, centre=0.50, right=0.25),
+    root("background", blue=0.30, green=0.25, sand=0.25, violet=0.20),
+    root("clothing", white=0.25, red=0.25, navy=0.25, olive=0.25),
 )
-FACTORS: dict[str, Factor] = {f.name: f for f in _MODEL}
 
-# Continuous variation inside a class, uniform in [-1, 1]; what each does is in `_Geometry` and `render`.
+# Continuous variation inside a class, uniform in [-1, 1]; what each does is in `Face` and `render`.
 NUISANCES = ("x", "y", "scale", "light", "skin", "hair", "wall", "cloth", "yaw", "gaze", "mouth", "fringe")
-
-
-@dataclass(frozen=True)
-class Portraits:
-    """A batch of portraits before rendering: `labels[factor]` (B,) int64, `nuisance` (B, len(NUISANCES)) in [-1, 1]."""
-
-    labels: dict[str, Tensor]
-    nuisance: Tensor
-
-    def __len__(self) -> int:
-        return len(self.nuisance)
-
-    def __getitem__(self, index: slice | Tensor) -> Portraits:
-        return Portraits({k: v[index] for k, v in self.labels.items()}, self.nuisance[index])
-
-
-def sample(n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool = False) -> Portraits:
-    """Draw `n` portraits from the causal model by ancestral sampling.
-
-    `do` fixes factors to a class whatever their parents (an intervention, Pearl's do), e.g. `{"gender": "male"}`;
-    `balanced` cuts every arrow instead: all factors uniform and independent, so that no reader of factors can lean on
-    their correlations.
-    Raises ValueError for n <= 0, an unknown factor or an unknown class.
-    """
-    positive("n", n)
-    for name, value in (do or {}).items():
-        one_of("factor", name, FACTORS)
-        one_of(name, value, FACTORS[name].classes)
-    generator = torch.Generator().manual_seed(seed)
-    labels: dict[str, Tensor] = {}
-    for factor in _MODEL:
-        uniform = torch.rand(n, 1, generator=generator, dtype=torch.float64)  # always drawn, so `do` keeps the rest paired
-        if do and factor.name in do:
-            labels[factor.name] = torch.full((n,), factor.classes.index(do[factor.name]))
-            continue
-        table = _dense_table(factor)  # (parent classes ..., classes)
-        rows = table[tuple(labels[p] for p in factor.parents)] if factor.parents else table.expand(n, -1)
-        rows = torch.full_like(rows, 1 / len(factor.classes)) if balanced else rows
-        labels[factor.name] = (uniform > rows.cumsum(-1)[:, :-1]).sum(-1)
-    nuisance = torch.rand(n, len(NUISANCES), generator=generator) * 2 - 1
-    return Portraits(labels, nuisance)
-
-
-@cache
-def _dense_table(factor: Factor) -> Tensor:
-    """The probability table as a tensor of shape (*parent classes, classes)."""
-    parents = [FACTORS[p] for p in factor.parents]
-    rows = [factor.probabilities(dict(zip(factor.parents, v, strict=True)))
-            for v in itertools.product(*(p.classes for p in parents))]
-    return torch.tensor(rows, dtype=torch.float64).reshape(*(len(p.classes) for p in parents), len(factor.classes))
-
-
-@cache
-def joint() -> dict[tuple[str, str], Tensor]:
-    """Exact P(attribute class, factor class) for every social attribute and factor, by enumeration: (A, F) float64."""
-    g, a, t = (_dense_table(FACTORS[name]) for name in ATTRIBUTES)
-    prior = g[:, None, None] * a[None, :, None] * t[None, None, :]  # the three attributes are independent roots
-    result = {}
-    for factor in _MODEL:
-        if factor.name in ATTRIBUTES:
-            axis = ATTRIBUTES.index(factor.name)
-            conditional = torch.eye(len(factor.classes), dtype=torch.float64)
-            conditional = conditional.reshape([-1 if i == axis else 1 for i in range(3)] + [len(factor.classes)])
-        else:
-            table = _dense_table(factor)
-            shape = [table.shape[factor.parents.index(n)] if n in factor.parents else 1 for n in ATTRIBUTES]
-            conditional = table.reshape(*shape, -1)
-        full = prior[..., None] * conditional
-        for axis, name in enumerate(ATTRIBUTES):
-            result[name, factor.name] = full.sum([i for i in range(3) if i != axis])
-    return result
-
-
-def marginal(factor: str) -> Tensor:
-    """Exact planted P(factor): (classes,) float64."""
-    one_of("factor", factor, FACTORS)
-    return joint()[ATTRIBUTES[0], factor].sum(0)
-
-
-def planted_causes(attribute: str) -> tuple[str, ...]:
-    """The factors whose planted probabilities depend on a social attribute directly."""
-    one_of("attribute", attribute, ATTRIBUTES)
-    return tuple(f.name for f in _MODEL if attribute in f.parents)
-
-
-def independent_factors() -> tuple[str, ...]:
-    """The factors that depend on no attribute: the negative controls of every edit."""
-    return tuple(f.name for f in _MODEL if not f.parents and f.name not in ATTRIBUTES)
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Rendering. x grows to the right and y downwards, both in [-1, 1]. Distances are in these units, negative inside.
 
-def _rgb(*colours: tuple[int, int, int]) -> Tensor:
+def rgb(*colours: tuple[int, int, int]) -> Tensor:
     return torch.tensor(colours, dtype=torch.float32) / 255
 
 
-_SKIN = _rgb((250, 218, 192), (219, 168, 118), (160, 104, 62), (84, 52, 38))
-_HAIR = _rgb((26, 22, 26), (116, 68, 34), (232, 196, 92), (196, 198, 204))
-_WALL = _rgb((120, 172, 226), (128, 192, 132), (224, 202, 158), (182, 148, 212))
-_CLOTH = _rgb((242, 242, 242), (196, 46, 52), (36, 50, 110), (104, 116, 44))
-_INK = _rgb((24, 20, 24))[0]
+_SKIN = rgb((250, 218, 192), (219, 168, 118), (160, 104, 62), (84, 52, 38))
+_HAIR = rgb((26, 22, 26), (116, 68, 34), (232, 196, 92), (196, 198, 204))
+_WALL = rgb((120, 172, 226), (128, 192, 132), (224, 202, 158), (182, 148, 212))
+_CLOTH = rgb((242, 242, 242), (196, 46, 52), (36, 50, 110), (104, 116, 44))
+INK = rgb((24, 20, 24))[0]
+
+Labels = dict[str, Tensor]  # {factor: (B, 1, 1)}, classes or nuisances
+Colours = dict[str, Tensor]  # {what: (B, 3)}
 
 
-class _Canvas:
+class Canvas:
     """Images under construction: shapes are given as signed distances and laid over what is there."""
 
     def __init__(self, batch: int, size: int, device: torch.device) -> None:
@@ -212,7 +92,7 @@ class _Canvas:
         self.image.lerp_(colour.reshape(-1, 3, 1, 1).expand_as(self.image), alpha.expand_as(self.image))
 
 
-def _ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, power: Tensor | float = 2.0) -> Tensor:
+def ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, power: Tensor | float = 2.0) -> Tensor:
     """First-order distance to a superellipse with half axes a, b (power 2: ellipse; larger: squarer)."""
     if isinstance(power, float) and power == 2.0:
         radius = ((x / a) ** 2 + (y / b) ** 2).sqrt()
@@ -221,7 +101,7 @@ def _ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, power: 
     return (radius - 1) * torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
 
 
-def _segment(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, x1: Tensor | float, y1: Tensor | float,
+def segment(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, x1: Tensor | float, y1: Tensor | float,
              width: Tensor | float) -> Tensor:
     """Distance to a thick line from (x0, y0) to (x1, y1)."""
     dx, dy = x1 - x0, y1 - y0
@@ -229,30 +109,25 @@ def _segment(x: Tensor, y: Tensor, x0: Tensor | float, y0: Tensor | float, x1: T
     return ((x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2).sqrt() - width / 2
 
 
-def render(portraits: Portraits, size: int = 32, device: str | torch.device = "cpu") -> Tensor:
+def render(portraits: Portraits, size: int = 32, device: str | torch.device = "cpu", layers: Sequence[Layer] | None = None) -> Tensor:
     """Render to RGB images: (B, 3, size, size) float32 in [-1, 1], the range the diffusion models work in.
 
-    Raises ValueError for a size under 16, where factors can no longer be seen.
+    `layers` are drawn one over the other, `LAYERS` by default. Raises ValueError for a size under 16, where factors can no longer be seen.
     """
     if size < 16:
         raise ValueError(f"size must be at least 16, got {size}")
     lab = {k: v.to(device).reshape(-1, 1, 1) for k, v in portraits.labels.items()}
     nui = dict(zip(NUISANCES, portraits.nuisance.to(device).T.reshape(len(NUISANCES), -1, 1, 1), strict=True))
-    canvas = _Canvas(len(portraits), size, torch.device(device))
+    canvas = Canvas(len(portraits), size, torch.device(device))
     colours = _colours(lab, nui)
     _backdrop(canvas, lab, nui, colours)
-    face = _Face(canvas, lab, nui)
-    _draw_hair_behind(canvas, lab, face, colours)
-    _draw_body(canvas, lab, face, colours)
-    _draw_head(canvas, lab, nui, face, colours)
-    _draw_beard(canvas, lab, face, colours)
-    _draw_features(canvas, lab, nui, face, colours)
-    _draw_hair_in_front(canvas, lab, nui, face, colours)
-    _draw_glasses_and_earrings(canvas, lab, face)
+    face = Face(canvas, lab, nui)
+    for layer in layers or LAYERS:
+        layer(canvas, lab, nui, face, colours)
     return canvas.image.clamp(0, 1) * 2 - 1
 
 
-def _colours(lab: dict[str, Tensor], nui: dict[str, Tensor]) -> dict[str, Tensor]:
+def _colours(lab: Labels, nui: Labels) -> Colours:
     """The palette of each portrait, (B, 3) each: class colour, varied within the class."""
     def pick(palette: Tensor, factor: str, nuisance: str, spread: float) -> Tensor:
         tint = torch.tensor([1.0, 0.9, 0.8], device=nui[nuisance].device)
@@ -263,10 +138,10 @@ def _colours(lab: dict[str, Tensor], nui: dict[str, Tensor]) -> dict[str, Tensor
             "wall": pick(_WALL, "background", "wall", 0.10), "cloth": pick(_CLOTH, "clothing", "cloth", 0.08)}
 
 
-class _Face:
+class Face:
     """Where things are on each face; all (B, 1, 1). `u, v` are pixel coordinates relative to the head's centre."""
 
-    def __init__(self, canvas: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor]) -> None:
+    def __init__(self, canvas: Canvas, lab: Labels, nui: Labels) -> None:
         young, old = (lab["age"] == 0).float(), (lab["age"] == 2).float()
         self.male, self.young, self.old = (lab["gender"] == 1).float(), young, old
         self.side, self.down = lab["side_pose"].float(), lab["head_down"].float()
@@ -289,44 +164,53 @@ class _Face:
         self.mouth_v = 0.56 * self.b - 0.03 * self.down
         self.scale = scale
         narrowing = torch.where(self.v > 0, 1 - (1 - self.chin) * (self.v / self.b).clamp(0, 1) ** 2, 1.0)
-        self.head = _ellipse(self.u / narrowing, self.v, self.a, self.b, self.jaw * 0.3 + 1.5)
+        self.head = ellipse(self.u / narrowing, self.v, self.a, self.b, self.jaw * 0.3 + 1.5)
 
 
-def _backdrop(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], colours: dict[str, Tensor]) -> None:
+def _backdrop(c: Canvas, lab: Labels, nui: Labels, colours: Colours) -> None:
     shade = 1 - 0.10 * c.y - 0.06 * nui["light"] * c.x  # a soft light from above and from one side
     c.image[:] = (colours["wall"].reshape(-1, 3, 1, 1) * shade.unsqueeze(1)).clamp(0, 1)
 
 
-def _draw_hair_behind(c: _Canvas, lab: dict[str, Tensor], f: _Face, colours: dict[str, Tensor]) -> None:
+def _draw_hair_behind(c: Canvas, lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
     length = lab["hair_length"]
     bald = lab["bald"].float()
     bottom = torch.where(length == 2, 0.74, torch.where(length == 1, 0.36, -0.02))  # of the curtain beside the face
     half = f.a + torch.where(length == 0, 0.055, 0.145)
-    crown = _ellipse(f.u, f.v + 0.05, half, f.b + 0.10)
+    crown = ellipse(f.u, f.v + 0.05, half, f.b + 0.10)
     top_only = torch.maximum(crown, f.v - 0.02)
     mid = (bottom - 0.30) / 2
-    curtain = _ellipse(f.u, f.v - mid, half, (bottom + 0.30) / 2 + 0.05, 4.0 * torch.ones_like(half))
+    curtain = ellipse(f.u, f.v - mid, half, (bottom + 0.30) / 2 + 0.05, 4.0 * torch.ones_like(half))
     # A bald crown keeps the hair below the temples.
     shape = torch.maximum(torch.minimum(top_only, curtain), torch.where(bald > 0, -0.14 - f.v, -9.0))
     c.paint(c.cover(shape), colours["hair"] * 0.86)
 
 
-def _draw_body(c: _Canvas, lab: dict[str, Tensor], f: _Face, colours: dict[str, Tensor]) -> None:
-    neck_half = (0.16 + 0.06 * f.male) * (1 - 0.10 * f.young)
-    neck = torch.maximum((f.u.abs() - neck_half), (f.v - 0.86).abs() - 0.5)
-    c.paint(c.cover(neck), colours["skin"] * 0.84)
+def _neck_half(f: Face) -> Tensor:
+    return (0.16 + 0.06 * f.male) * (1 - 0.10 * f.young)
+
+
+def body_outline(f: Face) -> Tensor:
+    """Signed distance to the shoulders and the chest."""
     shoulder = (0.56 + 0.26 * f.male) * (1 - 0.14 * f.young)
-    rise = 0.60 - 0.05 * f.young
-    lift = 0.16 * f.young
-    body = _ellipse(f.u, f.v - 1.27 + lift, shoulder, rise, 2.4 * torch.ones_like(shoulder))
-    c.paint(c.cover(body), colours["cloth"])
-    collar = _ellipse(f.u, f.v - 0.68 + lift, neck_half * 1.15, 0.13)
-    c.paint(c.cover(collar), colours["skin"] * 0.84)
+    return ellipse(f.u, f.v - 1.27 + 0.16 * f.young, shoulder, 0.60 - 0.05 * f.young, 2.4 * torch.ones_like(shoulder))
 
 
-def _draw_head(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], f: _Face, colours: dict[str, Tensor]) -> None:
+def collar_outline(f: Face) -> Tensor:
+    """Signed distance to the bare part of the neck."""
+    return ellipse(f.u, f.v - 0.68 + 0.16 * f.young, _neck_half(f) * 1.15, 0.13)
+
+
+def draw_body(c: Canvas, _lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
+    neck = torch.maximum((f.u.abs() - _neck_half(f)), (f.v - 0.86).abs() - 0.5)
+    c.paint(c.cover(neck), colours["skin"] * 0.84)
+    c.paint(c.cover(body_outline(f)), colours["cloth"])
+    c.paint(c.cover(collar_outline(f)), colours["skin"] * 0.84)
+
+
+def _draw_head(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
     skin = colours["skin"]
-    ears = torch.minimum(_ellipse(f.u - f.a, f.v - 0.05, 0.07, 0.11), _ellipse(f.u + f.a, f.v - 0.05, 0.07, 0.11))
+    ears = torch.minimum(ellipse(f.u - f.a, f.v - 0.05, 0.07, 0.11), ellipse(f.u + f.a, f.v - 0.05, 0.07, 0.11))
     c.paint(c.cover(ears), skin * 0.9)
     head = c.cover(f.head)
     c.paint(head, skin)
@@ -334,83 +218,89 @@ def _draw_head(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], f: _F
     c.paint(head * shade, skin * 0.55)
 
 
-def _draw_beard(c: _Canvas, lab: dict[str, Tensor], f: _Face, colours: dict[str, Tensor]) -> None:
+def _draw_beard(c: Canvas, lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
     colour = colours["hair"] * 0.70
     region = torch.maximum(f.head, 0.33 * f.b - f.fv + 0.10 * (1 - (f.fu / f.a).abs().clamp(0, 1)))
-    hole = _ellipse(f.fu, f.fv - f.mouth_v, 0.19, 0.075)
+    hole = ellipse(f.fu, f.fv - f.mouth_v, 0.19, 0.075)
     c.paint(c.cover(torch.maximum(region, -hole)), colour, lab["beard"].float())
 
 
-def _draw_features(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], f: _Face, colours: dict[str, Tensor]) -> None:
+def _draw_features(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
     skin, hair = colours["skin"], colours["hair"]
     mirrored = f.fu.abs()
     eye_u, eye_v = mirrored - f.eye_x, f.fv - f.eye_v
     size = f.scale * (1 + 0.50 * f.young - 0.12 * f.old)
     lid = 1 - 0.45 * f.down
-    c.paint(c.cover(_ellipse(eye_u, eye_v, 0.098 * size, 0.070 * size * lid)), torch.tensor([0.97, 0.97, 0.97]))
+    c.paint(c.cover(ellipse(eye_u, eye_v, 0.098 * size, 0.070 * size * lid)), torch.tensor([0.97, 0.97, 0.97]))
     gaze = 0.02 * nui["gaze"]
-    c.paint(c.cover(_ellipse((f.fu - gaze).abs() - f.eye_x, eye_v, 0.048 * size, 0.062 * size * lid)), _INK)
+    c.paint(c.cover(ellipse((f.fu - gaze).abs() - f.eye_x, eye_v, 0.048 * size, 0.062 * size * lid)), INK)
     brow_v = f.fv - f.eye_v + (0.150 + 0.03 * f.young) * f.scale
     brow_width = 0.040 + 0.045 * f.male
-    brow = _segment(mirrored, brow_v, f.eye_x - 0.10, 0.01, f.eye_x + 0.10, 0.01 - 0.035 * (1 - f.male), brow_width)
+    brow = segment(mirrored, brow_v, f.eye_x - 0.10, 0.01, f.eye_x + 0.10, 0.01 - 0.035 * (1 - f.male), brow_width)
     brow_colour = torch.where(f.old.reshape(-1, 1) > 0, hair * 0.9, hair * 0.6)
     c.paint(c.cover(brow), brow_colour)
     nose_v = 0.27 * f.b
-    c.paint(c.cover(_segment(f.fu - 0.05 * f.turn, f.fv, 0.0, 0.04, 0.03 * f.turn, nose_v, 0.055)), skin * 0.78)
+    c.paint(c.cover(segment(f.fu - 0.05 * f.turn, f.fv, 0.0, 0.04, 0.03 * f.turn, nose_v, 0.055)), skin * 0.78)
     _draw_age_lines(c, lab, f, skin)
     _draw_mouth(c, lab, nui, f, skin)
-    mustache = _ellipse(f.fu, f.fv - f.mouth_v + 0.105, 0.185, 0.062)
+    mustache = ellipse(f.fu, f.fv - f.mouth_v + 0.105, 0.185, 0.062)
     c.paint(c.cover(mustache), hair * 0.60, lab["mustache"].float())
 
 
-def _draw_age_lines(c: _Canvas, lab: dict[str, Tensor], f: _Face, skin: Tensor) -> None:
+def _draw_age_lines(c: Canvas, lab: Labels, f: Face, skin: Tensor) -> None:
     mirrored = f.fu.abs()
-    forehead = _segment(f.fu, f.fv + 0.245, -0.17, 0.0, 0.17, 0.0, 0.055)
+    forehead = segment(f.fu, f.fv + 0.245, -0.17, 0.0, 0.17, 0.0, 0.055)
     corner = f.eye_x + 0.095  # crow's feet, outside the eyes
-    feet = torch.minimum(_segment(mirrored - corner, f.fv - f.eye_v, 0.0, -0.03, 0.10, -0.08, 0.04),
-                         _segment(mirrored - corner, f.fv - f.eye_v, 0.0, 0.05, 0.10, 0.10, 0.04))
+    feet = torch.minimum(segment(mirrored - corner, f.fv - f.eye_v, 0.0, -0.03, 0.10, -0.08, 0.04),
+                         segment(mirrored - corner, f.fv - f.eye_v, 0.0, 0.05, 0.10, 0.10, 0.04))
     c.paint(c.cover(torch.maximum(torch.minimum(forehead, feet), f.head)), skin * 0.50, lab["wrinkles"].float())
-    fold = _segment(mirrored, f.fv, 0.10, 0.26 * f.b, 0.235, f.mouth_v + 0.03, 0.05)  # from the nose to the mouth
-    bag = _segment(mirrored - f.eye_x, f.fv - f.eye_v - 0.115, -0.07, 0.0, 0.07, 0.0, 0.04)  # under the eyes
+    fold = segment(mirrored, f.fv, 0.10, 0.26 * f.b, 0.235, f.mouth_v + 0.03, 0.05)  # from the nose to the mouth
+    bag = segment(mirrored - f.eye_x, f.fv - f.eye_v - 0.115, -0.07, 0.0, 0.07, 0.0, 0.04)  # under the eyes
     c.paint(c.cover(torch.minimum(fold, bag)), skin * 0.60, f.old * 0.9)
 
 
-def _draw_mouth(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], f: _Face, skin: Tensor) -> None:
+def _draw_mouth(c: Canvas, lab: Labels, nui: Labels, f: Face, skin: Tensor) -> None:
     smile, lipstick = lab["smile"].float(), lab["lipstick"].float()
     half = (0.135 + 0.045 * smile + 0.012 * nui["mouth"]) * (1 - 0.12 * f.young)
     v = f.fv - f.mouth_v
     curve = v + (0.075 * smile - 0.02) * ((f.fu / half) ** 2).clamp(0, 1.4)  # corners up when smiling
-    lips = _ellipse(f.fu, curve, half, 0.036 + 0.030 * lipstick + 0.022 * smile)
+    lips = ellipse(f.fu, curve, half, 0.036 + 0.030 * lipstick + 0.022 * smile)
     bare = (skin * torch.tensor([0.74, 0.50, 0.50], device=skin.device))
     red = torch.tensor([0.80, 0.06, 0.20], device=skin.device).expand_as(skin)
     c.paint(c.cover(lips), torch.where(lipstick.reshape(-1, 1) > 0, red, bare))
-    teeth = _ellipse(f.fu, curve + 0.002, half * 0.72, 0.030)
+    teeth = ellipse(f.fu, curve + 0.002, half * 0.72, 0.030)
     c.paint(c.cover(teeth), torch.tensor([1.0, 1.0, 1.0]), smile)
 
 
-def _draw_hair_in_front(c: _Canvas, lab: dict[str, Tensor], nui: dict[str, Tensor], f: _Face,
-                        colours: dict[str, Tensor]) -> None:
+def _draw_hair_in_front(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
     bald = lab["bald"].float()
     line = -(0.62 - 0.20 * f.down + 0.04 * nui["fringe"]) * f.b + 0.02 * f.young  # the hairline: lower on a nodding head
-    skull = _ellipse(f.u, f.v + 0.02, f.a + 0.05, f.b + 0.05)
+    skull = ellipse(f.u, f.v + 0.02, f.a + 0.05, f.b + 0.05)
     parting = line + 0.12 * (f.fu / f.a).abs()
     fringe = torch.maximum(skull, f.v - parting)
     c.paint(c.cover(fringe), colours["hair"], 1 - bald)
-    strands = torch.maximum(_ellipse(f.u, f.v - 0.12, f.a + 0.06, f.b * 0.95), f.a * 0.90 - f.u.abs())
+    strands = torch.maximum(ellipse(f.u, f.v - 0.12, f.a + 0.06, f.b * 0.95), f.a * 0.90 - f.u.abs())
     strands = torch.maximum(strands, torch.where(bald > 0, -0.14 - f.v, -9.0))
     c.paint(c.cover(strands), colours["hair"] * 0.93, (lab["hair_length"] > 0).float())
 
 
-def _draw_glasses_and_earrings(c: _Canvas, lab: dict[str, Tensor], f: _Face) -> None:
+def _draw_glasses_and_earrings(c: Canvas, lab: Labels, _nui: Labels, f: Face, _colours: Colours) -> None:
     worn = lab["glasses"].float()
-    lens = _ellipse(f.fu.abs() - f.eye_x, f.fv - f.eye_v, 0.150, 0.125, 2.6 * torch.ones_like(f.a))
-    bridge = _segment(f.fu, f.fv - f.eye_v, -0.05, -0.01, 0.05, -0.01, 0.05)
+    lens = ellipse(f.fu.abs() - f.eye_x, f.fv - f.eye_v, 0.150, 0.125, 2.6 * torch.ones_like(f.a))
+    bridge = segment(f.fu, f.fv - f.eye_v, -0.05, -0.01, 0.05, -0.01, 0.05)
     arms = torch.maximum((f.fv - f.eye_v + 0.02).abs() - 0.026,
                          torch.maximum(f.eye_x + 0.13 - f.fu.abs(), f.u.abs() - f.a))
     c.paint(c.cover(lens), torch.tensor([0.86, 0.93, 1.0]), worn * 0.35)
-    c.paint(c.cover(torch.minimum(torch.minimum(lens.abs() - 0.028, bridge), arms)), _INK, worn)
-    gold = _ellipse(f.u.abs() - f.a - 0.035, f.v - 0.25, 0.066, 0.088)
+    c.paint(c.cover(torch.minimum(torch.minimum(lens.abs() - 0.028, bridge), arms)), INK, worn)
+    gold = ellipse(f.u.abs() - f.a - 0.035, f.v - 0.25, 0.066, 0.088)
     c.paint(c.cover(gold), torch.tensor([1.0, 0.82, 0.10]), lab["earrings"].float())
+
+
+Layer = Callable[[Canvas, Labels, Labels, Face, Colours], None]
+LAYERS: tuple[Layer, ...] = (_draw_hair_behind, draw_body, _draw_head, _draw_beard, _draw_features, _draw_hair_in_front,
+                             _draw_glasses_and_earrings)
+
+WORLD = World(MODEL, ATTRIBUTES, len(NUISANCES), render)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -420,17 +310,13 @@ _PERSON = {("young", "female"): "a girl", ("young", "male"): "a boy", ("adult", 
            ("adult", "male"): "a man", ("old", "female"): "an old woman", ("old", "male"): "an old man"}
 
 
-def names(portraits: Portraits, index: int) -> dict[str, str]:
-    """The class names of one portrait: {factor: class}."""
-    return {k: FACTORS[k].classes[int(v[index])] for k, v in portraits.labels.items()}
-
-
 def captions(portraits: Portraits) -> list[str]:
     """One English caption per portrait that states every factor, in a fixed order."""
-    return [_caption(names(portraits, i)) for i in range(len(portraits))]
+    return [caption(WORLD.names(portraits, i)) for i in range(len(portraits))]
 
 
-def _caption(p: dict[str, str]) -> str:
+def caption(p: dict[str, str]) -> str:
+    """The caption of a portrait with these classes."""
     hair = f"{p['hair_length']} {p['hair_colour']} hair" + (" and a bald head" if p["bald"] == "present" else "")
     extras = [word for factor, word in (("mustache", "a mustache"), ("beard", "a beard"), ("lipstick", "red lipstick"),
                                         ("earrings", "earrings"), ("glasses", "glasses"), ("wrinkles", "wrinkles"),

@@ -8,6 +8,7 @@ next entry of the list, not t - T/steps), the same epsilon in the edited and the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,12 @@ class Step(NamedTuple):
     index: int  # 0 is the noisiest step, steps - 1 the cleanest
     timestep: int  # training timestep t
     rows: slice | Tensor  # which of the requested images are in this batch
+    prompt: Tensor | None = None  # (B,) the number of each image's prompt; None where all have the same
+
+    def at(self, chosen: Tensor) -> Step:
+        """The same step for some images (b,) of the batch."""
+        rows = self.rows if isinstance(self.rows, Tensor) else torch.arange(self.rows.start, self.rows.stop)
+        return self._replace(rows=rows[chosen.cpu()], prompt=None if self.prompt is None else self.prompt[chosen.cpu()])
 
 
 Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
@@ -111,23 +118,39 @@ class _Noise:
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
 
 
-def unedited(subject: Subject, seeds: Sequence[int], s: Schedule) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Walk the unedited, deterministic trajectory of some images: (index, x_t, predicted clean image) at every step."""
-    x = _Noise(seeds, subject.shape, subject.device).draw()
+def assigned(n: int, prompts: int) -> Tensor:
+    """Which prompt each of n images has, in turn: (n,) int64. So the first images of a set have all prompts alike."""
+    return torch.arange(n) % prompts
+
+
+def unedited(subject: Subject, rows: Tensor, seed: int, s: Schedule) -> Iterator[tuple[int, Tensor, Tensor, list[str]]]:
+    """Walk the unedited, deterministic trajectory of the images `rows` (B,) of a set: (index, x_t, predicted clean image, texts)."""
+    seeds, texts = image_seeds(int(rows.max()) + 1, seed), subject.texts()
+    own = [texts[i % len(texts)] for i in rows.tolist()]
+    x = _Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
     for index, timestep in enumerate(s.timesteps):
         with torch.no_grad():
-            clean = predicted_clean(x, subject.epsilon(x, timestep), s, index)
-        yield index, x, clean
+            clean = predicted_clean(x, subject.epsilon(x, timestep, own), s, index)
+        yield index, x, clean, own
         x = ddim_step(x, clean, clean, s, index)
+
+
+@torch.no_grad()
+def activation(subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+    """h of x_t (B, C, H, W): the output of the subject's module, of the half with the prompt where there is guidance."""
+    with hooks.record(subject.network, subject.module, stop=True) as seen:
+        subject.epsilon(x, timestep, texts)
+    return seen[0][subject.parts(len(x))[-1]]
 
 
 @torch.no_grad()
 def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: float = 0.0, edit: Edit | None = None,
            asymmetric: bool = True, watch: Watch | None = None, batch: int = 64, spacing: str = "leading",
-           rows: Tensor | None = None, progress: str | None = None) -> Tensor:
+           prompts: Sequence[str] | None = None, rows: Tensor | None = None, progress: str | None = None) -> Tensor:
     """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. The same seed gives paired images.
 
-    `rows` (m,) makes only these of the n images, in their order: (m, 3, H, W).
+    The images take the `prompts` in turn, by default those that the subject is evaluated on. `rows` (m,) makes only these of the n images, in
+    their order: (m, 3, H, W).
 
     `edit` sees the output of the subject's module at every step. With the asymmetric step it acts on the predicted
     clean image only (Asyrp, and the released DiffLens), and only what lies behind the module runs twice. `watch` sees
@@ -136,16 +159,18 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     positive("batch", batch)
     seeds = image_seeds(n, seed)
     s = schedule(subject.scheduler, steps, eta, spacing)
+    prompts = subject.texts() if prompts is None else prompts
     parts = [slice(i, min(i + batch, n)) for i in range(0, n, batch)] if rows is None else rows.split(batch)
-    total = n if rows is None else len(rows)
+    total, prompt_of = n if rows is None else len(rows), assigned(n, len(prompts))
     images = []
     with tqdm(total=total * steps, desc=progress, unit="step", disable=progress is None, mininterval=1, leave=False) as bar:
         for part in parts:
             noise = _Noise(seeds[part] if rows is None else [seeds[i] for i in part.tolist()], subject.shape, subject.device)
             x = noise.draw()
+            texts = [prompts[i] for i in prompt_of[part].tolist()]
             for index, timestep in enumerate(s.timesteps):
-                step = Step(index, timestep, part)
-                plain, edited = _epsilons(subject, x, step, edit, asymmetric, watch)
+                step = Step(index, timestep, part, prompt_of[part])
+                plain, edited = _epsilons(subject, x, texts, step, edit, asymmetric, watch)
                 clean = predicted_clean(x, edited, s, index)
                 direction = clean if plain is edited else predicted_clean(x, plain, s, index)
                 x = ddim_step(x, clean, direction, s, index, noise.draw() if eta > 0 else None)
@@ -154,26 +179,28 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     return torch.cat(images).clamp(-1, 1)
 
 
-def _epsilons(subject: Subject, x: Tensor, step: Step, edit: Edit | None, asymmetric: bool,
+def _epsilons(subject: Subject, x: Tensor, texts: Sequence[str], step: Step, edit: Edit | None, asymmetric: bool,
               watch: Watch | None) -> tuple[Tensor, Tensor]:
     """Epsilon for D_t and for P_t, (B, C, H, W) each; one tensor twice unless an asymmetric edit moved something."""
+    run = lambda: subject.epsilon(x, step.timestep, texts)  # noqa: E731
     if edit is None and watch is None:
-        epsilon = subject.epsilon(x, step.timestep)
+        epsilon = run()
         return epsilon, epsilon
+    parts = subject.parts(len(x))
 
     def function(h: Tensor, _call: int) -> Tensor | None:
         if watch is not None:
             watch(h, x, step)
         return None if edit is None else edit(h, step)
 
+    around = getattr(edit, "around", nullcontext)  # an edit of the network itself
     if not asymmetric or edit is None:
-        with hooks.edit(subject.network, subject.module, function):
-            epsilon = subject.epsilon(x, step.timestep)
+        with around(subject.network), hooks.edit(subject.network, subject.module, function, parts):
+            epsilon = run()
         return epsilon, epsilon
     if hooks.forkable(subject.network, subject.module):
-        with hooks.fork(subject.network, subject.module, function) as forked:
-            out = subject.epsilon(x, step.timestep)
-        return (out, out) if forked.plain is None else forked.split(out)
-    with hooks.edit(subject.network, subject.module, function):
-        edited = subject.epsilon(x, step.timestep)
-    return subject.epsilon(x, step.timestep), edited
+        with hooks.fork(subject.network, subject.module, function, parts) as forked:
+            return forked.split(run(), len(x))
+    with hooks.edit(subject.network, subject.module, function, parts):
+        edited = run()
+    return run(), edited

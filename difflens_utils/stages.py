@@ -11,20 +11,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import activations, artifacts, attribution, edits, evaluators, hooks, ksae, metrics, portraits, sampling
+from . import activations, artifacts, attribution, edits, evaluators, hooks, ksae, metrics, probes, sampling
 from .activations import Recording
 from .attribution import Attribution
+from .errors import one_of
 from .ksae import KSAE, History, KSAEConfig
 from .metrics import Estimate
+from .probes import Heads
 from .sampling import Edit
-from .subjects import Subject
+from .subjects import Prompt, Subject
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
 
 
-def recording(subject: Subject, n: int, seed: int, steps: int) -> Recording:
-    """The base recording: unedited images with h at every step."""
-    return activations.record(subject, n, seed, steps)
+def recording(subject: Subject, n: int, seed: int, steps: int, stage: str = "evaluate") -> Recording:
+    """Unedited images with h at every step, of the prompts of a stage: one recording for all of them where a model takes no text.
+
+    Raises ValueError for an unknown stage.
+    """
+    one_of("stage", stage, ("evaluate", "learn", "probe"))
+    return activations.record(subject, n, seed, steps, getattr(subject.prompts, stage))
 
 
 def train_ksae(rec: Recording, k: int, *, latents: int, train_steps: int, seed: int, batch: int = 2048,
@@ -65,24 +71,18 @@ class FactorSet(NamedTuple):
 def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) -> FactorSet:
     """h of portraits in which every factor is uniform and independent, at chosen noise levels.
 
-    Renders are noised to each timestep (Eq. 1) and passed through the network up to the module. Because no two factors are
+    Renders are noised to each timestep (Eq. 1) and passed through the network up to the module, with a prompt that names no attribute. Because no two factors are
     correlated here, a unit that answers to two factors does so itself and not because the world ties them together.
     """
-    world = portraits.sample(n, seed + 555, balanced=True)
-    images = portraits.render(world, subject.shape[-1]).to(subject.device)
-    alphas = subject.scheduler.alphas_cumprod
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
-    layers = []
+    batch = subject.world.sample(n, seed + 555, balanced=True)
+    chunks = [batch[slice(i, i + 128)] for i in range(0, n, 128)]
     with torch.no_grad():
-        for t in timesteps:
-            x = alphas[t].sqrt() * images + (1 - alphas[t]).sqrt() * noise
-            parts = []
-            for chunk in x.split(128):
-                with hooks.record(subject.network, subject.module, stop=True) as seen:
-                    subject.epsilon(chunk, t)
-                parts.append(seen[0].float().cpu())
-            layers.append(torch.cat(parts))
-    return FactorSet(torch.stack(layers), world.labels, timesteps)
+        clean = [subject.encode(subject.world.render(chunk, subject.size).to(subject.device)) for chunk in chunks]
+    noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device).split(128)
+    alphas = subject.scheduler.alphas_cumprod
+    layers = [torch.cat([sampling.activation(subject, alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * z, t, subject.describe(chunk)).float().cpu()
+                         for chunk, x, z in zip(chunks, clean, noise, strict=True)]) for t in timesteps]
+    return FactorSet(torch.stack(layers), batch.labels, timesteps)
 
 
 def _digest(value: Any) -> Any:
@@ -97,23 +97,28 @@ def _digest(value: Any) -> Any:
 
 
 def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int, *, asymmetric: bool = True,
-             progress: str | None = None) -> Tensor:
-    """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there."""
+             prompts: Sequence[Prompt] | None = None, progress: str | None = None) -> Tensor:
+    """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
+
+    They take the prompts in turn, by default those of the evaluation.
+    """
     artifacts.check_sizes(n_images=n, steps=steps)
+    texts = subject.texts() if prompts is None else [p.text for p in prompts]
     parameters = {"subject": subject.fingerprint, "module": subject.module, "edit": _digest(getattr(edit, "parts", None)),
                   "n": n, "seed": seed, "steps": steps, "asymmetric": asymmetric if edit is not None else None,
-                  "code": artifacts.code_version(sampling, hooks, edits)}
+                  **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks, edits)}
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
 
     def draw(rows: Tensor | None) -> Tensor:
-        return sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, rows=rows, progress=progress or "sampling")
+        return sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, prompts=texts, rows=rows,
+                               progress=progress or "sampling")
 
     def make() -> dict[str, Tensor]:
         rows = getattr(edit, "rows", None)
         if rows is None:
             return {"images": draw(None).half()}
-        images = generate(subject, None, n, seed, steps)  # what the edit leaves alone need not be drawn again
+        images = generate(subject, None, n, seed, steps, prompts=prompts)  # what the edit leaves alone need not be drawn again
         if len(rows):
             images[rows] = draw(rows)
         return {"images": images.half()}
@@ -130,6 +135,7 @@ class Outcome:
     labelled: dict[str, Tensor]  # by the labeller
     features: Tensor  # (n, F) of the scorer
     clip: Tensor  # (n, E) unit-norm
+    prompt: Tensor  # (n,) the number of each image's prompt
 
     def share(self, attribute: str, target: int) -> Estimate:
         """Share of images that the scorer puts into a class, with its Wilson interval."""
@@ -145,13 +151,34 @@ class Outcome:
         """Share of images on which the two evaluators name the same class."""
         return metrics.agreement(self.scored[attribute], self.labelled[attribute])
 
+    def fairness(self, attribute: str, target: Sequence[float] | None = None) -> metrics.Fairness:
+        """FD per prompt, averaged over the prompts (Eq. 13, Appendix C.2)."""
+        return metrics.fairness_discrepancy(self.scored[attribute], target, self.prompt)
+
+    def of(self, prompt: int) -> Outcome:
+        """The images of one prompt."""
+        rows = self.prompt == prompt
+        pick = lambda d: {k: v[rows] for k, v in d.items()}  # noqa: E731
+        return Outcome(self.images[rows], pick(self.scored), pick(self.labelled), self.features[rows], self.clip[rows], self.prompt[rows])
+
 
 @torch.no_grad()
-def judge(subject: Subject, images: Tensor) -> Outcome:
-    """Let every evaluator look at the images."""
+def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
+    """Let every evaluator look at the images, which took so many prompts in turn (by default those of the evaluation)."""
     on = images.to(subject.device)
-    return Outcome(images, evaluators.read(subject.scorer, on), evaluators.read(subject.labeller, on),
-                   evaluators.embed(subject.scorer, on), evaluators.embed(subject.clip, on))
+    return Outcome(images, evaluators.read(subject.scorer, on), evaluators.read(subject.labeller, on), evaluators.embed(subject.scorer, on),
+                   evaluators.embed(subject.clip, on), sampling.assigned(len(images), prompts or len(subject.texts())))
+
+
+def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
+    """How often the scorer sees what a prompt names: per factor the share, over the images whose prompt names a class of it."""
+    result = {}
+    for factor, names in classes.items():
+        named = torch.tensor([names.index(p.given[factor]) if factor in p.given and p.given[factor] in p.text.split() else -1 for p in prompts])[outcome.prompt]
+        if (asked := named >= 0).any():
+            hits = outcome.scored[factor].argmax(-1)[asked] == named[asked]
+            result[factor] = metrics.wilson(int(hits.sum()), int(asked.sum()))
+    return result
 
 
 def class_means(rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -244,6 +271,13 @@ def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int
     features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
                                   n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in attributes}
     return Found(features, gaps, labels, counts, density, scores, by_image)
+
+
+def heads(subject: Subject, n_images: int, seed: int, steps: int) -> dict[str, Heads]:
+    """The h-classifiers of every attribute, learned as in notebook 03 from the recording that is made for them."""
+    rec = recording(subject, n_images, seed, steps, "probe")
+    labels = evaluators.read(subject.labeller, rec.images.to(subject.device))
+    return {a: probes.fit(rec, labels[a].argmax(-1), len(subject.classes(a)), seed=seed).heads for a in subject.attributes}
 
 
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:

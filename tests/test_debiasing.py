@@ -17,7 +17,7 @@ from difflens_utils.sampling import Step
 
 STEPS = 3
 RECIPE = {"k": 6}
-BASE = (0.7, 0.3)  # unedited class shares
+BASE = [(0.7, 0.3)]  # unedited class shares of the one prompt
 
 
 class Clip:
@@ -57,16 +57,16 @@ def test_edits_that_take_the_distribution_are_not_mixed() -> None:
 
 def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    planned = debiasing.plan(rows, BASE, (0.5, 0.5))
+    planned = debiasing.plans(rows, BASE, (0.5, 0.5))
     edit = debiasing.edit_of(pushing(), rows, planned, 4000, 3)
-    assert len(edit.rows) / 4000 == pytest.approx(planned.weights[1], abs=0.03)
+    assert len(edit.rows) / 4000 == pytest.approx(planned[0].weights[1], abs=0.03)
     moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, slice(0, 4000)))
     assert set(moved.flatten(1).mean(1).round().tolist()) == {0.0, 2.0}
 
 
 def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
     rows = arms((UNEDITED, 0.0, [0.5, 0.5], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    got = debiasing.debias(subject, pushing(), rows, (0.5, 0.5), (0.5, 0.5), n=4, seed=1, steps=STEPS)
+    got = debiasing.debias(subject, pushing(), rows, [(0.5, 0.5)], (0.5, 0.5), n=4, seed=1, steps=STEPS)
     assert torch.equal(got.outcome.images, stages.generate(subject, None, 4, 1, STEPS))
 
 
@@ -126,4 +126,15 @@ def test_base_shares_are_those_of_the_scorer(subject) -> None:
     images = stages.generate(subject, None, 6, 2, STEPS)
     got = debiasing.base_shares(subject, images)
     assert set(got) == set(subject.attributes)
-    assert got["age"] == pytest.approx(metrics.shares(stages.judge(subject, images).scored["age"]))
+    assert got["age"] == pytest.approx(metrics.shares(stages.judge(subject, images).scored["age"])[None])
+    two = debiasing.base_shares(subject, images, prompts=2)["age"]
+    assert two == pytest.approx(np.stack([metrics.shares(stages.judge(subject, images[g::2]).scored["age"]) for g in (0, 1)]))
+
+
+def test_each_prompt_draws_from_its_own_plan() -> None:
+    rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
+    planned = debiasing.plans(rows, [(0.7, 0.3), (0.2, 0.8)], (0.2, 0.8))
+    assert [p.weights.tolist() for p in planned] == [[0.0, 1.0], [1.0, 0.0]]
+    assert debiasing.edit_of(pushing(), rows, planned, 10, 3).rows.tolist() == [0, 2, 4, 6, 8]  # prompts are taken in turn
+    (one,) = debiasing.plans(rows, [(0.7, 0.3), (0.2, 0.8)], (0.2, 0.8), together=True)
+    assert one.expected.shape == (2, 2)

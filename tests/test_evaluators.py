@@ -7,25 +7,25 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizer
 
-from difflens_utils import evaluators, portraits
+from difflens_utils import evaluators, portraits, worlds
 from difflens_utils.evaluators import AttributeNet, PortraitClip
-from difflens_utils.portraits import ATTRIBUTES, FACTORS
+from difflens_utils.portraits import ATTRIBUTES, WORLD
 
 MODELS = Path(__file__).parents[1] / "models"
 NETS = ("labeller", "scorer")
 
 
 @pytest.fixture(scope="module")
-def fresh() -> tuple[portraits.Portraits, torch.Tensor]:
+def fresh() -> tuple[worlds.Portraits, torch.Tensor]:
     """2,000 portraits from a seed that no recipe uses."""
-    p = portraits.sample(2000, seed=987_654)
+    p = portraits.WORLD.sample(2000, seed=987_654)
     return p, portraits.render(p)
 
 
 @pytest.fixture(scope="module")
 def net() -> AttributeNet:
     """An untrained one."""
-    return AttributeNet("strided", {k: f.classes for k, f in FACTORS.items()}).eval()
+    return AttributeNet("strided", {k: f.classes for k, f in WORLD.factors.items()}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_save_and_load_give_the_same_network(architecture, tmp_path):
 def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net):
     x = torch.rand(7, 3, 32, 32) * 2 - 1
     whole, parts = evaluators.read(net, x), evaluators.read(net, x, batch=3)
-    for k, f in FACTORS.items():
+    for k, f in WORLD.factors.items():
         assert whole[k].shape == (7, len(f.classes))
         torch.testing.assert_close(whole[k].sum(1), torch.ones(7))
         torch.testing.assert_close(whole[k], parts[k])
@@ -64,7 +64,7 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
 @pytest.mark.parametrize("name", NETS)
 def test_other_sizes_are_resized(name, fresh, shipped):
     large = evaluators.read(AttributeNet.load(MODELS / "evaluators" / name), portraits.render(fresh[0][:200], 64))
-    same = torch.stack([large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in FACTORS])
+    same = torch.stack([large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in WORLD.factors])
     assert same.float().mean() > 0.97
 
 
@@ -106,7 +106,7 @@ def test_weights_of_another_architecture_are_foreign(net, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("factor", WORLD.factors)
 @pytest.mark.parametrize("name", NETS)
 def test_shipped_networks_are_right_and_know_how_often(name, factor, fresh, shipped):
     confidence, guess = shipped[name][factor].max(-1)
@@ -125,7 +125,7 @@ def test_the_two_networks_are_independent():
 # PortraitCLIP ----------------------------------------------------------------------------------------------------------------
 
 def test_every_word_of_a_caption_is_one_token(clip):
-    captions = portraits.captions(portraits.sample(200, balanced=True))
+    captions = portraits.captions(portraits.WORLD.sample(200, balanced=True))
     for caption in captions:
         words = caption.replace(",", " ,").split()
         tokens = clip.tokenise([caption])["input_ids"][0].tolist()
@@ -159,7 +159,7 @@ def test_clip_retrieves_captions_and_reads_class_texts(clip, fresh):
     for one_way in (similarity, similarity.T):
         assert sum(captions[i] == captions[j] for i, j in enumerate(one_way.argmax(1).tolist())) >= 97
     for name in ATTRIBUTES:
-        guess = (images @ clip.text_features(evaluators.class_texts(name, FACTORS[name].classes)).T).argmax(1)
+        guess = (images @ clip.text_features(evaluators.class_texts(name, WORLD.factors[name].classes)).T).argmax(1)
         assert (guess == p.labels[name]).float().mean() >= 0.95
 
 

@@ -103,7 +103,7 @@ def test_fork_equals_two_passes_and_skips_the_first_half(net, x):
     downs = []
     handle = net.down_blocks[0].register_forward_hook(lambda m, i, out: downs.append(len(out[0])))
     with hooks.fork(net, "mid_block", change) as forked:
-        plain, edited = forked.split(run(net, x))
+        plain, edited = forked.split(run(net, x), len(x))
     handle.remove()
     assert downs == [3]
     with hooks.edit(net, "mid_block", change):
@@ -115,7 +115,7 @@ def test_fork_equals_two_passes_and_skips_the_first_half(net, x):
 def test_fork_of_an_identity_leaves_every_bit(net, x):
     with hooks.fork(net, "mid_block", lambda h, i: None) as forked:
         out = run(net, x)
-        assert forked.plain is None and torch.equal(out, forked.split(out)[1])
+        assert forked.plain is None and torch.equal(out, forked.split(out, len(out))[1])
     assert torch.equal(out, run(net, x))
 
 

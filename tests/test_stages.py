@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("store")
 def outcome(classes: list[int]) -> stages.Outcome:
     """What evaluators that are certain of gender say."""
     hot = {"gender": torch.eye(2)[torch.tensor(classes)]}
-    return stages.Outcome(torch.zeros(len(classes), 3, 4, 4), hot, hot, torch.zeros(len(classes), 5), torch.zeros(len(classes), 5))
+    return stages.Outcome(torch.zeros(len(classes), 3, 4, 4), hot, hot, torch.zeros(len(classes), 5), torch.zeros(len(classes), 5), torch.zeros(len(classes), dtype=torch.int64))
 
 
 def test_a_gain_is_paired_by_seed() -> None:

@@ -25,7 +25,7 @@ from workflow import verdicts
 from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug
 
 SOURCE, HTML = BUILD / "source", BUILD / "html"
-CAPTIONS = {"portraits": "The study, on portraits with a planted bias"}
+CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text"}
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
           "embed": "src", "object": "data"}
 STYLES = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "icon", "manifest"}
@@ -40,14 +40,17 @@ def page_of(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return executed
 
 
-def results_page(table: Callable[..., str], profile: str, subjects: list[str]) -> str:
-    """`verdicts.markdown` or `verdicts.scorecard` of every subject, with links to the notebooks' pages."""
-    parts = []
-    for subject in subjects:
-        results = verdicts.load(result_path(profile, subject, "").parent)
-        shown = table(results, lambda name, s=slug(subject): f"[{name}](notebooks/{s}/{name}.ipynb)")
-        parts.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{shown}\n")
-    return "\n".join(parts)
+def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
+    """The tables of verdicts of every subject, and the scorecard of them all, with links to the notebooks' pages: {name: Markdown}."""
+    def link(subject: str) -> Callable[[str], str]:
+        return lambda name: f"[{name}](notebooks/{slug(subject)}/{name}.ipynb)"
+
+    results = {subject: verdicts.load(result_path(profile, subject, "").parent) for subject in subjects}
+    title = "**{}, profile `" + profile + "`**\n\n{}\n"
+    tables = [title.format(f"Subject `{subject}`", verdicts.markdown(own, link(subject))) for subject, own in results.items()]
+    names = " and ".join(f"`{subject}`" for subject in subjects)
+    return {"markdown": "\n".join(tables),
+            "scorecard": title.format(f"Subject{'s' * (len(subjects) > 1)} {names}", verdicts.scorecard(results, link(subjects[0])))}
 
 
 def parameters_page(notebooks: list[Path]) -> str:
@@ -108,8 +111,8 @@ def gather(profile: str, subjects: list[str]) -> None:
         (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
-    for table in (verdicts.markdown, verdicts.scorecard):
-        (SOURCE / f"generated/{table.__name__}.md").write_text(results_page(table, profile, subjects))
+    for name, page in results_pages(profile, subjects).items():
+        (SOURCE / f"generated/{name}.md").write_text(page)
     toc = contents(subjects, [path.stem for path in notebooks], bench.exists())
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 

@@ -82,6 +82,13 @@ def model_card(result: dict) -> str:
              f"| Fréchet distance (PortraitNet) to fresh renders | {shown('quality.frechet')} | {shown('quality.frechet_floor')} |"]
     agree = "quality.agreement."
     lines += [f"| both evaluators agree on {name.removeprefix(agree)} | {shown(name)} | |" for name in records if name.startswith(agree)]
+    if asked := [name for name in records if name.endswith(".obeyed")]:
+        lines += ["", "| drawn as the prompt names it | share |", "| --- | --- |"]
+        lines += [f"| {factor}, prompts of the stage *{stage}* | {shown(name)} |" for name in asked for _, stage, factor, _ in [name.split(".")]]
+    if biased := [name for name in records if name.startswith("planted.prompts.")]:
+        lines += ["", "| prompt: class | planted | generated |", "| --- | --- | --- |"]
+        lines += [f"| a face of a {prompt}: {attribute} {label} | {records[name]['value']:.3f} | {shown(name.removeprefix('planted.'))} |"
+                  for name in biased for _, _, prompt, attribute, label in [name.split(".")]]
     lines += ["", "| factor: class | planted | generated |", "| --- | --- | --- |"]
     for name in (name.removeprefix("share.") for name in records if name.startswith("share.")):
         factor, label = name.split(".")
@@ -106,7 +113,9 @@ def main() -> None:
     if subject == "portraits":
         readme = ROOT / "README.md"
         link = lambda name: f"[{name}](notebooks/{name}.ipynb)"  # noqa: E731
-        replace(readme, with_table(readme.read_text(), verdicts.scorecard(verdicts.load(folder), link)))
+        others = [path for path in sorted((ROOT / "results/book").iterdir()) if path != folder]
+        known = {path.name: verdicts.load(path) for path in (folder, *others)}
+        replace(readme, with_table(readme.read_text(), verdicts.scorecard(known, link)))
     card = ROOT / "models" / slug(subject) / "README.md"
     if card.exists():
         replace(card, with_table(card.read_text(), model_card(json.loads((folder / "00_bias.json").read_text()))))

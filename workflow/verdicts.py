@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from difflens_utils.scorecard import estimate, number
 from workflow.execute import result_path, slug
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
-SCORES = ("", "claim", "the paper", "here", "verdict", "where")
 
 
 def load(folder: Path) -> list[dict]:
@@ -46,11 +45,18 @@ def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
     return _markdown(HEADER, [(link(first), *rest) for first, *rest in rows(results)])
 
 
-def scorecard(results: list[dict], link: Callable[[str], str] = str) -> str:
-    """The paper's claims as a Markdown table, from the notebook that judged them (and says why); empty if none did."""
-    scored = [row for result in results for row in result.get("scorecard", [])]
-    return _markdown(SCORES, [(r["id"], r["claim"], r["paper"], r["ours"].replace("_", " "), f"**{with_close(r)}**", f"{link(r['notebook'])}, *{r['section']}*")
-                              for r in scored]) if scored else ""
+def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = str) -> str:
+    """The paper's claims as a Markdown table with columns for each subject: {subject: result files}; empty if no notebook judged them."""
+    scored = {subject: {row["id"]: row for result in own for row in result.get("scorecard", [])} for subject, own in results.items()}
+    scored = {subject: rows for subject, rows in scored.items() if rows}
+    if not scored:
+        return ""
+    here = [("here" if len(scored) == 1 else f"`{subject}`", "verdict") for subject in scored]
+    lines = []
+    for number, row in next(iter(scored.values())).items():
+        found = [(r["ours"].replace("_", " "), f"**{with_close(r)}**") for r in (rows[number] for rows in scored.values())]
+        lines.append((number, row["claim"], row["paper"], *(cell for pair in found for cell in pair), f"{link(row['notebook'])}, *{row['section']}*"))
+    return _markdown(("", "claim", "the paper", *(cell for pair in here for cell in pair), "where"), lines)
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""Train PortraitCLIP: `python models/clip/train.py [--images N]`.
+"""Train PortraitCLIP: `python models/clip/train.py [--world portraits|occupations] [--images N]`.
 
 A small `transformers.CLIPModel` on fresh renders, half from the planted world and half with every factor uniform and
 independent, with captions that state everything, a part, or a single thing. A caption that leaves something out is true
@@ -14,7 +14,9 @@ import json
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
@@ -25,14 +27,28 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
 
-from difflens_utils import portraits, subjects  # noqa: E402
+from difflens_utils import occupations, portraits, subjects  # noqa: E402
 from difflens_utils.evaluators import PortraitClip, class_texts, embed  # noqa: E402
 from difflens_utils.metrics import Estimate, wilson  # noqa: E402
+from difflens_utils.portraits import ATTRIBUTES  # noqa: E402
+from difflens_utils.worlds import World  # noqa: E402
 from models.evaluators.train import distort  # noqa: E402
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
 
-SEED, BATCH, RATE, WIDTH, CONTEXT = 31, 128, 2e-3, 128, 77
-FACTORS = tuple(portraits.FACTORS)
+SEED, BATCH, RATE, WIDTH = 31, 128, 2e-3, 128
+Caption = Callable[[dict[str, str], random.Random], tuple[str, set[str]]]  # a portrait's classes -> a true text, and the factors that it states
+
+
+class Source(NamedTuple):
+    """Where pairs of portraits and texts come from."""
+
+    world: World
+    caption: Caption
+    words: Callable[[], set[str]]
+    context: int  # tokens
+    folder: Path
+    full: Callable[[dict[str, str], random.Random], str]  # the text that the card retrieves by
+    among: tuple[int, ...]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,21 +76,33 @@ def _someone(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word} person"
 
 
-def batch(n: int, seed: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
-    """Renders (B, 3, 32, 32), a caption each (half of them full), labels (B, factors), and which caption is true of which
-    image (B, B)."""
-    halves = portraits.sample(n // 2, seed), portraits.sample(n - n // 2, seed + 1, balanced=True)
+def _full_or_part(person: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
+    """Half of the captions are full."""
+    text = portraits.caption(person)
+    return partial_caption(text, person, rng) if rng.random() < 0.5 else (text, set(person))
+
+
+def _words_of_portraits() -> set[str]:
+    world = [c for seed in (0, 1) for c in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True))]
+    words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
+    return words | {c for f in portraits.WORLD.factors.values() for c in f.classes}
+
+
+SOURCES = {"portraits": Source(portraits.WORLD, _full_or_part, _words_of_portraits, 77, HERE, lambda p, _: portraits.caption(p), (100, 1000)),
+           "occupations": Source(occupations.WORLD, occupations.caption, occupations.vocabulary, 20, HERE.parent / "portraits-t2i/clip",
+                                 lambda p, rng: occupations.caption(p, rng, ATTRIBUTES)[0], (10,))}
+
+
+def batch(source: Source, n: int, seed: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    """Renders (B, 3, 32, 32), a caption each, labels (B, factors), and which caption is true of which image (B, B)."""
+    world, factors = source.world, tuple(source.world.factors)
+    halves = world.sample(n // 2, seed), world.sample(n - n // 2, seed + 1, balanced=True)
     rng = random.Random(seed)
-    texts, stated = [], torch.ones(n, len(FACTORS), dtype=torch.bool)
-    for half in halves:
-        for i, text in enumerate(portraits.captions(half)):
-            if rng.random() < 0.5:
-                text, factors = partial_caption(text, portraits.names(half, i), rng)
-                stated[len(texts)] = torch.tensor([f in factors for f in FACTORS])
-            texts.append(text)
-    labels = torch.stack([torch.cat([h.labels[f] for h in halves]) for f in FACTORS], dim=1)  # (B, factors)
+    pairs = [source.caption(world.names(half, i), rng) for half in halves for i in range(len(half))]
+    stated = torch.tensor([[f in told for f in factors] for _, told in pairs])
+    labels = torch.stack([torch.cat([h.labels[f] for h in halves]) for f in factors], dim=1)  # (B, factors)
     differs = labels[:, None] != labels[None]  # (B captions, B images, factors)
-    return torch.cat([portraits.render(h) for h in halves]), texts, labels, ~(differs & stated[:, None]).any(-1)
+    return torch.cat([world.render(h, 32) for h in halves]), [t for t, _ in pairs], labels, ~(differs & stated[:, None]).any(-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,22 +132,19 @@ def _joined(piece: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def tokenizer() -> CLIPTokenizer:
+def tokenizer(source: Source) -> CLIPTokenizer:
     """CLIP's own scheme, laid out as CLIP's: 256 bytes, the same ending a word, the merges, start and end of text.
 
     Every word of the world's captions is one token, and no text is unknown.
     """
-    world = [c for seed in (0, 1) for c in portraits.captions(portraits.sample(2000, seed, balanced=True))]
-    words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
-    words |= {c for f in portraits.FACTORS.values() for c in f.classes}
-    pairs, letters = merges(words), sorted(ByteLevel.alphabet())
+    pairs, letters = merges(source.words()), sorted(ByteLevel.alphabet())
     tokens = [*letters, *(a + "</w>" for a in letters), *("".join(p) for p in pairs), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({t: i for i, t in enumerate(tokens)}, pairs, model_max_length=CONTEXT)
+    return CLIPTokenizer({t: i for i, t in enumerate(tokens)}, pairs, model_max_length=source.context)
 
 
 def network(tokens: CLIPTokenizer) -> CLIPModel:
     tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
-    text = CLIPTextConfig(vocab_size=len(tokens), num_hidden_layers=3, max_position_embeddings=CONTEXT,
+    text = CLIPTextConfig(vocab_size=len(tokens), num_hidden_layers=3, max_position_embeddings=tokens.model_max_length,
                           bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
                           pad_token_id=tokens.pad_token_id, **tower)
     vision = CLIPVisionConfig(image_size=32, patch_size=8, num_hidden_layers=4, **tower)
@@ -135,29 +160,29 @@ def contrastive_loss(similarity: Tensor, match: Tensor) -> Tensor:
             + F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))) / 2
 
 
-def factor_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def factor_loss(logits: Tensor, labels: Tensor, world: World) -> Tensor:
     """Mean cross-entropy over the factors of (B, all classes) logits and (B, factors) labels."""
-    parts = logits.split([len(f.classes) for f in portraits.FACTORS.values()], dim=1)
+    parts = logits.split([len(f.classes) for f in world.factors.values()], dim=1)
     return torch.stack([F.cross_entropy(z, labels[:, i]) for i, z in enumerate(parts)]).mean()
 
 
-def train(images: int) -> PortraitClip:
+def train(images: int, source: Source) -> PortraitClip:
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
-    tokens = tokenizer()
+    tokens = tokenizer(source)
     clip = PortraitClip(network(tokens), tokens)
-    head = nn.Linear(WIDTH, sum(len(f.classes) for f in portraits.FACTORS.values()))
+    head = nn.Linear(WIDTH, sum(len(f.classes) for f in source.world.factors.values()))
     steps = max(images // BATCH, 1)
     weights = [*clip.model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
     progress = tqdm(range(steps), desc="clip", mininterval=20)
     for step in progress:
-        x, texts, labels, match = batch(BATCH, SEED * 1_000_000 + 2 * step)
+        x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
         with subjects.autocast():
             image, text = clip.image_features(distort(x, generator)).float(), clip.text_features(texts).float()
         contrast = contrastive_loss(clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match)
-        factors = factor_loss(head(image * WIDTH**0.5), labels)  # features of unit norm: about 1 per entry
+        factors = factor_loss(head(image * WIDTH**0.5), labels, source.world)  # features of unit norm: about 1 per entry
         optimizer.zero_grad(set_to_none=True)
         (contrast + factors).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -181,11 +206,11 @@ def retrieval(image: Tensor, text: Tensor, captions: list[str], among: int) -> d
     return {key: _rounded(wilson(count, len(captions))) for key, count in right.items()}
 
 
-def zero_shot(clip: PortraitClip, image: Tensor, labels: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+def zero_shot(clip: PortraitClip, image: Tensor, labels: dict[str, Tensor], world: World) -> dict[str, dict[str, float]]:
     """Accuracy of the social attributes read off image features (N, F) by the closest of their class texts."""
     result = {}
-    for name in portraits.ATTRIBUTES:
-        guess = (image @ clip.text_features(class_texts(name, portraits.FACTORS[name].classes)).T).argmax(1)
+    for name in world.attributes:
+        guess = (image @ clip.text_features(class_texts(name, world.factors[name].classes)).T).argmax(1)
         result[name] = _rounded(wilson(int((guess == labels[name]).sum()), len(guess)))
     return result
 
@@ -195,28 +220,30 @@ def _rounded(estimate: Estimate) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def card(clip: PortraitClip, n: int = 4000) -> dict[str, dict]:
-    """Held-out figures on fresh renders of both worlds, with 95 % Wilson intervals."""
-    report = {}
-    for seed, world in enumerate(("planted", "balanced"), start=SEED + 200):
-        p = portraits.sample(n, seed, balanced=world == "balanced")
-        captions = portraits.captions(p)
-        image = embed(clip, portraits.render(p))
-        text = torch.cat([clip.text_features(captions[i:i + 500]) for i in range(0, n, 500)])
-        report[world] = {"seed": seed, "zero_shot": zero_shot(clip, image, p.labels),
-                         **{f"retrieval_{k}": retrieval(image, text, captions, k) for k in (100, 1000)}}
+def card(clip: PortraitClip, source: Source, n: int = 4000) -> dict[str, dict]:
+    """Held-out figures on fresh renders, planted and balanced, with 95 % Wilson intervals."""
+    report, rng = {}, random.Random(SEED)
+    for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
+        p = source.world.sample(n, seed, balanced=kind == "balanced")
+        texts = [source.full(source.world.names(p, i), rng) for i in range(n)]
+        image = embed(clip, source.world.render(p, 32))
+        text = torch.cat([clip.text_features(texts[i:i + 500]) for i in range(0, n, 500)])
+        report[kind] = {"seed": seed, "zero_shot": zero_shot(clip, image, p.labels, source.world),
+                        **{f"retrieval_{k}": retrieval(image, text, texts, k) for k in source.among}}
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=190_000)
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--world", choices=SOURCES, default="portraits")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    clip = train(args.images)
-    clip.save(args.out)
-    report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(args.out))}
-    (args.out / "card.json").write_text(json.dumps(report, indent=1) + "\n")
+    source = SOURCES[args.world]
+    out = args.out or source.folder
+    train(args.images, source).save(out)
+    report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(out), source)}
+    (out / "card.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["held_out"], indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Train the two attribute networks: `python models/evaluators/train.py labeller|scorer [--images N]`.
+"""Train the two attribute networks: `python models/evaluators/train.py labeller|scorer [--world portraits|occupations] [--images N]`.
 
 They share nothing: architecture, seed, and data (fresh renders from their own seeds, half from the planted world and
 half with every factor uniform and independent, so that neither can read one factor through another).
@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from difflens_utils import portraits, subjects
+from difflens_utils import occupations, portraits, subjects
 from difflens_utils.evaluators import AttributeNet
+from difflens_utils.worlds import World
 
 HERE = Path(__file__).parent
 RECIPES = {"labeller": ("residual", 11, 3e-3), "scorer": ("strided", 23, 2e-3)}  # architecture, seed, learning rate
+WORLDS = {"portraits": (portraits.WORLD, HERE), "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators")}
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,22 +34,22 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * (1 + 0.15 * (pick() - 0.5)) + 0.15 * (pick() - 0.5) + noise).clamp(-1, 1)
 
 
-def batch(n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    natural, uniform = portraits.sample(n // 2, seed), portraits.sample(n - n // 2, seed + 1, balanced=True)
-    images = torch.cat([portraits.render(natural), portraits.render(uniform)])
+def batch(world: World, n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    natural, uniform = world.sample(n // 2, seed), world.sample(n - n // 2, seed + 1, balanced=True)
+    images = torch.cat([world.render(natural, 32), world.render(uniform, 32)])
     return images, {k: torch.cat([natural.labels[k], uniform.labels[k]]) for k in natural.labels}
 
 
-def train(name: str, images: int, size: int = 256) -> AttributeNet:
+def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet:
     architecture, seed, rate = RECIPES[name]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    net = AttributeNet(architecture, {k: f.classes for k, f in portraits.FACTORS.items()})
+    net = AttributeNet(architecture, {k: f.classes for k, f in world.factors.items()})
     steps = images // size
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     for step in tqdm(range(steps), desc=name, mininterval=20):
-        x, labels = batch(size, seed * 1_000_000 + 2 * step)
+        x, labels = batch(world, size, seed * 1_000_000 + 2 * step)
         with subjects.autocast():
             logits = net.logits(distort(x, generator))
             loss = sum(F.cross_entropy(logits[k].float(), labels[k]) for k in labels)
@@ -59,10 +61,10 @@ def train(name: str, images: int, size: int = 256) -> AttributeNet:
     return net.eval().requires_grad_(False)
 
 
-def calibrate(net: AttributeNet, seed: int) -> None:
+def calibrate(net: AttributeNet, seed: int, world: World) -> None:
     """One temperature per factor, by maximum likelihood on held-out distorted portraits of the planted world."""
-    p = portraits.sample(4000, seed)
-    images = distort(portraits.render(p), torch.Generator().manual_seed(seed))
+    p = world.sample(4000, seed)
+    images = distort(world.render(p, 32), torch.Generator().manual_seed(seed))
     grid = torch.logspace(-1, 1, 81)
     with torch.no_grad():
         logits = net.logits(images)
@@ -72,12 +74,12 @@ def calibrate(net: AttributeNet, seed: int) -> None:
 
 
 @torch.no_grad()
-def card(net: AttributeNet, seed: int, n: int = 10_000) -> dict[str, dict[str, float]]:
+def card(net: AttributeNet, seed: int, world: World, n: int = 10_000) -> dict[str, dict[str, float]]:
     """Held-out accuracy and expected calibration error (15 bins) per factor, on fresh renders of the planted world."""
-    p = portraits.sample(n, seed)
-    images = portraits.render(p)
-    uniform = portraits.sample(n, seed + 1, balanced=True)
-    other = net.logits(portraits.render(uniform))
+    p = world.sample(n, seed)
+    images = world.render(p, 32)
+    uniform = world.sample(n, seed + 1, balanced=True)
+    other = net.logits(world.render(uniform, 32))
     result = {}
     for k, z in net.logits(images).items():
         confidence, guess = z.softmax(-1).max(-1)
@@ -93,13 +95,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--world", choices=WORLDS, default="portraits")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    net = train(args.name, args.images)
-    calibrate(net, RECIPES[args.name][1] + 100)
-    folder = args.out / args.name
+    world, home = WORLDS[args.world]
+    net = train(args.name, args.images, world)
+    calibrate(net, RECIPES[args.name][1] + 100, world)
+    folder = (args.out or home) / args.name
     net.save(folder)
-    report = {"images": args.images, "held_out": card(AttributeNet.load(folder), RECIPES[args.name][1] + 200)}
+    report = {"images": args.images, "held_out": card(AttributeNet.load(folder), RECIPES[args.name][1] + 200, world)}
     (folder / "card.json").write_text(json.dumps(report, indent=1) + "\n")
     for k, row in report["held_out"].items():
         print(f"{k:12s} " + "  ".join(f"{a} {b:.4f}" for a, b in row.items()))

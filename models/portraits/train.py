@@ -19,7 +19,7 @@ from difflens_utils import portraits, subjects  # before diffusers: it mends a t
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 
 HERE = Path(__file__).parent
 SEED, POOL, BATCH, RATE, DECAY = 7, 131_072, 64, 6e-4, 0.999
@@ -36,8 +36,8 @@ def network() -> UNet2DModel:
         norm_num_groups=8, attention_head_dim=32)
 
 
-def close_skips(unet: UNet2DModel, open_blocks: int) -> None:
-    """Fewer skips: hold at zero, in all but the last `open_blocks` up blocks, every weight that reads a skip connection.
+def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> None:
+    """Fewer skips: hold at zero, in all but the last `open_resnets` resnets of the up blocks, every weight that reads a skip connection.
 
     With all of diffusers' skips open the decoder asks the bottleneck for next to nothing, since what an image is can be read
     around it at every resolution; `difflens_utils.mediation` measures it. Zeros keep the file an ordinary `UNet2DModel`. A
@@ -47,13 +47,12 @@ def close_skips(unet: UNet2DModel, open_blocks: int) -> None:
     for block in unet.down_blocks:
         widths += [r.out_channels for r in block.resnets]
         widths += [d.out_channels for d in block.downsamplers or ()]
-    for index, block in enumerate(unet.up_blocks):
-        for resnet in block.resnets:
-            below = resnet.in_channels - widths.pop()
-            group = resnet.in_channels // resnet.norm1.num_groups
-            if index < len(unet.up_blocks) - open_blocks:
-                _hold_at_zero(resnet.conv1.weight, below // group * group)
-                _hold_at_zero(resnet.conv_shortcut.weight, below)
+    closed = [resnet for block in unet.up_blocks for resnet in block.resnets]
+    for resnet in closed[: len(closed) - open_resnets]:
+        below = resnet.in_channels - widths.pop()
+        group = resnet.in_channels // resnet.norm1.num_groups
+        _hold_at_zero(resnet.conv1.weight, below // group * group)
+        _hold_at_zero(resnet.conv_shortcut.weight, below)
 
 
 def _hold_at_zero(weight: Tensor, start: int) -> None:
@@ -74,7 +73,7 @@ def data() -> Tensor:
     """The training set: (POOL, 3, 32, 32) uint8, rendered in a minute."""
     pool = torch.empty(POOL, 3, 32, 32, dtype=torch.uint8)
     for start in tqdm(range(0, POOL, 1024), desc="rendering", mininterval=10):
-        images = portraits.render(portraits.sample(1024, SEED * 100_000 + start))
+        images = portraits.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
         pool[start:start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
     return pool
 
@@ -103,7 +102,7 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
     unet = network().to(memory_format=torch.channels_last)
     if warm is not None:
         unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
-    close_skips(unet, open_blocks)
+    close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     average = {k: v.clone() for k, v in unet.state_dict().items()}
     first, total = seen // BATCH, images // BATCH

@@ -1,0 +1,68 @@
+"""Latent direction (Li et al., 2024, InterpretDiffusion): one vector per class, the same at every timestep, added to h under a prompt.
+
+    loss = |noise - e(x_t, t, prompt without the class; h + v)|^2
+
+on images x_0 that were generated with the class in the prompt: what the text no longer says, v has to. Only for models that read text.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import artifacts, hooks, sampling
+from .subjects import Subject, full_precision
+
+RATE = 0.02  # of Adam, in standard deviations of h
+RECIPE = {"n": 256, "batches": 400, "seed": 0, "batch": 32}  # of what ships
+
+
+def learn(subject: Subject, attribute: str, *, n: int, batches: int, seed: int, steps: int, batch: int = 32, progress: bool = True) -> Tensor:
+    """The vectors of all classes, (classes, *h), each learned in so many batches of its `n` generated images.
+
+    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0, and for a subject whose
+    prompts do not name the classes.
+    """
+    artifacts.check_sizes(n=n, batches=batches, steps=steps, batch=batch)
+    asked = [[p for p in subject.prompts.learn if p.given.get(attribute) == c and p.without] for c in subject.classes(attribute)]
+    if not all(asked):
+        raise ValueError(f"subject {subject.name} has no prompts that name the classes of {attribute}; a latent direction is learned from those")
+    parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "batches": batches, "seed": seed,
+                  "steps": steps, "batch": batch, **subject.asked([p for row in asked for p in row]),
+                  "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+
+    def make() -> dict[str, Tensor]:
+        with full_precision(subject):
+            return {"vectors": torch.stack([
+                _vector(subject, [p.text for p in row], [p.without for p in row], n, batches, seed + c, steps, batch, f"{attribute}: {name}" if progress else None)
+                for c, (name, row) in enumerate(zip(subject.classes(attribute), asked, strict=True))])}
+
+    return artifacts.cached_tensors("latent_direction", parameters, make, subject.folder / "latent_direction" / attribute)["vectors"]
+
+
+def _vector(subject: Subject, texts: list[str], without: list[str], n: int, batches: int, seed: int, steps: int, batch: int,
+            progress: str | None) -> Tensor:
+    images = sampling.sample(subject, n, seed + 700, steps=steps, prompts=texts)
+    with torch.no_grad():
+        clean = torch.cat([subject.encode(part.to(subject.device)) for part in images.split(64)])
+    own = [without[i] for i in sampling.assigned(n, len(texts)).tolist()]
+    alphas, generator = subject.scheduler.alphas_cumprod, torch.Generator().manual_seed(seed)
+    vector: Tensor | None = None
+    for _ in tqdm(range(batches), desc=f"latent direction: {progress}", disable=progress is None, leave=False):
+        rows = torch.randperm(n, generator=generator)[:batch]
+        t = int(torch.randint(len(alphas), (1,), generator=generator))
+        noise = torch.randn(len(rows), *subject.shape, generator=generator).to(subject.device)
+        x, said = alphas[t].sqrt() * clean[rows] + (1 - alphas[t]).sqrt() * noise, [own[i] for i in rows.tolist()]
+        if vector is None:
+            h = sampling.activation(subject, x, t, said)
+            vector = torch.zeros(h.shape[1:], device=h.device).requires_grad_(True)
+            optimizer = torch.optim.Adam([vector], lr=RATE * h.float().std().item())
+        with hooks.edit(subject.network, subject.module, lambda h, _call: h + vector.to(h.dtype)):
+            loss = (subject.epsilon(x, t, said, guided=False) - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return vector.detach().cpu()

@@ -1,0 +1,233 @@
+"""Train the text-to-image subject: `python models/portraits-t2i/train.py vae|unet [--images N] [--scratch DIR]`.
+
+A Stable Diffusion in miniature (Rombach et al., 2022), trained on captioned portraits with occupations: first an autoencoder with a
+Kullback-Leibler penalty (64x64 to 8x8), then a U-Net over its latents that reads the frozen text tower of PortraitCLIP
+(`models/clip/train.py --world occupations`, which has to be there). Scaled-linear beta, T = 1000, epsilon-prediction; a tenth of the
+captions is empty, for classifier-free guidance (Ho and Salimans, 2022). Every batch is a function of (seed, step), so a run that was
+interrupted resumes exactly from its state file.
+
+Four fifths of the portraits are drawn from the planted world; one fifth has every gender, age and tone equally often, and captions that
+always name all three. So prompts that name classes are obeyed for each occupation, and a prompt that does not gets the planted bias.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one goes on as its neighbours do
+
+from difflens_utils import occupations, subjects  # noqa: E402
+from difflens_utils.evaluators import PortraitClip  # noqa: E402
+from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
+from difflens_utils.worlds import Portraits  # noqa: E402
+from models.portraits.train import close_skips, save_atomically  # noqa: E402
+
+# isort: split
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from transformers import CLIPTextModel  # noqa: E402
+
+SEED, SIZE, POOL, UNIFORM = 17, 64, 131_072, 0.2
+VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 1.5e-3, 0.03
+BATCH, RATE, DECAY, UNCONDITIONAL = 64, 8e-4, 0.9995, 0.1
+OPEN = 1  # resnets of the up blocks, from the last, that read their skip connections
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+def population() -> Portraits:
+    """The training portraits (POOL,), the last fifth of them uniform in the attributes and the occupation."""
+    planted = WORLD.sample(round(POOL * (1 - UNIFORM)), SEED)
+    uniform = WORLD.sample(POOL - len(planted), SEED + 1, balanced=(*ATTRIBUTES, "occupation"))
+    return Portraits({k: torch.cat([v, uniform.labels[k]]) for k, v in planted.labels.items()}, torch.cat([planted.nuisance, uniform.nuisance]))
+
+
+def renders(people: Portraits, scratch: Path) -> np.ndarray:
+    """Their images, (POOL, 3, 64, 64) uint8, rendered once into a memory map."""
+    path = scratch / f"renders-{SEED}-{len(people)}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        pool = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(people), 3, SIZE, SIZE))
+        for start in tqdm(range(0, len(people), 1024), desc="rendering", mininterval=10):
+            images = WORLD.render(people[slice(start, start + 1024)], SIZE)
+            pool[start:start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def picked(pool: np.ndarray, rows: Tensor) -> Tensor:
+    """Some images in [-1, 1], (B, 3, 64, 64) float32."""
+    return torch.from_numpy(pool[rows.numpy()]).float() / 127.5 - 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The models
+
+def autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, sample_size=SIZE,
+                         block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=8, norm_num_groups=8)
+
+
+def network(text_width: int) -> UNet2DConditionModel:
+    """The text enters before and in the middle block only, and `close_skips` shuts the skips: what a portrait is passes h (160 x 4 x 4)."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 8, in_channels=8, out_channels=8, layers_per_block=1, block_out_channels=(96, 160),
+        down_block_types=("CrossAttnDownBlock2D",) * 2, mid_block_type="UNetMidBlock2DCrossAttn", up_block_types=("UpBlock2D",) * 2,
+        cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=8)
+
+
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                         set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+
+
+def text_tower() -> tuple[CLIPTextModel, PortraitClip]:
+    """The text half of PortraitCLIP, as a pipeline's text encoder."""
+    clip = PortraitClip.load(HERE / "clip")
+    tower = CLIPTextModel(clip.model.config.text_config)
+    tower.load_state_dict(clip.model.text_model.state_dict() if hasattr(tower, "embeddings") else
+                          {f"text_model.{k}": v for k, v in clip.model.text_model.state_dict().items()})
+    return tower.eval().requires_grad_(False), clip
+
+
+def loop(name: str, model: torch.nn.Module, rate: float, total: int, state_file: Path, loss_at: Callable[[int], Tensor],
+         decay: float | None, minutes: float = 4.0) -> dict[str, Tensor]:
+    """AdamW with a constant rate that falls to zero over the last third; returns the (averaged) weights. Resumes from `state_file`."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
+    average, step, running = {k: v.clone() for k, v in model.state_dict().items()}, 0, None
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+    saved = time.monotonic()
+    bar = tqdm(range(step, total), initial=step, total=total, desc=name, mininterval=20)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 300, (total - step) / (total / 3))
+        loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        keep = 0.0 if decay is None else min(decay, (1 + step) / (10 + step))
+        for k, v in model.state_dict().items():
+            average[k].lerp_(v, 1 - keep)
+        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if time.monotonic() - saved > 60 * minutes or step + 1 == total:
+            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}, state_file)
+            saved = time.monotonic()
+    return average
+
+
+def train_vae(images: int, scratch: Path) -> None:
+    """L1 on pixels and on their differences, so that thin lines count, and a small KL penalty."""
+    torch.manual_seed(SEED)
+    pool = renders(population(), scratch)
+    vae = autoencoder().to(memory_format=torch.channels_last)
+
+    def loss_at(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
+        x = picked(pool, torch.randint(len(pool), (VAE_BATCH,), generator=generator)).to(memory_format=torch.channels_last)
+        with subjects.autocast():
+            posterior = vae.encode(x).latent_dist
+            out = vae.decode(posterior.sample(generator=generator)).sample
+        out = out.float()
+        edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
+        return (out - x).abs().mean() + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
+
+    vae.load_state_dict(loop("vae", vae, VAE_RATE, images // VAE_BATCH, scratch / "vae.pt", loss_at, 0.999))
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(picked(pool, torch.arange(i, i + 256))).latent_dist.mean for i in range(0, 4096, 256)])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    vae.half().save_pretrained(HERE / "vae")
+
+
+def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor, float]:
+    """Mean and standard deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(memory_format=torch.channels_last)
+    path = scratch / f"latents-{subjects.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
+    if not path.exists():
+        parts = []
+        with torch.no_grad(), subjects.autocast():
+            for i in tqdm(range(0, len(pool), 256), desc="encoding", mininterval=10):
+                d = vae.encode(picked(pool, torch.arange(i, min(i + 256, len(pool)))).to(memory_format=torch.channels_last)).latent_dist
+                parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
+        save_atomically({"latents": torch.cat(parts, 1)}, path)
+    mean, std = torch.load(path, weights_only=True)["latents"]
+    return mean, std, vae.config.scaling_factor
+
+
+def train_unet(images: int, scratch: Path) -> None:
+    torch.manual_seed(SEED)
+    people = population()
+    names = [WORLD.names(people, i) for i in range(len(people))]
+    planted = round(POOL * (1 - UNIFORM))
+    mean, std, _ = posteriors(renders(people, scratch), scratch)
+    tower, clip = text_tower()
+    unet = network(tower.config.hidden_size).to(memory_format=torch.channels_last)
+    close_skips(unet, OPEN)
+    alphas = scheduler().alphas_cumprod
+
+    def texts(rows: list[int], rng: random.Random) -> list[str]:
+        named = [None if r < planted else ATTRIBUTES for r in rows]
+        return ["" if rng.random() < UNCONDITIONAL else occupations.caption(names[r], rng, n)[0] for r, n in zip(rows, named, strict=True)]
+
+    def loss_at(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
+        rows = torch.randint(POOL, (BATCH,), generator=generator)
+        tokens = clip.tokenizer(texts(rows.tolist(), random.Random(SEED * 10_000_000 + step)), padding="max_length", truncation=True,
+                                max_length=clip.context, return_tensors="pt").input_ids
+        noise, t = torch.randn(BATCH, *mean.shape[1:], generator=generator), torch.randint(1000, (BATCH,), generator=generator)
+        x = mean[rows].float() + std[rows].float() * torch.randn(noise.shape, generator=generator)
+        a = alphas[t].reshape(-1, 1, 1, 1)
+        with torch.no_grad():
+            condition = tower(tokens).last_hidden_state
+        with subjects.autocast():
+            noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
+            predicted = unet(noisy, t, condition, return_dict=False)[0]
+        return F.mse_loss(predicted.float(), noise)
+
+    export(loop("unet", unet, RATE, images // BATCH, scratch / "unet.pt", loss_at, DECAY))
+
+
+def export(weights: dict[str, Tensor]) -> None:
+    """Write a `StableDiffusionPipeline` that `from_pretrained` loads, in half precision."""
+    tower, clip = text_tower()
+    unet = network(tower.config.hidden_size)
+    unet.load_state_dict(weights)
+    vae = AutoencoderKL.from_pretrained(HERE / "vae")
+    StableDiffusionPipeline(vae, tower.half(), clip.tokenizer, unet.half(), scheduler(), None, None,
+                            requires_safety_checker=False).save_pretrained(HERE)
+    clip.tokenizer.backend_tokenizer.model.save(str(HERE / "tokenizer"))  # vocab.json and merges.txt, as CLIP's
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("vae", "unet"))
+    parser.add_argument("--images", type=int, help="default: 176,000 for vae, 600,000 for unet")
+    parser.add_argument("--scratch", type=Path, default=HERE / "scratch", help="renders, latents and checkpoints to resume from")
+    args = parser.parse_args()
+    if args.part == "vae":
+        train_vae(args.images or 176_000, args.scratch)
+    else:
+        train_unet(args.images or 600_000, args.scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Text-to-image: guidance, prompts, and edits of one half of the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from difflens_utils import activations, edits, finetuning, hooks, latent_direction, methods, sampling, stages
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return tiny.text_subject()
+
+
+def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
+    """Same noise, same prompts, same guidance: diffusers' own `StableDiffusionPipeline` draws the same latents."""
+    texts = subject.texts()
+    x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
+    subject.pipeline.set_progress_bar_config(disable=True)
+    theirs = subject.pipeline(texts, latents=x, num_inference_steps=5, guidance_scale=subject.guidance, height=16, width=16, output_type="pt").images
+    torch.testing.assert_close(sampling.sample(subject, 2, 1, steps=5), theirs * 2 - 1, atol=2e-3, rtol=1e-3)
+
+
+def test_images_take_the_prompts_in_turn_whatever_the_batch(subject) -> None:
+    whole = sampling.sample(subject, 5, 3, steps=STEPS)
+    torch.testing.assert_close(whole, sampling.sample(subject, 5, 3, steps=STEPS, batch=2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole[[1, 4]], sampling.sample(subject, 5, 3, steps=STEPS, rows=torch.tensor([1, 4])), atol=1e-4, rtol=1e-4)
+    other = sampling.sample(subject, 5, 3, steps=STEPS, prompts=["a face of a nurse"])
+    same = (whole - other).abs().amax((1, 2, 3)) < 1e-4
+    assert same.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_fork_equals_two_passes_under_guidance(both: bool) -> None:
+    subject, push = tiny.text_subject(edit_both=both), lambda h, _call: h + torch.linspace(0, 1, 24).reshape(1, -1, 1, 1)
+    x, texts = torch.randn(3, *subject.shape), ["a woman", "a man", "a face"]
+    run = lambda: subject.epsilon(x, 400, texts)  # noqa: E731
+    with hooks.fork(subject.network, "mid_block", push, subject.parts(3)) as forked:
+        plain, edited = forked.split(run(), 3)
+    torch.testing.assert_close(plain, run(), atol=1e-5, rtol=1e-5)
+    with hooks.edit(subject.network, "mid_block", push, subject.parts(3)):
+        expected = run()
+    torch.testing.assert_close(edited, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(edited, plain, atol=1e-4)
+
+
+def test_only_the_half_with_the_text_is_edited(subject) -> None:
+    """Guidance by hand: e("") as it is, e(text) with the edit."""
+    x, texts, push = torch.randn(2, *subject.shape), ["a man", "a face"], lambda h, _call: h * 1.5
+    alone = lambda t: subject.epsilon(x, 300, t, guided=False)  # noqa: E731
+    without = alone(["", ""])
+    with hooks.edit(subject.network, "mid_block", push):
+        said = alone(texts)
+    with hooks.edit(subject.network, "mid_block", push, subject.parts(2)):
+        got = subject.epsilon(x, 300, texts)
+    torch.testing.assert_close(got, without + subject.guidance * (said - without), atol=1e-4, rtol=1e-4)
+
+
+def test_several_versions_come_back_in_order(subject) -> None:
+    x, texts = torch.randn(2, *subject.shape), ["a man", "a face"]
+    with hooks.fork(subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2]), subject.parts(2)) as forked:
+        _, edited = forked.split(subject.epsilon(x, 300, texts), 2)
+    for i, shift in enumerate((1, 2)):
+        with hooks.edit(subject.network, "mid_block", lambda h, _call, shift=shift: h + shift, subject.parts(2)):
+            torch.testing.assert_close(edited[2 * i:2 * i + 2], subject.epsilon(x, 300, texts), atol=1e-4, rtol=1e-4)
+
+
+def test_h_is_recorded_with_the_text(store: Path) -> None:
+    subject = tiny.text_subject()
+    rec = activations.record(subject, 4, 0, STEPS, subject.prompts.learn)
+    x = sampling._Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
+    with hooks.record(subject.network, "mid_block") as seen:
+        subject.epsilon(x, rec.timesteps[0], [subject.prompts.learn[i % 2].text for i in range(4)], guided=False)
+    torch.testing.assert_close(rec.at(0), seen[0], atol=2e-2, rtol=2e-2)
+    assert activations.record(subject, 4, 0, STEPS).key != rec.key  # other prompts, another recording
+
+
+def test_encode_and_decode_are_inverse_up_to_the_scale_of_the_latents(subject) -> None:
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    x = subject.encode(images)
+    assert x.shape == (2, 4, 8, 8) and subject.size == 16
+    torch.testing.assert_close(x, subject.pipeline.vae.encode(images).latent_dist.mean * 0.5)
+    torch.testing.assert_close(subject.decode(x), subject.pipeline.vae.decode(x / 0.5).sample)
+
+
+def test_planted_shares_are_those_that_the_prompts_ask_for(subject) -> None:
+    doctor, nurse = (subject.world.marginal("gender", {"occupation": o}) for o in ("doctor", "nurse"))
+    torch.testing.assert_close(subject.planted("gender"), (doctor + nurse) / 2)
+    assert subject.planted("gender", 0)[1] > 0.8 > 0.2 > subject.planted("gender", 1)[1]
+    batch = subject.world.sample(3, 0, do={"occupation": "judge"})
+    assert subject.describe(batch) == ["a face of a judge"] * 3
+
+
+def test_renders_show_what_the_prompts_name(subject) -> None:
+    images = subject.renders(4, 5, {"gender": "male"})
+    alone = subject.world.render(subject.world.sample(2, 5, do={"occupation": "doctor", "gender": "male"}), 16)
+    assert torch.equal(images[::2], alone)
+
+
+def test_fairness_is_taken_per_prompt() -> None:
+    """Two opposite biases do not cancel."""
+    hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
+    zeros = torch.zeros(40, 3)
+    outcome = stages.Outcome(zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2))
+    assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
+    assert outcome.of(0).share("gender", 0).value == 1.0
+
+
+def test_what_a_prompt_names_is_looked_for(subject) -> None:
+    hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
+    outcome = stages.Outcome(torch.zeros(4, 3), {"gender": hot}, {"gender": hot}, torch.zeros(4, 3), torch.zeros(4, 3), sampling.assigned(4, 2))
+    got = stages.obeyed(outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")})
+    assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
+
+
+def test_guidance_towards_a_distribution_is_per_prompt() -> None:
+    """H-Distribution of a batch of two prompts does what it does on each alone."""
+    from difflens_utils.probes import Heads
+
+    heads, h = Heads(torch.randn(1, 2, 6, 2, 2), torch.zeros(1, 2)), torch.randn(8, 6, 2, 2)
+    edit, prompt = edits.guide(heads, (0.5, 0.5), 100.0), sampling.assigned(8, 2)
+    got = edit(h, sampling.Step(0, 9, slice(0, 8), prompt))
+    for g in (0, 1):
+        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, slice(0, 4))))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The two methods that need text
+
+class BrightClip:
+    """CLIP features that are the mean colour."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        return F.normalize(images.mean((2, 3)) + 1, dim=-1)
+
+
+def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
+    """On images of its class, under a prompt without it, which is the loss that it was learned for; on noise it never saw."""
+    subject = tiny.text_subject()
+    vectors = latent_direction.learn(subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False)
+    assert vectors.shape == (2, 24, 4, 4)
+    x0 = subject.encode(sampling.sample(subject, 8, 700, steps=STEPS, prompts=["a female person"]))
+
+    def loss(vector: Tensor) -> float:
+        total, alphas = 0.0, subject.scheduler.alphas_cumprod
+        for t in range(50, 1000, 100):
+            noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
+            with hooks.edit(subject.network, "mid_block", lambda h, _call: h + vector):
+                said = subject.epsilon(alphas[t].sqrt() * x0 + (1 - alphas[t]).sqrt() * noise, t, ["a person"] * 8, guided=False)
+            total += (said - noise).square().mean().item()
+        return total
+
+    assert loss(vectors[0]) < loss(torch.zeros_like(vectors[0]))
+
+
+def test_methods_for_text_refuse_models_without(store: Path) -> None:
+    plain = tiny.subject()
+    assert methods.text_methods(plain, "gender", STEPS) == []
+    with pytest.raises(ValueError, match="no prompts that name the classes of gender"):
+        latent_direction.learn(plain, "gender", n=2, batches=1, seed=0, steps=STEPS)
+    with pytest.raises(ValueError, match="reads no text"):
+        finetuning.learn(plain, {"gender": (0.5, 0.5)}, rounds=1, batch=2, seed=0, steps=STEPS)
+
+
+def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
+    p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    assert finetuning.assign(p, (0.5, 0.5)).tolist() == [0, 0, 1, 1]
+    assert finetuning.assign(p, (1.0, 0.0)).tolist() == [0, 0, 0, 0]
+    assert finetuning.assign(torch.rand(10, 3), (0.2, 0.3, 0.5)).bincount().tolist() == [2, 3, 5]
+
+
+def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path) -> None:
+    subject = tiny.text_subject()
+    judge = subject.labeller
+    subject.evaluators = lambda: (judge, judge, BrightClip())
+    subject.__dict__.pop("_judges", None)
+    before = {k: v.clone() for k, v in subject.network.state_dict().items()}
+    change = finetuning.learn(subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False)
+    assert set(change) <= set(before) and all(change[k].shape == before[k].shape for k in change)
+    assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
+    edit = edits.adapt(change, 1.0)
+    fair = lambda e: stages.judge(subject, sampling.sample(subject, 32, 5, steps=STEPS, edit=e, asymmetric=False))  # noqa: E731
+
+    class Nothing:
+        features = staticmethod(lambda images: images.flatten(1))
+
+    subject.__dict__["_judges"] = (judge, judge, Nothing())
+    assert fair(edit).fairness("gender").soft.value < fair(None).fairness("gender").soft.value
+    assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
+    zero = sampling.sample(subject, 2, 5, steps=STEPS, edit=edits.adapt(change, 0.0), asymmetric=False)
+    assert torch.equal(zero, sampling.sample(subject, 2, 5, steps=STEPS))
