@@ -211,7 +211,8 @@ def export(weights: dict[str, Tensor]) -> None:
     tower, clip = text_tower()
     unet = network(tower.config.hidden_size)
     unet.load_state_dict(weights)
-    vae = AutoencoderKL.from_pretrained(HERE / "vae")
+    vae = AutoencoderKL.from_pretrained(HERE / "vae").half()
+    vae.register_to_config(_name_or_path="")  # where it lay here is no one's business
     StableDiffusionPipeline(vae, tower.half(), clip.tokenizer, unet.half(), scheduler(), None, None,
                             requires_safety_checker=False).save_pretrained(HERE)
     clip.tokenizer.backend_tokenizer.model.save(str(HERE / "tokenizer"))  # vocab.json and merges.txt, as CLIP's
@@ -220,13 +221,13 @@ def export(weights: dict[str, Tensor]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("vae", "unet"))
-    parser.add_argument("--images", type=int, help="default: 176,000 for vae, 600,000 for unet")
+    parser.add_argument("--images", type=int, help="default: 176,000 for vae, 409,600 for unet")
     parser.add_argument("--scratch", type=Path, default=HERE / "scratch", help="renders, latents and checkpoints to resume from")
     args = parser.parse_args()
     if args.part == "vae":
         train_vae(args.images or 176_000, args.scratch)
     else:
-        train_unet(args.images or 600_000, args.scratch)
+        train_unet(args.images or 409_600, args.scratch)
 
 
 if __name__ == "__main__":
