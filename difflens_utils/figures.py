@@ -150,14 +150,16 @@ def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float]
 
 
 def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
-    """The causal graph: roots on the left, what depends on them on the right, what depends on nothing below."""
-    children = [k for k, v in parents.items() if v]
-    free = [k for k, v in parents.items() if not v and k not in roots]
+    """The causal graph: from left to right what the `roots` depend on, if anything, they, and what depends on them; below, what depends on nothing."""
+    above = list(dict.fromkeys(p for r in roots for p in parents[r]))
+    children = [k for k, v in parents.items() if v and k not in roots]
+    free = [k for k, v in parents.items() if not v and k not in (*roots, *above)]
     figure, axis = plt.subplots(figsize=(8.5, 0.36 * len(children) + 0.9))
     spot = {r: (0.0, (len(children) - 1) * (1 - i / max(1, len(roots) - 1))) for i, r in enumerate(roots)}
+    spot |= {a: (-0.7, (len(children) - 1) / 2 - i) for i, a in enumerate(above)}
     spot |= {c: (1.0, len(children) - 1 - i) for i, c in enumerate(children)}
-    colours = dict(zip(roots, PALETTE, strict=False))
-    for child in children:
+    colours = dict(zip([*roots, *above], PALETTE, strict=False))
+    for child in [*roots, *children]:
         for parent in parents[child]:
             (x0, y0), (x1, y1) = spot[parent], spot[child]
             axis.annotate("", (x1 - 0.14, y1), (x0 + 0.12, y0), arrowprops={"arrowstyle": "->", "color": colours[parent], "alpha": 0.7})
@@ -166,7 +168,7 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
                   bbox={"boxstyle": "round,pad=0.3", "fc": colours.get(name, "#f2f2f2"), "ec": "none", "alpha": 0.9},
                   color="white" if name in colours else "black")
     axis.text(0.5, -1.3, "independent of all: " + ", ".join(f.replace("_", " ") for f in free), ha="center", fontsize=10, color=GREY)
-    axis.set(xlim=(-0.2, 1.25), ylim=(-1.8, len(children) - 0.4))
+    axis.set(xlim=(-0.95 if above else -0.2, 1.25), ylim=(-1.8, len(children) - 0.4))
     axis.set_axis_off()
     return figure
 

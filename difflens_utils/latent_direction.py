@@ -60,7 +60,7 @@ def _vector(subject: Subject, texts: list[str], without: list[str], n: int, batc
             h = sampling.activation(subject, x, t, said)
             vector = torch.zeros(h.shape[1:], device=h.device).requires_grad_(True)
             optimizer = torch.optim.Adam([vector], lr=RATE * h.float().std().item())
-        with hooks.edit(subject.network, subject.module, lambda h, _call: h + vector.to(h.dtype)):
+        with hooks.edit(subject.network, subject.module, lambda h, _call, v=vector: h + v.to(h.dtype)):
             loss = (subject.epsilon(x, t, said, guided=False) - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import artifacts, hooks, metrics, sampling
+from . import artifacts, hooks, metrics
 from .metrics import Estimate
 from .subjects import Subject, full_precision
 

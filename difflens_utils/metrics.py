@@ -82,8 +82,8 @@ def bootstrap_means(function: Callable[..., Array], *arrays: ArrayLike, n_boot: 
     """
     data = _paired(*arrays)
     rng, n = np.random.default_rng(seed), len(data[0])
-    weights = (np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot))  # share of each image
-    means = [np.stack(m) for m in zip(*([np.tensordot(w, a, 1) for a in data] for w in weights), strict=True)]
+    weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot)])  # (R, n) share of each image
+    means = [np.tensordot(weights, a, 1) for a in data]
     return _estimate(function(*(a.mean(0, keepdims=True) for a in data))[0], function(*means), n)
 
 

@@ -41,9 +41,9 @@ class Row(NamedTuple):
 
 CLAIMS = (
     Claim("C1", "DiffLens lowers FD on every attribute and keeps CLIP-I high",
-          "FD 0.226 → 0.002, 0.592 → 0.401, 0.718 → 0.447; (cos + 1) / 2 of 0.948, 0.941, 0.911 (Table 1)", "06_debiasing",
+          "FD 0.226 → 0.002, 0.592 → 0.401, 0.718 → 0.447; (cos + 1) / 2 of 0.948, 0.941, 0.911 (Table 1); with text FD 0.564 → 0.046, 0.752 → 0.049, 0.558 → 0.401 (Table 2)", "06_debiasing",
           "The plan, and the table", ("DiffLens balances", "DiffLens keeps CLIP-I high")),
-    Claim("C2", "Edits at balanced ratio do not raise the Fréchet distance", "FID 33.4 → 31.9, 31.7, 33.5 (Table 1)", "06_debiasing",
+    Claim("C2", "Edits at balanced ratio do not raise the Fréchet distance", "FID 33.4 → 31.9, 31.7, 33.5 (Table 1); 120 → 113, 99, 120 (Table 2)", "06_debiasing",
           "The plan, and the table", ("balancing does not raise the Fréchet distance",)),
     Claim("C3", "Non-target attributes survive a reversed gender ratio", "shown in pictures (Figures 3, 12)", "05_interventions",
           "What else moved?", ("the gender ratio can be reversed", "what has nothing to do with gender survives")),

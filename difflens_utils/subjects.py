@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import hooks, occupations, portraits
 from .errors import one_of
 from .evaluators import AttributeNet, PortraitClip
+from .paper import TABLE_1, TABLE_2, Table
 from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -56,7 +57,7 @@ class Subject:
     evaluators: Callable[[], tuple[AttributeNet, AttributeNet, PortraitClip]] = field(repr=False)
     world: World | None = None  # where the training data came from, if it is known: its factors and their shares
     prompts: Prompts = Prompts()
-    paper: Mapping[str, float] = field(default_factory=dict)  # FD of the unedited model that it stands for (Tables 1 and 2)
+    paper: Table = field(default_factory=dict)  # what the paper reports of the model that it stands for
 
     @cached_property
     def _judges(self) -> tuple[AttributeNet, AttributeNet, PortraitClip]:
@@ -305,7 +306,7 @@ def _portraits(device: torch.device, dtype: torch.dtype, folder: Path) -> Subjec
     return Subject("portraits", network, pipeline.scheduler, "mid_block", (network.config.in_channels, size, size),
                    portraits.ATTRIBUTES, _fingerprint(dtype, folder / "unet"), device, dtype,
                    lambda: portrait_evaluators(device), portraits.WORLD,
-                   paper={"gender": 0.226, "age": 0.592, "tone": 0.718})
+                   paper=TABLE_1)
 
 
 def _fingerprint(dtype: torch.dtype, *folders: Path) -> str:
@@ -341,7 +342,7 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path) -> Su
     return TextSubject("portraits-t2i", network, pipeline.scheduler, "mid_block", (network.config.in_channels, size, size),
                        occupations.ATTRIBUTES, _fingerprint(dtype, folder / "unet", folder / "vae", folder / "text_encoder"), device, dtype,
                        lambda: portrait_evaluators(device, MODELS / "portraits-t2i/evaluators", MODELS / "portraits-t2i/clip"),
-                       occupations.WORLD, _occupation_prompts(), {"gender": 0.564, "age": 0.752, "tone": 0.558}, pipeline)
+                       occupations.WORLD, _occupation_prompts(), TABLE_2, pipeline)
 
 
 SUBJECTS: dict[str, Callable[[torch.device, torch.dtype, Path], Subject]] = {"portraits": _portraits, "portraits-t2i": _portraits_t2i}

@@ -146,7 +146,7 @@ def test_the_scorecard_is_a_table_of_whoever_judged() -> None:
     assert verdicts.scorecard({"a": RESULTS}) == ""
     scored = [{"notebook": "09_scorecard", "scorecard": [row]}], [{"notebook": "09_scorecard", "scorecard": [row | {"ours": "less"}]}]
     header, _, line = verdicts.scorecard({"a": scored[0], "b": scored[1]}).splitlines()
-    assert "`a`" in header and "`b`" in header and "less" in line and line.count("|") == header.count("|")
+    assert "`a`" in header and "`b`" in header and "less" in line and line.replace(r"\|", "").count("|") == header.count("|")
 
 
 def executed_twin(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -238,3 +238,11 @@ def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
     (tmp_path / "bad.css").write_text("@import 'https://x/d.css'; @font-face { src: url(fonts/e.woff) }")
     assert [load.split(": ")[1] for load in assemble.network_loads(tmp_path)] == [
         "https://x/d.css", "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png"]
+
+
+def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> None:
+    (study / "workflow/profiles/book.a--b.yml").write_text("00_tiny: {ks: [2]}\n")
+    (study / "workflow/profiles/quick.a--b.yml").write_text("all: {seed: 4}\n")
+    assert execute.plan("00_tiny", "book", "a/b", []) == {"subject": "a/b", "profile": "book", "ks": [2]}
+    assert execute.plan("00_tiny", "quick", "a/b", []) == {"subject": "a/b", "profile": "quick", "seed": 4, "ks": [8]}
+    assert execute.plan("00_tiny", "book", "portraits", []) == {"subject": "portraits", "profile": "book"}

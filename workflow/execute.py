@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-PROFILES = ("book", *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml")))
+PROFILES = ("book", *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml") if "." not in p.stem))
 
 
 def slug(subject: str) -> str:
@@ -93,16 +93,22 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
     return found
 
 
-def overrides(notebook: str, profile: str, known: dict[str, Parameter]) -> dict[str, object]:
+def profile_files(profile: str, subject: str) -> list[Path]:
+    """Where the sizes of a profile stand: for every subject, and then for this one. Without either they are the notebooks' own defaults."""
+    names = (profile, f"{profile}.{slug(subject)}")
+    return [path for path in (ROOT / f"workflow/profiles/{name}.yml" for name in names) if path.exists()]
+
+
+def overrides(notebook: str, profile: str, subject: str, known: dict[str, Parameter]) -> dict[str, object]:
     """What a profile sets for a notebook. `all` reaches every notebook that has the parameter."""
     one_of("profile", profile, PROFILES)
-    if profile == "book":  # the notebooks' own defaults
-        return {}
-    values = yaml.safe_load((ROOT / f"workflow/profiles/{profile}.yml").read_text()) or {}
-    for name in (own := values.get(notebook) or {}):
-        one_of(f"{profile}.yml: a parameter of {notebook}", name, known)
-    common = {k: v for k, v in (values.get("all") or {}).items() if k in known}
-    return {name: known[name].check(value) for name, value in {**common, **own}.items()}
+    found: dict[str, object] = {}
+    for path in profile_files(profile, subject):
+        values = yaml.safe_load(path.read_text()) or {}
+        for name in (own := values.get(notebook) or {}):
+            one_of(f"{path.name}: a parameter of {notebook}", name, known)
+        found |= {k: v for k, v in (values.get("all") or {}).items() if k in known} | own
+    return {name: known[name].check(value) for name, value in found.items()}
 
 
 def plan(notebook: str, profile: str, subject: str, own: list[tuple[str, str]]) -> dict[str, object]:
@@ -112,7 +118,7 @@ def plan(notebook: str, profile: str, subject: str, own: list[tuple[str, str]]) 
     known = parameters(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
     for name, _ in own:
         one_of(f"parameter of {stem}", name, known)
-    values = {"subject": subject, "profile": profile, **overrides(stem, profile, known)}
+    values = {"subject": subject, "profile": profile, **overrides(stem, profile, subject, known)}
     chosen = {name: known[name].parse(text) for name, text in own}
     if chosen.keys() - {"subject", "device", "profile"}:
         values["profile"] = "mine"

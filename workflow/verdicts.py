@@ -53,9 +53,9 @@ def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = st
         return ""
     here = [("here" if len(scored) == 1 else f"`{subject}`", "verdict") for subject in scored]
     lines = []
-    for number, row in next(iter(scored.values())).items():
-        found = [(r["ours"].replace("_", " "), f"**{with_close(r)}**") for r in (rows[number] for rows in scored.values())]
-        lines.append((number, row["claim"], row["paper"], *(cell for pair in found for cell in pair), f"{link(row['notebook'])}, *{row['section']}*"))
+    for claim, row in next(iter(scored.values())).items():
+        found = [(r["ours"].replace("_", " "), f"**{with_close(r)}**") for r in (rows[claim] for rows in scored.values())]
+        lines.append((claim, row["claim"], row["paper"], *(cell for pair in found for cell in pair), f"{link(row['notebook'])}, *{row['section']}*"))
     return _markdown(("", "claim", "the paper", *(cell for pair in here for cell in pair), "where"), lines)
 
 
