@@ -67,10 +67,9 @@ def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Pr
            batch: int = 64) -> Recording:
     """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there."""
     artifacts.check_sizes(n_images=n, steps=steps)
-    texts = subject.texts() if prompts is None else [p.text for p in prompts]
     parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,
                   "eta": eta, **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks)}
-    folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, texts, eta, batch, f))
+    folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, subject.texts(prompts), eta, batch, f))
     trajectory = sampling.schedule(subject.scheduler, steps, eta)
     return Recording(folder.name, np.load(folder / "h.npy", mmap_mode="r"),
                      torch.from_numpy(np.load(folder / "images.npy")).float(), trajectory.timesteps)

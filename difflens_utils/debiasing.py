@@ -158,7 +158,7 @@ def unrelated(subject: Subject, attribute: str) -> list[str]:
 
 def prompted(subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | None = None) -> dict[str, Estimate]:
     """CLIP-T of each image and its prompt, as {"clip_t": ...}; nothing for a model without text."""
-    texts = subject.texts() if prompts is None else [p.text for p in prompts]
+    texts = subject.texts(prompts)
     if not any(texts):
         return {}
     return {"clip_t": metrics.clip_t(subject.clip.text_features(texts).cpu()[outcome.prompt], outcome.clip).raw}

@@ -242,6 +242,11 @@ def phrase(named: dict[str, str], occupation: str | None = None) -> str:
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
+def neutral(occupation: str) -> str:
+    """The prompt that names no attribute: "a face of a doctor"."""
+    return f"a face of {phrase({}, occupation)}"
+
+
 def caption(p: dict[str, str], rng: random.Random, named: tuple[str, ...] | None = None) -> tuple[str, set[str]]:
     """One of the captions that are true of a portrait, and the factors that it states.
 

@@ -103,7 +103,7 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
     They take the prompts in turn, by default those of the evaluation.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
-    texts = subject.texts() if prompts is None else [p.text for p in prompts]
+    texts = subject.texts(prompts)
     parameters = {"subject": subject.fingerprint, "module": subject.module, "edit": _digest(getattr(edit, "parts", None)),
                   "n": n, "seed": seed, "steps": steps, "asymmetric": asymmetric if edit is not None else None,
                   **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks, edits)}

@@ -101,9 +101,9 @@ class Subject:
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
 
-    def texts(self) -> list[str]:
-        """The texts that results are reported on; images take them in turn."""
-        return [p.text for p in self.prompts.evaluate]
+    def texts(self, prompts: Sequence[Prompt] | None = None) -> list[str]:
+        """The texts of some prompts, by default those that results are reported on; images take them in turn."""
+        return [p.text for p in (self.prompts.evaluate if prompts is None else prompts)]
 
     def describe(self, batch: Portraits) -> list[str] | None:
         """What a prompt says of rendered portraits without naming an attribute; None for a model without text."""
@@ -169,7 +169,7 @@ class TextSubject(Subject):
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        return {"texts": [p.text for p in prompts or self.prompts.evaluate], "guidance": self.guidance, "edit_both": self.edit_both}
+        return {"texts": self.texts(prompts), "guidance": self.guidance, "edit_both": self.edit_both}
 
     def parts(self, images: int) -> tuple[slice, ...]:
         halves = slice(0, images), slice(images, 2 * images)
@@ -177,7 +177,7 @@ class TextSubject(Subject):
 
     def describe(self, batch: Portraits) -> list[str]:
         occupation = self.world.factors["occupation"].classes
-        return [f"a face of {occupations.phrase({}, occupation[i])}" for i in batch.labels["occupation"].tolist()]
+        return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """What the text encoder makes of B texts: (B, L, F)."""
@@ -322,7 +322,7 @@ _LEARNED = (*_EVALUATED, "builder", "farmer", "waiter", "athlete")  # the others
 def _occupation_prompts() -> Prompts:
     """Those of the paper: "a face of a {occupation}", "a face photo of a(an) {class} {occupation}", "a {gender} {age} {tone} person"."""
     classes = {a: occupations.WORLD.factors[a].classes for a in occupations.ATTRIBUTES}
-    neutral = {o: Prompt(f"a face of {occupations.phrase({}, o)}", {"occupation": o}) for o in occupations.OCCUPATIONS}
+    neutral = {o: Prompt(occupations.neutral(o), {"occupation": o}) for o in occupations.OCCUPATIONS}
     learn = tuple(Prompt(f"a face photo of {occupations.phrase({a: c}, o)}", {"occupation": o, a: c}, f"a face photo of {occupations.phrase({}, o)}")
                   for a, names in classes.items() for c in names for o in _LEARNED)
     probe = tuple(Prompt(occupations.phrase(named), {"occupation": "none", **named})

@@ -76,7 +76,7 @@ def test_an_interrupted_training_resumes_bit_for_bit(recipe: ModuleType, tmp_pat
                 raise KeyboardInterrupt
             return (model(x) - x[:, :3]).square().mean()
 
-        return recipe.loop("tiny", model, 1e-2, total, tmp_path / file, loss_at, 0.9, minutes=0)
+        return recipe.loop("tiny", model, loss_at, 1e-2, 0.9, total, tmp_path / file, minutes=0)
 
     done = [0]
     whole = run(9, "whole.pt")

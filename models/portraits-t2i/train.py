@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,7 +24,7 @@ from difflens_utils import occupations, subjects  # noqa: E402
 from difflens_utils.evaluators import PortraitClip  # noqa: E402
 from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
 from difflens_utils.worlds import Portraits  # noqa: E402
-from models.portraits.train import close_skips, save_atomically  # noqa: E402
+from models.portraits.train import close_skips, loop, save_atomically  # noqa: E402
 
 # isort: split
 import numpy as np  # noqa: E402
@@ -98,41 +96,8 @@ def text_tower() -> tuple[CLIPTextModel, PortraitClip]:
     """The text half of PortraitCLIP, as a pipeline's text encoder."""
     clip = PortraitClip.load(HERE / "clip")
     tower = CLIPTextModel(clip.model.config.text_config)
-    tower.load_state_dict(clip.model.text_model.state_dict() if hasattr(tower, "embeddings") else
-                          {f"text_model.{k}": v for k, v in clip.model.text_model.state_dict().items()})
+    tower.load_state_dict(clip.model.text_model.state_dict())
     return tower.eval().requires_grad_(False), clip
-
-
-def loop(name: str, model: torch.nn.Module, rate: float, total: int, state_file: Path, loss_at: Callable[[int], Tensor],
-         decay: float | None, minutes: float = 4.0) -> dict[str, Tensor]:
-    """AdamW with a constant rate that falls to zero over the last third; returns the (averaged) weights. Resumes from `state_file`."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
-    average, step, running = {k: v.clone() for k, v in model.state_dict().items()}, 0, None
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
-    saved = time.monotonic()
-    bar = tqdm(range(step, total), initial=step, total=total, desc=name, mininterval=20)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 300, (total - step) / (total / 3))
-        loss = loss_at(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        keep = 0.0 if decay is None else min(decay, (1 + step) / (10 + step))
-        for k, v in model.state_dict().items():
-            average[k].lerp_(v, 1 - keep)
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
-        if time.monotonic() - saved > 60 * minutes or step + 1 == total:
-            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}, state_file)
-            saved = time.monotonic()
-    return average
 
 
 def train_vae(images: int, scratch: Path) -> None:
@@ -151,14 +116,14 @@ def train_vae(images: int, scratch: Path) -> None:
         edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         return (out - x).abs().mean() + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
 
-    vae.load_state_dict(loop("vae", vae, VAE_RATE, images // VAE_BATCH, scratch / "vae.pt", loss_at, 0.999))
+    vae.load_state_dict(loop("vae", vae, loss_at, VAE_RATE, 0.999, images // VAE_BATCH, scratch / "vae.pt", warm_up=300, falling=3))
     with torch.no_grad():
         latents = torch.cat([vae.encode(picked(pool, torch.arange(i, i + 256))).latent_dist.mean for i in range(0, 4096, 256)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(HERE / "vae")
 
 
-def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor, float]:
+def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
     vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(memory_format=torch.channels_last)
     path = scratch / f"latents-{subjects.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
@@ -170,7 +135,7 @@ def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor, float]:
                 parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
         save_atomically({"latents": torch.cat(parts, 1)}, path)
     mean, std = torch.load(path, weights_only=True)["latents"]
-    return mean, std, vae.config.scaling_factor
+    return mean, std
 
 
 def train_unet(images: int, scratch: Path) -> None:
@@ -178,7 +143,7 @@ def train_unet(images: int, scratch: Path) -> None:
     people = population()
     names = [WORLD.names(people, i) for i in range(len(people))]
     planted = round(POOL * (1 - UNIFORM))
-    mean, std, _ = posteriors(renders(people, scratch), scratch)
+    mean, std = posteriors(renders(people, scratch), scratch)
     tower, clip = text_tower()
     unet = network(tower.config.hidden_size).to(memory_format=torch.channels_last)
     close_skips(unet, OPEN)
@@ -203,7 +168,7 @@ def train_unet(images: int, scratch: Path) -> None:
             predicted = unet(noisy, t, condition, return_dict=False)[0]
         return F.mse_loss(predicted.float(), noise)
 
-    export(loop("unet", unet, RATE, images // BATCH, scratch / "unet.pt", loss_at, DECAY))
+    export(loop("unet", unet, loss_at, RATE, DECAY, images // BATCH, scratch / "unet.pt", warm_up=300, falling=3))
 
 
 def export(weights: dict[str, Tensor]) -> None:

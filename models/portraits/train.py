@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from difflens_utils import portraits, subjects  # before diffusers: it mends a torchvision built for another torch
@@ -91,6 +92,41 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
+def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], rate: float, decay: float, total: int, state_file: Path, *,
+         first: int = 0, warm_up: int = 200, falling: int = 4, minutes: float = 4.0) -> dict[str, Tensor]:
+    """AdamW from step `first` to `total`, with `loss_at(step)`; returns the averaged weights. Resumes from `state_file`.
+
+    The rate rises over `warm_up` steps, stays, and falls linearly to zero over the last of so many (`falling`) parts of all steps.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
+    average, step, running = {k: v.clone() for k, v in model.state_dict().items()}, first, None
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+    saved = time.monotonic()
+    bar = tqdm(range(step, total), initial=step, total=total, desc=name, mininterval=20)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step - first + 1) / warm_up, (total - step) / (total / falling))
+        loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        keep = min(decay, (1 + step) / (10 + step))
+        for k, v in model.state_dict().items():
+            average[k].lerp_(v, 1 - keep)
+        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if time.monotonic() - saved > 60 * minutes or step + 1 == total:
+            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}, state_file)
+            saved = time.monotonic()
+    return average
+
+
 def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0, open_blocks: int = OPEN,
           minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
     """Run to `images` training images and return the averaged weights.
@@ -103,48 +139,22 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
     if warm is not None:
         unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=0.01, fused=True)
-    average = {k: v.clone() for k, v in unet.state_dict().items()}
-    first, total = seen // BATCH, images // BATCH
-    step = first
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
     pool = data()
     alphas = scheduler().alphas_cumprod
     weight = (1 + alphas / (1 - alphas)) ** -0.5  # P2: 1 / (k + SNR)^gamma
-    saved = time.monotonic()
-    bar = tqdm(range(step, total), initial=step, total=total, desc="portraits", mininterval=20)
-    running = None
-    for step in bar:
+
+    def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         x = pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1
         t = torch.randint(1000, (BATCH,), generator=generator)
         noise = torch.randn(x.shape, generator=generator)
         a = alphas[t].reshape(-1, 1, 1, 1)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step - first + 1) / 200, (total - step) / (0.25 * total))
         noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
         with subjects.autocast():
             predicted = unet(noisy, t, return_dict=False)[0]
-        loss = ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        keep = min(DECAY, (1 + step) / (10 + step))
-        for k, v in unet.state_dict().items():
-            average[k].lerp_(v, 1 - keep)
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
-        if time.monotonic() - saved > 60 * minutes_between_saves or step + 1 == total:
-            save_atomically({"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-                             "step": step + 1}, state_file)
-            saved = time.monotonic()
-    return average
+        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+
+    return loop("portraits", unet, loss_at, RATE, DECAY, images // BATCH, state_file, first=seen // BATCH, minutes=minutes_between_saves)
 
 
 def main() -> None:
