@@ -2,7 +2,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= book
-SUBJECT ?= portraits
+SUBJECT ?= portraits,portraits-t2i
 CORES   ?= 2
 # PyTorch's index of the build you want (CPU, or a CUDA version); empty takes torch as PyPI has it.
 TORCH_INDEX ?=
@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 BIN   := .venv/bin
+comma := ,
 ENV   := .venv/.ready
 PIP   := $(BIN)/pip --disable-pip-version-check --no-input install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
@@ -24,7 +25,7 @@ help:
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects again, from nothing (hours on two cores; resumes)"
-	@echo "make methods    learn latent editing and search every method's strengths again (half an hour; ships under models/)"
+	@echo "make methods    learn the learned methods and search every method's strengths again (two hours; ships under models/)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -70,7 +71,8 @@ models: $(ENV)
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)
-	@for notebook in 06_debiasing 07_ablations; do DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject $(SUBJECT); done
+	@for subject in $(subst $(comma), ,$(SUBJECT)); do for notebook in 06_debiasing 07_ablations; do \
+	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject $$subject; done; done
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

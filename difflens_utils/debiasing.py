@@ -27,17 +27,25 @@ UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
 
 
 class Arm(NamedTuple):
-    """What one edit did to a set of images: where images of each class went, the mean CLIP-I, and whether both evaluators still agree."""
+    """What one edit did to a set of images: where images of each class went, the mean CLIP-I, and whether both evaluators still agree.
+
+    Transitions are (classes, classes), or (G, classes, classes) of an edit that takes the distribution: it moves the images of a class elsewhere
+    under another prompt.
+    """
 
     target: int  # class, UNEDITED, or WHOLE for an edit that takes the distribution
     strength: float
-    transitions: list[list[float]]  # (classes, classes): of the images that were one class unedited, the share that is each now
+    transitions: list  # of the images that were one class unedited, the share that is each now
     similar: Estimate  # CLIP-I to the unedited images
     agreement: Estimate
 
     def shares(self, base: ArrayLike) -> NDArray[np.float64]:
         """The class shares (G, classes) where the unedited ones are `base`: those of a hundred tuning images are too noisy to plan with."""
-        return np.asarray(base) @ np.asarray(self.transitions)
+        return (np.asarray(base)[..., None, :] @ np.asarray(self.transitions))[..., 0, :]
+
+    def under(self, prompt: int) -> Arm:
+        """The same arm for one prompt."""
+        return self if np.ndim(self.transitions) == 2 else self._replace(transitions=self.transitions[prompt])
 
 
 class Debiased(NamedTuple):
@@ -67,8 +75,11 @@ def respond(subject: Subject, method: Method, attribute: str, *, n: int, seed: i
 
 
 def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
-    return Arm(target, strength, metrics.transitions(plain.scored[attribute], edited.scored[attribute]).tolist(),
-               metrics.clip_i(plain.clip, edited.clip).raw, edited.agreement(attribute))
+    before, after = plain.scored[attribute], edited.scored[attribute]
+    moved = metrics.transitions(before, after)
+    if target == WHOLE and len(own := plain.prompt.unique()) > 1:
+        moved = np.stack([metrics.transitions(before[plain.prompt == g], after[plain.prompt == g]) for g in own])
+    return Arm(target, strength, moved.tolist(), metrics.clip_i(plain.clip, edited.clip).raw, edited.agreement(attribute))
 
 
 def base_shares(subject: Subject, images: torch.Tensor, prompts: int | None = None) -> dict[str, NDArray[np.float64]]:
@@ -121,7 +132,7 @@ def plan(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_ag
 def plans(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], together: bool = False) -> list[Plan]:
     """One `plan` per prompt, whose unedited shares are a row of `base` (G, classes); or one for all of them `together`."""
     rows = np.asarray(base)
-    return [plan(arms, rows, target)] if together else [plan(arms, row[None], target) for row in rows]
+    return [plan(arms, rows, target)] if together else [plan([a.under(g) for a in arms], row[None], target) for g, row in enumerate(rows)]
 
 
 def edit_of(method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int, seed: int, group: int = 1) -> sampling.Edit:

@@ -1,8 +1,8 @@
 """Finetuning for fairness (Shen et al., 2024): a LoRA of the network, learned so that the images of a prompt have the classes asked for.
 
 Per batch of one prompt: images are generated, the labeller's probabilities are matched to the target distribution by optimal assignment,
-and the loss is the cross-entropy to the assigned classes of all attributes (distributional alignment), plus 1 - CLIP-I to the images of the
-network as it was. The gradient at x_0 reaches every step directly and with the same weight, through epsilon of the detached x_t
+and the loss is the cross-entropy to the assigned classes of all attributes (distributional alignment), plus KEEP (1 - CLIP-I) to the images
+of the network as it was. The gradient at x_0 reaches every step directly and with the same weight, through epsilon of the detached x_t
 (adjusted direct finetuning). Only for models that read text.
 """
 
@@ -22,9 +22,10 @@ from . import artifacts, sampling
 from .errors import distribution
 from .subjects import Subject, full_precision
 
-RANK, RATE, KEEP = 16, 1e-3, 1.0  # of the LoRA, of AdamW, and the weight of CLIP-I
+RANK, RATE, KEEP = 16, 1e-3, 4.0  # of the LoRA, of AdamW, and the weight of CLIP-I
+TEMPERATURE = 10.0  # of the labeller, whose logits lie tens apart: without it the classes drown what should keep the image
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")  # linear layers of the attention blocks
-RECIPE = {"rounds": 30, "batch": 32, "seed": 0}  # of what ships
+RECIPE = {"rounds": 45, "batch": 24, "seed": 0}  # of what ships
 
 
 def assign(probabilities: Tensor, target: Sequence[float]) -> Tensor:
@@ -108,7 +109,7 @@ def _slope(subject: Subject, x: Tensor, plain: Tensor, targets: Mapping[str, Seq
     x = x.detach().requires_grad_(True)
     images = subject.decode(x)
     logits = subject.labeller.logits(images)
-    aligned = sum(F.cross_entropy(logits[a], assign(logits[a].softmax(-1), target).to(x.device)) for a, target in targets.items())
+    aligned = sum(F.cross_entropy(logits[a] / TEMPERATURE, assign(logits[a].softmax(-1), target).to(x.device)) for a, target in targets.items())
     with torch.no_grad():
         kept = subject.clip.image_features(subject.decode(plain))
     loss = aligned + KEEP * (1 - (subject.clip.image_features(images) * kept).sum(-1)).mean()

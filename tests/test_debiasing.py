@@ -88,6 +88,18 @@ def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) 
         (UNEDITED, 0.0), (WHOLE, 1.0), (WHOLE, 1000.0)]
 
 
+def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> None:
+    """It makes the doctors female and leaves the nurses: no mixture of the two says what it does to either."""
+    plain = replace(stages.judge(subject, stages.generate(subject, None, 4, 1, STEPS)), prompt=torch.tensor([0, 1, 0, 1]))
+    plain.scored["gender"] = torch.tensor([[0.1, 0.9], [0.9, 0.1]]).repeat(2, 1)
+    female = {"gender": torch.tensor([[0.9, 0.1]]).repeat(4, 1)}
+    edited = replace(plain, scored=plain.scored | female, labelled=plain.labelled | female)
+    rows = [debiasing.arm(plain, plain, "gender", UNEDITED, 0.0), debiasing.arm(plain, edited, "gender", WHOLE, 1.0)]
+    assert rows[1].shares([[0.2, 0.8], [0.7, 0.3]]) == pytest.approx(np.array([[1.0, 0.0], [0.7, 0.3]]))
+    assert [p.weights.tolist() for p in debiasing.plans(rows, [[0.2, 0.8], [0.7, 0.3]], (0.9, 0.1))] == [[0.0, 1.0], [1.0, 0.0]]
+    assert np.ndim(debiasing.arm(plain, edited, "gender", 0, 1.0).transitions) == 2
+
+
 def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(subject, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(**changes: object) -> list[Arm]:
         return debiasing.search(subject, pushing(grid=(1.0,)), "gender", **{"n": 4, "seed": 1, "steps": STEPS, "recipe": RECIPE} | changes)

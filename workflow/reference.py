@@ -96,10 +96,8 @@ def model_card(result: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", default="portraits")
-    subject = parser.parse_args().subject
+def promote(subject: str) -> None:
+    """The last book's results of one subject to results/book and its card; of the portraits, the checked outputs and the picture too."""
     folder = ROOT / "results/book" / slug(subject)
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         result = json.loads(result_path("book", subject, path.stem).read_text())
@@ -110,15 +108,21 @@ def main() -> None:
             replace(path, nbformat.writes(reference) + "\n")
             if (shown := picture(executed)) is not None:
                 replace(ROOT / "book/_static/result.png", shown)
-    if subject == "portraits":
-        readme = ROOT / "README.md"
-        link = lambda name: f"[{name}](notebooks/{name}.ipynb)"  # noqa: E731
-        others = [path for path in sorted((ROOT / "results/book").iterdir()) if path != folder]
-        known = {path.name: verdicts.load(path) for path in (folder, *others)}
-        replace(readme, with_table(readme.read_text(), verdicts.scorecard(known, link)))
     card = ROOT / "models" / slug(subject) / "README.md"
     if card.exists():
         replace(card, with_table(card.read_text(), model_card(json.loads((folder / "00_bias.json").read_text()))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
+    subjects = parser.parse_args().subject.split(",")
+    for subject in subjects:
+        promote(subject)
+    if "portraits" in subjects:
+        readme, folders = ROOT / "README.md", sorted((ROOT / "results/book").iterdir())
+        known = {path.name: verdicts.load(path) for path in folders}
+        replace(readme, with_table(readme.read_text(), verdicts.scorecard(known, lambda name: f"[{name}](notebooks/{name}.ipynb)")))
 
 
 if __name__ == "__main__":

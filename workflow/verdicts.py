@@ -46,17 +46,17 @@ def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
 
 
 def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = str) -> str:
-    """The paper's claims as a Markdown table with columns for each subject: {subject: result files}; empty if no notebook judged them."""
+    """The paper's claims as a Markdown table with a column per subject: {subject: result files}; empty if no notebook judged them."""
     scored = {subject: {row["id"]: row for result in own for row in result.get("scorecard", [])} for subject, own in results.items()}
     scored = {subject: rows for subject, rows in scored.items() if rows}
     if not scored:
         return ""
-    here = [("here" if len(scored) == 1 else f"`{subject}`", "verdict") for subject in scored]
+    here = ["here"] if len(scored) == 1 else [f"`{subject}`" for subject in scored]
     lines = []
     for claim, row in next(iter(scored.values())).items():
-        found = [(r["ours"].replace("_", " "), f"**{with_close(r)}**") for r in (rows[claim] for rows in scored.values())]
-        lines.append((claim, row["claim"], row["paper"], *(cell for pair in found for cell in pair), f"{link(row['notebook'])}, *{row['section']}*"))
-    return _markdown(("", "claim", "the paper", *(cell for pair in here for cell in pair), "where"), lines)
+        found = [f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}" for r in (rows[claim] for rows in scored.values())]
+        lines.append((claim, row["claim"], row["paper"], *found, f"{link(row['notebook'])}, *{row['section']}*"))
+    return _markdown(("", "claim", "the paper", *here, "where"), lines)
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
@@ -75,7 +75,7 @@ def text(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="book")
-    parser.add_argument("--subject", default="portraits")
+    parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
     args = parser.parse_args()
     for subject in args.subject.split(","):
         print(f"\nVerdicts: subject {slug(subject)}, profile {args.profile}\n")
