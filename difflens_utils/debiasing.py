@@ -8,6 +8,7 @@ what a plan expects stands beside what it reaches.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: in
     artifacts.check_sizes(n_tuned=n, steps=steps)
     parameters = {"weights": subject.weights, "module": subject.module, "method": method.name, "grid": method.grid,
                   "attribute": attribute, "n": n, "seed": seed, "steps": steps, **subject.asked(), "recipe": dict(recipe),
-                  "code": artifacts.code_version(sampling, edits, stages)}
+                  "code": artifacts.code_version(sys.modules[__name__], sampling, edits, stages)}
 
     def make(folder: Path) -> None:
         (folder / "arms.json").write_text(json.dumps(respond(subject, method, attribute, n=n, seed=seed, steps=steps), indent=1) + "\n")
