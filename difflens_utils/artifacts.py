@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,8 +81,8 @@ _verified: set[Path] = set()  # checksums are checked once per process and artif
 def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None], shipped: Path | None = None) -> Path:
     """The folder of an artifact; `make(folder)` fills it if it is not there intact.
 
-    Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written. Raises
-    OSError in one line for a full disk. `shipped` is where the artifact lies if it came with the repository, for what takes
+    Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written; of two processes
+    that want the same artifact one makes it and the other waits. Raises OSError in one line for a full disk. `shipped` is where the artifact lies if it came with the repository, for what takes
     longer than a reader has: it is taken if it was made with the same parameters, by whatever version of the code.
     """
     if shipped is not None:
@@ -96,13 +97,20 @@ def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], Non
     folder = STORE / stage / key
     if folder in _verified and folder.exists():
         return folder
+    lock = STORE / "locks" / f"{stage}-{key}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if not _intact(folder):
+            _fill(folder, stage, parameters, make)
+    _verified.add(folder)
+    return folder
+
+
+def _fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> None:
     if folder.exists():
-        if _intact(folder):
-            _verified.add(folder)
-            return folder
-        print(f"artifact {stage}/{key} is damaged and is made again", file=sys.stderr)
+        print(f"artifact {stage}/{folder.name} is damaged and is made again", file=sys.stderr)
         shutil.rmtree(folder)
-    temporary = folder.with_name(f".{key}.{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         make(temporary)
@@ -116,8 +124,6 @@ def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], Non
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _verified.add(folder)
-    return folder
 
 
 def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]],

@@ -257,8 +257,12 @@ class Found:
 
 
 def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int, n_measured: int, n_features: int,
-                  max_density: float, seed: int, steps: int, attributes: Sequence[str] | None = None) -> Found:
-    """Attribution through the picture against the other classes, then a measurement of every candidate; for all attributes by default."""
+                  max_density: float, seed: int, steps: int, attributes: Sequence[str] | Mapping[str, str] | None = None) -> Found:
+    """Attribution through the picture against the other classes, then a measurement of every candidate; for all attributes by default.
+
+    A mapping {attribute: class} measures the candidates of these classes alone; the others get no features.
+    """
+    only = attributes if isinstance(attributes, Mapping) else {}
     attributes = tuple(subject.attributes if attributes is None else attributes)
     labels = {a: p.argmax(-1) for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items() if a in attributes}
     sizes = {a: len(subject.classes(a)) for a in attributes}
@@ -269,7 +273,8 @@ def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int
     gaps = {a: [contrast(means[a], c, counts[a]) for c in range(sizes[a])] for a in attributes}
     scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in attributes}
     features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
-                                  n=n_measured, seed=seed + 20, steps=steps) for c in range(sizes[a])] for a in attributes}
+                                  n=n_measured, seed=seed + 20, steps=steps) if only.get(a, name) == name else torch.empty(0, dtype=torch.long)
+                    for c, name in enumerate(subject.classes(a))] for a in attributes}
     return Found(features, gaps, labels, counts, density, scores, by_image)
 
 

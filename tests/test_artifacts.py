@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
@@ -46,7 +48,20 @@ def test_nothing_half_written_is_left(store, error):
         artifacts.cached("stage", {}, make)
     if isinstance(error, OSError):
         assert "disk" in str(caught.value) and "\n" not in str(caught.value)
-    assert [p for p in store.rglob("*") if p.is_file()] == [] and not list((store / "stage").iterdir())
+    assert not list((store / "stage").iterdir())
+
+
+def test_two_that_want_the_same_artifact_make_it_once(store):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        time.sleep(0.2)
+        (folder / "whole").write_text("x")
+
+    with ThreadPoolExecutor() as pool:  # each call opens the lock file for itself, as another process would
+        folders = set(pool.map(lambda _: artifacts.cached("stage", {"same": 1}, make), range(3)))
+    assert len(made) == 1 and len(folders) == 1 and (folders.pop() / "whole").exists()
 
 
 def test_code_version_ignores_comments_but_not_code(tmp_path):
