@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import distribution, one_of, positive
+from .errors import distribution, one_of, positive, within
 from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .sampling import Edit, Step
@@ -174,6 +174,12 @@ def draw_classes(n: int, target: Sequence[float], seed: int, group: int = 1) -> 
     points = (torch.randperm(draws, generator=generator) + torch.rand(1, generator=generator)) / draws  # one in each of `draws` equal parts
     edges = torch.from_numpy(distribution("target", target)).cumsum(0)[:-1]
     return torch.searchsorted(edges, points.double(), right=True).repeat_interleave(group)[:n]
+
+
+def with_share(classes: int, target: int, share: float) -> list[float]:
+    """A distribution (classes,) in which one class has a share and the others have the rest in equal parts. Raises ValueError for a share outside 0..1."""
+    within("share", share, 0, 1)
+    return [share if c == target else (1 - share) / (classes - 1) for c in range(classes)]
 
 
 def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None) -> Tensor:

@@ -171,15 +171,15 @@ class PortraitClip:
         return cls(model.eval().requires_grad_(False), tokenizer)
 
 
-# A text per class of a social attribute: of zero-shot classification, and of the target class in CLIP-D (Eq. 17).
+# A text per class of an attribute: of zero-shot classification, and of the target class in CLIP-D (Eq. 17).
 CLASS_TEXTS = {"gender": "a portrait of {article} {name} person", "age": "a portrait of {article} {name} person",
                "tone": "a portrait of a person with {name} skin"}
 
 
 def class_texts(attribute: str, classes: tuple[str, ...]) -> list[str]:
-    """One text per class of a social attribute. Raises ValueError for another attribute."""
-    one_of("attribute", attribute, CLASS_TEXTS)
-    return [CLASS_TEXTS[attribute].format(article="an" if c[0] in "aeiou" else "a", name=c) for c in classes]
+    """One text per class of an attribute; of one that is none of portraits', its name and the class, such as "digit two"."""
+    text = CLASS_TEXTS.get(attribute, attribute + " {name}")
+    return [text.format(article="an" if c[0] in "aeiou" else "a", name=c) for c in classes]
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

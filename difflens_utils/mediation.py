@@ -18,6 +18,7 @@ from torch import Tensor
 from . import artifacts, hooks, metrics
 from .metrics import Estimate
 from .subjects import Subject, full_precision
+from .worlds import Portraits, World
 
 CONTROL = "background"  # the factor that the control changes: it depends on no attribute
 
@@ -48,8 +49,9 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
                    seed: int) -> Mediation:
     """The natural indirect effect of an attribute through the subject's module, by exchanging h between paired renders.
 
-    `source` and `target` are classes of the attribute. Only for subjects whose world is known: no one has two photographs
-    that differ in one cause. Kept in the store. Raises ValueError for sizes <= 0 or a subject without a world.
+    `source` and `target` are classes of the attribute. In a drawn world the two renders differ in the attribute and what follows from it; of
+    labelled images they are two images, and whatever else tells them apart counts too. The control is the first render before another
+    background, or another image with the labels of the first. Kept in the store. Raises ValueError for sizes <= 0 or a subject without a world.
     """
     artifacts.check_sizes(n_pairs=n)
     if subject.world is None:
@@ -62,7 +64,7 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
     def make() -> dict[str, Tensor]:
         world = subject.world
         before, after = (world.sample(n, seed, do={attribute: classes[c]}) for c in (source, target))
-        other = replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)})
+        other = _control(world, before)
         noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
         with full_precision(subject):
             a, b, control = (subject.encode(world.render(p, subject.size).to(subject.device)) for p in (before, after, other))
@@ -70,6 +72,12 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
         return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
 
     return Mediation(**artifacts.cached_tensors("mediation", parameters, make))
+
+
+def _control(world: World, before: Portraits) -> Portraits:
+    if CONTROL not in world.factors:
+        return replace(before, nuisance=-before.nuisance)
+    return replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)})
 
 
 def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tensor, texts: list[str] | None,

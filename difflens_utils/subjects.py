@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import hooks, occupations, portraits
+from . import hooks, labelled, occupations, portraits
 from .errors import one_of
 from .evaluators import AttributeNet, PortraitClip
 from .paper import TABLE_1, TABLE_2, Table
@@ -345,7 +345,19 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path) -> Su
                        occupations.WORLD, _occupation_prompts(), TABLE_2, pipeline)
 
 
-SUBJECTS: dict[str, Callable[[torch.device, torch.dtype, Path], Subject]] = {"portraits": _portraits, "portraits-t2i": _portraits_t2i}
+def _own(device: torch.device, dtype: torch.dtype, folder: Path) -> Subject:
+    """A pixel-space model beside a `study.yml`, which names its data and who judges its images."""
+    from diffusers import DDIMPipeline
+
+    study = labelled.declared(folder)
+    pipeline = _read(DDIMPipeline, folder, dtype)
+    network = _ready(pipeline.unet, device)
+    size = network.config.sample_size
+    return Subject(folder.name, network, pipeline.scheduler, "mid_block", (network.config.in_channels, size, size), study.world.attributes,
+                   _fingerprint(dtype, folder / "unet"), device, dtype, lambda: portrait_evaluators(device, study.evaluators, study.clip), study.world)
+
+
+SUBJECTS: dict[str, Callable[[torch.device, torch.dtype, Path], Subject]] = {"portraits": _portraits, "portraits-t2i": _portraits_t2i, "digits": _own}
 
 
 def load(name: str, device: str = "auto", *, module: str | None = None, dtype: torch.dtype | None = None,

@@ -204,10 +204,18 @@ def test_readme_table_is_replaced_between_its_markers() -> None:
 
 def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
     source = tiny("1")
-    assert len(assemble.page_of(executed_twin(source)).cells) == len(source.cells)
+    assert len(assemble.page_of(executed_twin(source), "portraits").cells) == len(source.cells)
     other = executed_twin(source)
     other.metadata["papermill"]["parameters"] = {"seed": 1}
-    assert len(assemble.page_of(other).cells) == len(source.cells) + 1
+    assert len(assemble.page_of(other, "portraits").cells) == len(source.cells) + 1
+
+
+def test_a_page_says_nothing_of_other_subjects() -> None:
+    page = executed_twin(tiny("1"))
+    for tag in ("portraits", "labelled"):
+        page.cells.append(nbformat.v4.new_markdown_cell(tag, metadata={"tags": [tag]}))
+    for subject, left_out in (("portraits-t2i", "labelled"), ("digits", "portraits")):
+        assert left_out not in [c.source for c in assemble.page_of(nbformat.from_dict(page), subject).cells]
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:

@@ -25,14 +25,19 @@ from workflow import verdicts
 from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug
 
 SOURCE, HTML = BUILD / "source", BUILD / "html"
-CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text"}
+CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text", "digits": "Part III: handwritten digits, as your own model"}
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
           "embed": "src", "object": "data"}
 STYLES = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "icon", "manifest"}
 
 
-def page_of(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An executed notebook as readers see it: without papermill's cell where that repeats the defaults."""
+def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookNode:
+    """An executed notebook as readers see it: without papermill's cell where that repeats the defaults, and without what is said of other subjects.
+
+    Text about the drawn portraits is tagged `portraits`, text about labelled images `labelled`.
+    """
+    others = "labelled" if subject.startswith("portraits") else "portraits"
+    executed.cells = [c for c in executed.cells if others not in c.metadata.get("tags", [])]
     defaults = {name: parameter.default for name, parameter in parameters(executed).items()}
     injected = executed.metadata.get("papermill", {}).get("parameters", {})
     if all(defaults.get(name) == value for name, value in injected.items()):
@@ -102,7 +107,7 @@ def gather(profile: str, subjects: list[str]) -> None:
         folder.mkdir(parents=True)
         for path in notebooks:
             executed = nbformat.read(executed_path(profile, subject, path.stem), as_version=4)
-            nbformat.write(page_of(executed), folder / path.name)
+            nbformat.write(page_of(executed, subject), folder / path.name)
     if "portraits" not in subjects:  # the pages' links lead to the default subject
         for page in SOURCE.glob("*.md"):
             page.write_text(page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/"))

@@ -1,4 +1,4 @@
-"""Train PortraitCLIP: `python models/clip/train.py [--world portraits|occupations] [--images N]`.
+"""Train PortraitCLIP: `python models/clip/train.py [--world portraits|occupations|FOLDER] [--images N]`.
 
 A small `transformers.CLIPModel` on fresh renders, half from the planted world and half with every factor uniform and
 independent, with captions that state everything, a part, or a single thing. A caption that leaves something out is true
@@ -29,10 +29,11 @@ sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this
 
 from difflens_utils import occupations, portraits, subjects  # noqa: E402
 from difflens_utils.evaluators import PortraitClip, class_texts, embed  # noqa: E402
+from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
 from difflens_utils.metrics import Estimate, wilson  # noqa: E402
 from difflens_utils.portraits import ATTRIBUTES  # noqa: E402
-from difflens_utils.worlds import World  # noqa: E402
-from models.evaluators.train import distort  # noqa: E402
+from difflens_utils.worlds import Portraits, World  # noqa: E402
+from models.evaluators.train import distort, shifted, unseen  # noqa: E402
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
 
 SEED, BATCH, RATE, WIDTH = 31, 128, 2e-3, 128
@@ -86,6 +87,21 @@ def _words_of_portraits() -> set[str]:
     world = [c for seed in (0, 1) for c in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True))]
     words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
     return words | {c for f in portraits.WORLD.factors.values() for c in f.classes}
+
+
+def _of_labels(classes: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
+    """A caption of labelled images, "digit two, slant left": some of the factors, one at least."""
+    stated = rng.sample(list(classes), rng.randint(1, len(classes)))
+    return ", ".join(f"{f} {classes[f]}" for f in classes if f in stated), set(stated)
+
+
+def source_of(name: str) -> Source:
+    """A source by name, or that of a folder with a `study.yml`."""
+    if name in SOURCES:
+        return SOURCES[name]
+    study = declared(Path(name))
+    words = {w for f in study.world.factors.values() for text in (f.name, *f.classes) for w in text.split()} | {","}
+    return Source(study.world, _of_labels, lambda: words, 20, study.clip, lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()), (10,))
 
 
 SOURCES = {"portraits": Source(portraits.WORLD, _full_or_part, _words_of_portraits, 77, HERE, lambda p, _: portraits.caption(p), (100, 1000)),
@@ -179,6 +195,7 @@ def train(images: int, source: Source) -> PortraitClip:
     progress = tqdm(range(steps), desc="clip", mininterval=20)
     for step in progress:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
+        x = shifted(x, generator) if isinstance(source.world, LabelledImages) else x
         with subjects.autocast():
             image, text = clip.image_features(distort(x, generator)).float(), clip.text_features(texts).float()
         contrast = contrastive_loss(clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match)
@@ -224,11 +241,12 @@ def card(clip: PortraitClip, source: Source, n: int = 4000) -> dict[str, dict]:
     """Held-out figures on fresh renders, planted and balanced, with 95 % Wilson intervals."""
     report, rng = {}, random.Random(SEED)
     for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
-        p = source.world.sample(n, seed, balanced=kind == "balanced")
-        texts = [source.full(source.world.names(p, i), rng) for i in range(n)]
-        image = embed(clip, source.world.render(p, 32))
-        text = torch.cat([clip.text_features(texts[i:i + 500]) for i in range(0, n, 500)])
-        report[kind] = {"seed": seed, "zero_shot": zero_shot(clip, image, p.labels, source.world),
+        images, labels = unseen(source.world, n, seed, balanced=kind == "balanced")
+        p = Portraits(labels, torch.zeros(len(images), 0))
+        texts = [source.full(source.world.names(p, i), rng) for i in range(len(images))]
+        image = embed(clip, images)
+        text = torch.cat([clip.text_features(texts[i:i + 500]) for i in range(0, len(texts), 500)])
+        report[kind] = {"seed": seed, "zero_shot": zero_shot(clip, image, labels, source.world),
                         **{f"retrieval_{k}": retrieval(image, text, texts, k) for k in source.among}}
     return report
 
@@ -236,10 +254,10 @@ def card(clip: PortraitClip, source: Source, n: int = 4000) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=190_000)
-    parser.add_argument("--world", choices=SOURCES, default="portraits")
+    parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    source = SOURCES[args.world]
+    source = source_of(args.world)
     out = args.out or source.folder
     train(args.images, source).save(out)
     report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(out), source)}

@@ -1,7 +1,8 @@
-"""Train the two attribute networks: `python models/evaluators/train.py labeller|scorer [--world portraits|occupations] [--images N]`.
+"""Train the two attribute networks: `python models/evaluators/train.py labeller|scorer [--world portraits|occupations|FOLDER] [--images N]`.
 
 They share nothing: architecture, seed, and data (fresh renders from their own seeds, half from the planted world and
-half with every factor uniform and independent, so that neither can read one factor through another).
+half with every factor uniform and independent, so that neither can read one factor through another). A FOLDER holds a `study.yml`; its images are
+drawn again and again, shifted a little, and what the card says is measured on those that were held out.
 """
 
 from __future__ import annotations
@@ -17,11 +18,36 @@ from tqdm import tqdm
 
 from difflens_utils import occupations, portraits, subjects
 from difflens_utils.evaluators import AttributeNet
+from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.worlds import World
 
 HERE = Path(__file__).parent
 RECIPES = {"labeller": ("residual", 11, 3e-3), "scorer": ("strided", 23, 2e-3)}  # architecture, seed, learning rate
 WORLDS = {"portraits": (portraits.WORLD, HERE), "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators")}
+
+
+def world_of(name: str) -> tuple[World, Path]:
+    """A world by name, or that of a folder with a `study.yml`, and where its networks lie."""
+    if name in WORLDS:
+        return WORLDS[name]
+    study = declared(Path(name))
+    return study.world, study.evaluators
+
+
+def unseen(world: World, n: int, seed: int, balanced: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images that no network was trained on, (n, 3, 32, 32), and their labels: fresh renders, or all that a folder holds out."""
+    if isinstance(world, LabelledImages):
+        return world.held_out(32)
+    p = world.sample(n, seed, balanced=balanced)
+    return world.render(p, 32), p.labels
+
+
+def shifted(images: Tensor, generator: torch.Generator, most: float = 0.06) -> Tensor:
+    """Images moved by up to a share of their width in x and y: few real images become more."""
+    theta = torch.eye(2, 3).repeat(len(images), 1, 1)
+    theta[:, :, 2] = (torch.rand(len(images), 2, generator=generator) * 2 - 1) * 2 * most
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -50,6 +76,7 @@ def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(world, size, seed * 1_000_000 + 2 * step)
+        x = shifted(x, generator) if isinstance(world, LabelledImages) else x
         with subjects.autocast():
             logits = net.logits(distort(x, generator))
             loss = sum(F.cross_entropy(logits[k].float(), labels[k]) for k in labels)
@@ -63,31 +90,29 @@ def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet
 
 def calibrate(net: AttributeNet, seed: int, world: World) -> None:
     """One temperature per factor, by maximum likelihood on held-out distorted portraits of the planted world."""
-    p = world.sample(4000, seed)
-    images = distort(world.render(p, 32), torch.Generator().manual_seed(seed))
+    images, labels = unseen(world, 4000, seed)
+    images = distort(images, torch.Generator().manual_seed(seed))
     grid = torch.logspace(-1, 1, 81)
     with torch.no_grad():
         logits = net.logits(images)
         for i, (k, z) in enumerate(logits.items()):
-            losses = torch.stack([F.cross_entropy(z / t, p.labels[k]) for t in grid])
+            losses = torch.stack([F.cross_entropy(z / t, labels[k]) for t in grid])
             net.temperature[i] = grid[losses.argmin()]
 
 
 @torch.no_grad()
 def card(net: AttributeNet, seed: int, world: World, n: int = 10_000) -> dict[str, dict[str, float]]:
     """Held-out accuracy and expected calibration error (15 bins) per factor, on fresh renders of the planted world."""
-    p = world.sample(n, seed)
-    images = world.render(p, 32)
-    uniform = world.sample(n, seed + 1, balanced=True)
-    other = net.logits(world.render(uniform, 32))
+    (images, labels), (uniform, uniform_labels) = unseen(world, n, seed), unseen(world, n, seed + 1, balanced=True)
+    other = net.logits(uniform)
     result = {}
     for k, z in net.logits(images).items():
         confidence, guess = z.softmax(-1).max(-1)
-        right = (guess == p.labels[k]).float()
+        right = (guess == labels[k]).float()
         bins = (confidence * 15).long().clamp(max=14)
-        ece = sum(abs((right - confidence)[bins == b].sum().item()) for b in range(15)) / n
+        ece = sum(abs((right - confidence)[bins == b].sum().item()) for b in range(15)) / len(guess)
         result[k] = {"accuracy": round(right.mean().item(), 4), "ece": round(ece, 4),
-                     "accuracy_balanced": round((other[k].argmax(-1) == uniform.labels[k]).float().mean().item(), 4)}
+                     "accuracy_balanced": round((other[k].argmax(-1) == uniform_labels[k]).float().mean().item(), 4)}
     return result
 
 
@@ -95,10 +120,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--world", choices=WORLDS, default="portraits")
+    parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    world, home = WORLDS[args.world]
+    world, home = world_of(args.world)
     net = train(args.name, args.images, world)
     calibrate(net, RECIPES[args.name][1] + 100, world)
     folder = (args.out or home) / args.name
