@@ -2,7 +2,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= book
-SUBJECT ?= portraits,portraits-t2i
+SUBJECT ?= portraits,portraits-t2i,digits
 CORES   ?= 2
 # PyTorch's index of the build you want (CPU, or a CUDA version); empty takes torch as PyPI has it.
 TORCH_INDEX ?=
@@ -17,7 +17,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check --no-input install $(if $(TORCH_
 # The same seed of Python's hashes everywhere, so that sets have one order.
 export PYTHONHASHSEED := 0
 
-.PHONY: help book test models methods bench reference clean
+.PHONY: help book test models digits methods bench reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects again, from nothing (hours on two cores; resumes)"
+	@echo "make digits     train what part III opens, from a folder of labelled images (a quarter of an hour; an example for your own)"
 	@echo "make methods    learn the learned methods and search every method's strengths again (two hours; ships under models/)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
@@ -68,6 +69,13 @@ models: $(ENV)
 	@$(BIN)/python models/clip/train.py --world occupations --images 160000
 	@$(BIN)/python models/portraits-t2i/train.py vae
 	@$(BIN)/python models/portraits-t2i/train.py unet
+
+digits: $(ENV)
+	@$(BIN)/python models/digits/export.py
+	@$(BIN)/python models/evaluators/train.py labeller --world models/digits --images 40000
+	@$(BIN)/python models/evaluators/train.py scorer --world models/digits --images 40000
+	@$(BIN)/python models/clip/train.py --world models/digits --images 40000
+	@$(BIN)/python models/own/train.py models/digits --images 160000
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)

@@ -103,8 +103,8 @@ class LabelledImages(World):
                 raise ValueError(f"{folder}: no image to learn from is labelled {names}; merge classes in labels.csv or leave a column out")
         return cells
 
-    def _render(self, batch: Portraits, size: int) -> Tensor:
-        """For each set of labels one of the images that have it, chosen by the nuisance: (B, 3, size, size) in [-1, 1]."""
+    def _render(self, batch: Portraits, size: int | None = None) -> Tensor:
+        """For each set of labels one of the images that have it, chosen by the nuisance: (B, 3, size, size) in [-1, 1], by default as large as they are."""
         keys = torch.stack([batch.labels[f] for f in self.classes], 1).tolist()
         rows = [self._cells[tuple(key)] for key in keys]
         chosen = torch.stack([own[min(int((u + 1) / 2 * len(own)), len(own) - 1)] for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)])
@@ -162,8 +162,8 @@ def declared(folder: Path) -> Study:
     return Study(world, folder / said.get("evaluators", "evaluators"), folder / said.get("clip", "clip"))
 
 
-def _resized(images: Tensor, size: int) -> Tensor:
-    if images.shape[-2:] == (size, size):
+def _resized(images: Tensor, size: int | None) -> Tensor:
+    if size is None or images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(-1, 1)
 

@@ -94,8 +94,8 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
 
 
 def profile_files(profile: str, subject: str) -> list[Path]:
-    """Where the sizes of a profile stand: for every subject, and then for this one. Without either they are the notebooks' own defaults."""
-    names = (profile, f"{profile}.{slug(subject)}")
+    """Where the sizes of a profile stand: for every subject, for this one in any profile, and for both. Without them they are the notebooks' own defaults."""
+    names = (profile, f"any.{slug(subject)}", f"{profile}.{slug(subject)}")
     return [path for path in (ROOT / f"workflow/profiles/{name}.yml" for name in names) if path.exists()]
 
 
