@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from . import checkpoints
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ P2 = Layout()
 
 def unet(layout: Layout = P2) -> UNet2DModel:
     """The same network in diffusers, with random weights."""
+    from diffusers import UNet2DModel  # seconds that reading the package's texts can do without
+
     last = len(layout.multipliers) - 1
     down = ["AttnDownBlock2D" if layout.attends(i) else "ResnetDownsampleBlock2D" for i in range(last + 1)]
     return UNet2DModel(

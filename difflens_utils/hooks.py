@@ -106,6 +106,26 @@ def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Ten
         raise RuntimeError(f"module {name} was never called, so nothing was recorded")
 
 
+def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, ...]]:
+    """The shape of the output of every module that `run` calls and whose output can be edited: {name: shape}, in the network's order."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(out := _tensor(output), Tensor) and out.dim() > 1:
+                seen.setdefault(name, tuple(out.shape))
+        return hook
+
+    named = {name: module for name, module in model.named_modules() if name}
+    handles = [module.register_forward_hook(keep(name)) for name, module in named.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: seen[name] for name in named if name in seen}
+
+
 @dataclass
 class Fork:
     """State of an open fork: `plain` is the batch size before the module if this pass was forked, else None."""

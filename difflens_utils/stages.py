@@ -19,7 +19,7 @@ from .ksae import KSAE, History, KSAEConfig
 from .metrics import Estimate
 from .probes import Heads
 from .sampling import Edit
-from .subjects import Prompt, Subject
+from .pipelines import Prompt, Subject
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from difflens_utils import occupations, portraits, subjects
+from difflens_utils import occupations, portraits, precision
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.worlds import World
 
@@ -50,7 +50,7 @@ def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(world, size, seed * 1_000_000 + 2 * step)
-        with subjects.autocast():
+        with precision.autocast():
             logits = net.logits(distort(x, generator))
             loss = sum(F.cross_entropy(logits[k].float(), labels[k]) for k in labels)
         optimizer.zero_grad(set_to_none=True)
