@@ -141,8 +141,9 @@ class Preprocessing:
         shortest = min(height, width)
         size = self.edge * height // shortest, self.edge * width // shortest
         images = (images.float() + 1) / 2
-        if size != (height, width):
-            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        for step in dict.fromkeys(((height, size[1]), size)):  # across, then down, clipped in between, as where pixels are bytes
+            if step != images.shape[-2:]:
+                images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         top, left = (size[0] - self.crop[0]) // 2, (size[1] - self.crop[1]) // 2
         images = images[..., top : top + self.crop[0], left : left + self.crop[1]]
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))

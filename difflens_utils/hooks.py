@@ -139,9 +139,23 @@ class Fork:
         return (output, output) if self.plain is None else (output[:images], output[images:])
 
 
+def behind(model: nn.Module, name: str) -> list[nn.Module]:
+    """What runs behind the module, where that is a chain of blocks: a U-Net's bottleneck, or a block of a DiT; else nothing.
+
+    A DiT's last layers read the conditioning once more, from its first block.
+    """
+    if hasattr(model, "up_blocks") and name == "mid_block":
+        return list(model.up_blocks)
+    blocks = dict(getattr(model, "transformer_blocks", nn.Module()).named_children())
+    number = name.removeprefix("transformer_blocks.")
+    if hasattr(model, "proj_out_1") and number in blocks:
+        return [*list(blocks.values())[int(number) + 1 :], blocks["0"].norm1.emb]
+    return []
+
+
 def forkable(model: nn.Module, name: str) -> bool:
-    """Whether all that lies behind the module is a chain of root-level blocks, as behind a U-Net's bottleneck."""
-    return hasattr(model, "up_blocks") and name == "mid_block"
+    """Whether `fork` can run what lies behind the module alone."""
+    return bool(behind(model, name))
 
 
 @contextmanager
@@ -153,7 +167,7 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
     the edited rows repeated. Where the edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
     """
     if not forkable(model, name):
-        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net can")
+        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can")
     state = Fork()
 
     def repeat(value: Any) -> Any:
@@ -184,7 +198,7 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
         return tuple(repeat(a) for a in args), {k: repeat(v) for k, v in kwargs.items()}
 
     handles = [model.register_forward_pre_hook(start), find(model, name).register_forward_hook(split)]
-    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in model.up_blocks]
+    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in behind(model, name)]
     try:
         yield state
     finally:
