@@ -1,7 +1,8 @@
 """FairFace (Karkkainen and Joo, 2021): gender, age and race of photographed faces, in the classes of the paper.
 
 Two networks are published, both a ResNet-34 with 18 outputs. In one the first seven are races, in the other the first four. They are
-trained apart, so one can label and the other score. What the paper merges is merged in probability: a class is as likely as its
+trained apart, so one can label and the other score. Upstream reads races alone from the second, and says nothing of its other outputs;
+they are taken to be gender and age as in the first, and the evaluators' agreement (notebook 00) shows whether they are. What the paper merges is merged in probability: a class is as likely as its
 outputs together, and outputs that belong to no class (Latino Hispanic, Middle Eastern) are left out and the rest renormalised.
 """
 

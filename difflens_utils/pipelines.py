@@ -67,11 +67,11 @@ class Subject:
     reference: Path | None = None  # a folder of the images that it should be like, if there is one
 
     def __post_init__(self) -> None:
-        kind, says = type(self.scheduler).__name__, self._predicts
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(f"the scheduler of {self.name}, {kind}, has no alphas_cumprod to take DDIM steps along; only diffusion models with one can be studied")
-        if says not in ("epsilon", "v_prediction"):
-            raise ValueError(f"{self.name} predicts {says!r}, and only epsilon and v_prediction can be read; set prediction_type in its scheduler_config.json")
+            raise ValueError(f"the scheduler of {self.name}, {type(self.scheduler).__name__}, has no alphas_cumprod to take DDIM steps along; "
+                             "take a pipeline with a diffusion scheduler, such as DDIMScheduler")
+        if self._predicts not in ("epsilon", "v_prediction"):
+            raise ValueError(f"{self.name} predicts {self._predicts!r}, and only epsilon and v_prediction can be read; take another pipeline")
 
     @cached_property
     def _judges(self) -> Judges:
@@ -329,18 +329,7 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     Raises ValueError, in one line, for files that are missing, damaged or foreign, for a kind of pipeline or scheduler that cannot be
     studied, and where no module is named and no bottleneck is found.
     """
-    import diffusers
-
-    try:
-        kind_of = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        if kind_of not in KINDS:
-            raise ValueError(f"{kind_of} is none of the pipelines that can be studied: {', '.join(KINDS)}")
-        kind = KINDS[kind_of]
-        pipeline = getattr(diffusers, kind_of).from_pretrained(folder, dtype=dtype, local_files_only=True, **kind.options)
-    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"weights in {folder} are missing, damaged or foreign: {reason}") from None
-    pipeline.set_progress_bar_config(disable=True)
+    kind, pipeline = _from_disk(folder, dtype)
     for part in kind.parts:
         if part.startswith("text_encoder"):
             nn.Module.to(getattr(pipeline, part), device=device, dtype=torch.float32).eval().requires_grad_(False)  # it runs once per text
@@ -350,15 +339,29 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     size = network.config.sample_size
     if not isinstance(size, int):
         raise ValueError(f"the network in {folder} has sample_size {size}; set the width of its square input in its config.json")
-    if issubclass(kind.subject, TextSubject):
-        about |= {"pipeline": pipeline}
-    about = {"attributes": ()} | about
+    about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
     subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
                            shape=(network.config.in_channels, size, size), fingerprint=_fingerprint(folder, kind.parts, dtype),
                            device=device, dtype=dtype, **about)
     if "vae" in kind.parts and subject.size >= LARGE:
         pipeline.vae.enable_slicing()
     return subject
+
+
+def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object]:
+    """A pipeline and what kind it is; ValueError, in one line, for whatever is wrong with its files."""
+    import diffusers
+
+    try:
+        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        if name not in KINDS:
+            raise ValueError(f"{name} is none of the pipelines that can be studied: {', '.join(KINDS)}")
+        pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=dtype, local_files_only=True, **KINDS[name].options)
+    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"weights in {folder} are missing, damaged or foreign: {reason}") from None
+    pipeline.set_progress_bar_config(disable=True)
+    return KINDS[name], pipeline
 
 
 def ready(network: nn.Module, device: torch.device) -> nn.Module:

@@ -15,6 +15,7 @@ from .errors import one_of
 
 ROOT = Path(os.environ.get("DIFFLENS_WEIGHTS", Path(__file__).parents[1] / "weights"))
 HUB = "https://huggingface.co/"
+SPARE = ("*.ckpt", "*fp16*", "*onnx*", "*openvino*", "*.msgpack", "*.h5")  # the same weights once more, in formats that are not read here
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,12 @@ class Asset:
     def advice(self, root: Path) -> str:
         """What to fetch, from where, and where to put it."""
         repository = self.source.removeprefix(HUB)
-        how = f"and put it at {root / self.place}" if repository == self.source else f"with: hf download {repository} --local-dir {root / self.place}"
+        how = f"and put it at {root / self.place}" if repository == self.source else _download(repository, root / self.place)
         return f"fetch {self.what} from {self.source} {how}"
+
+
+def _download(repository: str, folder: Path) -> str:
+    return " ".join([f"with: hf download {repository} --local-dir {folder}", *(f"--exclude '{pattern}'" for pattern in SPARE)])
 
 
 def _hub(what: str, repository: str, holds: str = "model_index.json") -> Asset:

@@ -100,7 +100,7 @@ class Guided(nn.Module):
 def guided(layout: Layout, seed: int = 0) -> Guided:
     torch.manual_seed(seed)
     network = Guided(layout).eval().requires_grad_(False)
-    for name, value in network.named_parameters():  # norms and biases too, so that a swap of any two shows
+    for value in network.parameters():  # norms and biases too, so that a swap of any two shows
         if value.ndim == 1:
             value += 0.1 * torch.randn_like(value)
     return network
