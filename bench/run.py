@@ -30,7 +30,7 @@ from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import peers
-from difflens_utils import artifacts, attribution, edits, hooks, ksae, sampling, subjects
+from difflens_utils import artifacts, attribution, edits, hooks, ksae, precision, sampling, subjects
 from difflens_utils.activations import Recording
 from difflens_utils.errors import one_of
 from difflens_utils.probes import Heads
@@ -254,7 +254,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = artifacts.environment() | peers.versions() | {"quick": options.quick}
     environment["processor"] = str(torch.cpu.get_capabilities().get("cpu_name", platform.machine()))
-    environment["precision"] = str(subjects.fast_dtype(torch.device("cpu")))[6:]
+    environment["precision"] = str(precision.fast_dtype(torch.device("cpu")))[6:]
     environment["weights"] = "shipped" if pipeline_folder().is_relative_to(ROOT) else "random, of the same architecture"
     done: list[Row] = []
     for section in chosen:

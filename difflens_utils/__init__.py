@@ -2,7 +2,8 @@
 
 Data flows one way, and a module imports only from its left:
 
-    worlds -> portraits -> occupations -> evaluators, paper -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
+    worlds -> portraits -> occupations -> evaluators, paper, hooks, weights, checkpoints -> guided_diffusion, fairface, inception -> pipelines
+    -> precision -> subjects, sampling -> metrics -> artifacts -> ksae -> activations -> probes
     -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
     -> debiasing -> scorecard
 """

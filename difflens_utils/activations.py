@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import artifacts, hooks, ksae, sampling
 from .sampling import Step
-from .subjects import Prompt, Subject
+from .pipelines import Prompt, Subject
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Pr
     parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,
                   "eta": eta, **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks)}
     folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, subject.texts(prompts), eta, batch, f))
-    trajectory = sampling.schedule(subject.scheduler, steps, eta)
+    trajectory = sampling.trajectory(subject, steps, eta)
     return Recording(folder.name, np.load(folder / "h.npy", mmap_mode="r"),
                      torch.from_numpy(np.load(folder / "images.npy")).float(), trajectory.timesteps)
 

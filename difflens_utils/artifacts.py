@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .errors import one_of, positive, within
 from .metrics import Estimate
-from .subjects import file_fingerprint
+from .weights import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))

@@ -26,7 +26,8 @@ from .activations import Recording
 from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
 from .probes import Heads
-from .subjects import Subject, full_precision
+from .pipelines import Subject
+from .precision import full_precision
 
 
 class Attribution(NamedTuple):
@@ -131,7 +132,7 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
 
 def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: int, steps: int, points: int,
                   batch: int) -> dict[str, Tensor]:
-    s = sampling.schedule(subject.scheduler, steps)
+    s = sampling.trajectory(subject, steps)
     nodes = [(torch.ones(()), torch.ones(()))] if points == 1 else list(zip(*quadrature(points), strict=True))
     slopes: list = [0.0] * steps
     by_step: list = [0.0] * steps
@@ -219,7 +220,7 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
                   "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
 
     def make() -> dict[str, Tensor]:
-        s = sampling.schedule(subject.scheduler, steps)
+        s = sampling.trajectory(subject, steps)
         gains = []
         for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
             if index in at:

@@ -22,7 +22,7 @@ from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
 from .stages import Outcome
-from .subjects import Prompt, Subject
+from .pipelines import Prompt, Subject
 
 UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
 

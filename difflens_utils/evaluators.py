@@ -8,7 +8,7 @@ evaluators of real photographs follow too:
     evaluator.logits(images)         {factor: (B, classes)}, calibrated by a temperature per factor
     evaluator.features(images)       (B, F)
 
-PortraitCLIP (`PortraitClip`) puts images and texts into one space and follows CLIP's:
+PortraitCLIP, or CLIP itself (`PortraitClip` loads either), puts images and texts into one space:
 
     clip.image_features(images)      (B, F), unit norm
     clip.text_features(texts)        (B, F), unit norm
@@ -19,6 +19,7 @@ Images are (B, 3, H, W) in [-1, 1].
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -117,11 +118,46 @@ class AttributeNet(nn.Module):
         return net.eval().requires_grad_(False)
 
 
-class PortraitClip:
-    """Images and texts in one space: a `transformers.CLIPModel` with its tokenizer (Radford et al., 2021)."""
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a published CLIP wants its images: the shortest edge resized (bicubic), the centre cut out, mean and deviation (3,) of images in [0, 1]."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    edge: int
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Preprocessing:
+        """From the `preprocessor_config.json` of transformers."""
+        config = json.loads(path.read_text())
+        size, crop = config["size"], config["crop_size"]
+        return cls(size if isinstance(size, int) else size["shortest_edge"], (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]),
+                   tuple(config["image_mean"]), tuple(config["image_std"]))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, 3, *crop), differentiable."""
+        height, width = images.shape[-2:]
+        shortest = min(height, width)
+        size = self.edge * height // shortest, self.edge * width // shortest
+        images = (images.float() + 1) / 2
+        for step in dict.fromkeys(((height, size[1]), size)):  # across, then down, clipped in between, as where pixels are bytes
+            if step != images.shape[-2:]:
+                images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        top, left = (size[0] - self.crop[0]) // 2, (size[1] - self.crop[1]) // 2
+        images = images[..., top : top + self.crop[0], left : left + self.crop[1]]
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images - mean) / std
+
+
+class PortraitClip:
+    """Images and texts in one space: a `transformers.CLIPModel` with its tokenizer (Radford et al., 2021).
+
+    `preprocessing` is that of a published model; ours takes images as they are, resized to its size.
+    """
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: Preprocessing | None = None) -> None:
+        self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
         self.size = model.config.vision_config.image_size
         self.context = model.config.text_config.max_position_embeddings
 
@@ -131,7 +167,8 @@ class PortraitClip:
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""
-        images = _resized(images, self.size).to(self.model.device, self.model.dtype)
+        images = self.preprocessing(images) if self.preprocessing else _resized(images, self.size)
+        images = images.to(self.model.device, self.model.dtype)
         return F.normalize(self.model.get_image_features(images).pooler_output, dim=-1)
 
     features = image_features  # what `embed` calls, in batches
@@ -156,7 +193,7 @@ class PortraitClip:
 
     @classmethod
     def load(cls, folder: Path) -> PortraitClip:
-        """Load what `save` wrote. Raises ValueError, in one line, for missing, damaged or foreign files."""
+        """Load what `save` wrote, or a published CLIP. Raises ValueError, in one line, for missing, damaged or foreign files."""
         try:
             config = json.loads((folder / "config.json").read_text())
             if config.get("model_type") != "clip":
@@ -166,20 +203,22 @@ class PortraitClip:
                 raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {min(info['missing_keys'])}")
             json.loads((folder / "vocab.json").read_text())  # without it the tokenizer would be built empty
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            published = folder / "preprocessor_config.json"
+            preprocessing = Preprocessing.load(published) if published.exists() else None
         except Exception as error:
             raise _unreadable(folder, error) from None
-        return cls(model.eval().requires_grad_(False), tokenizer)
+        return cls(model.eval().requires_grad_(False), tokenizer, preprocessing)
 
 
 # A text per class of an attribute: of zero-shot classification, and of the target class in CLIP-D (Eq. 17).
 CLASS_TEXTS = {"gender": "a portrait of {article} {name} person", "age": "a portrait of {article} {name} person",
-               "tone": "a portrait of a person with {name} skin"}
+               "tone": "a portrait of a person with {name} skin", "race": "a portrait of {article} {name} person"}
 
 
 def class_texts(attribute: str, classes: tuple[str, ...]) -> list[str]:
     """One text per class of an attribute; of one that is none of portraits', its name and the class, such as "digit two"."""
     text = CLASS_TEXTS.get(attribute, attribute + " {name}")
-    return [text.format(article="an" if c[0] in "aeiou" else "a", name=c) for c in classes]
+    return [text.format(article="an" if c[0].lower() in "aeiou" else "a", name=c) for c in classes]
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from . import artifacts, sampling
 from .errors import distribution
-from .subjects import Subject, full_precision
+from .pipelines import Subject
+from .precision import full_precision
 
 RANK, RATE, KEEP = 16, 1e-3, 4.0  # of the LoRA, of AdamW, and the weight of CLIP-I
 TEMPERATURE = 10.0  # of the labeller, whose logits lie tens apart: without it the classes drown what should keep the image
@@ -70,7 +71,7 @@ def _learn(subject: Subject, targets: Mapping[str, Sequence[float]], rounds: int
     torch.manual_seed(torch_seed)
     weights = [p.requires_grad_("lora_" in name) for name, p in network.named_parameters()]
     optimizer = torch.optim.AdamW([p for p in weights if p.requires_grad], lr=RATE, weight_decay=0.01)
-    s, texts = sampling.schedule(subject.scheduler, steps), subject.texts()
+    s, texts = sampling.trajectory(subject, steps), subject.texts()
     bar = tqdm(range(rounds * len(texts)), desc="finetuning", disable=not progress)
     try:
         for number in bar:

@@ -106,6 +106,26 @@ def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Ten
         raise RuntimeError(f"module {name} was never called, so nothing was recorded")
 
 
+def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, ...]]:
+    """The shape of the output of every module that `run` calls and whose output can be edited: {name: shape}, in the network's order."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(out := _tensor(output), Tensor) and out.dim() > 1:
+                seen.setdefault(name, tuple(out.shape))
+        return hook
+
+    named = {name: module for name, module in model.named_modules() if name}
+    handles = [module.register_forward_hook(keep(name)) for name, module in named.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: seen[name] for name in named if name in seen}
+
+
 @dataclass
 class Fork:
     """State of an open fork: `plain` is the batch size before the module if this pass was forked, else None."""
@@ -119,9 +139,23 @@ class Fork:
         return (output, output) if self.plain is None else (output[:images], output[images:])
 
 
+def behind(model: nn.Module, name: str) -> list[nn.Module]:
+    """What runs behind the module, where that is a chain of blocks: a U-Net's bottleneck, or a block of a DiT; else nothing.
+
+    A DiT's last layers read the conditioning once more, from its first block.
+    """
+    if hasattr(model, "up_blocks") and name == "mid_block":
+        return list(model.up_blocks)
+    blocks = dict(getattr(model, "transformer_blocks", nn.Module()).named_children())
+    number = name.removeprefix("transformer_blocks.")
+    if hasattr(model, "proj_out_1") and number in blocks:
+        return [*list(blocks.values())[int(number) + 1 :], blocks["0"].norm1.emb]
+    return []
+
+
 def forkable(model: nn.Module, name: str) -> bool:
-    """Whether all that lies behind the module is a chain of root-level blocks, as behind a U-Net's bottleneck."""
-    return hasattr(model, "up_blocks") and name == "mid_block"
+    """Whether `fork` can run what lies behind the module alone."""
+    return bool(behind(model, name))
 
 
 @contextmanager
@@ -133,7 +167,7 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
     the edited rows repeated. Where the edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
     """
     if not forkable(model, name):
-        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net can")
+        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can")
     state = Fork()
 
     def repeat(value: Any) -> Any:
@@ -164,7 +198,7 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
         return tuple(repeat(a) for a in args), {k: repeat(v) for k, v in kwargs.items()}
 
     handles = [model.register_forward_pre_hook(start), find(model, name).register_forward_hook(split)]
-    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in model.up_blocks]
+    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in behind(model, name)]
     try:
         yield state
     finally:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .errors import one_of, positive, within
-from .subjects import fast_dtype
+from .precision import fast_dtype
 
 Batches = Iterable[Tensor] | Callable[[int], Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's state, by PyTorch's names

@@ -34,25 +34,27 @@ ASSOCIATED = 0.01  # p-value of the chi-squared test below which two factors are
 class LabelledImages(World):
     """A folder of images with their labels.
 
-    `shares` {attribute: {class: share}} plants other shares of some attributes than the folder has, by weighting its images; a generator that is
+    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet. `shares` {attribute: {class: share}} plants other shares of some attributes than the folder has, by weighting its images; a generator that is
     trained on `sample` then sees those. Factors that are no attribute depend on all attributes. Raises ValueError, in one line, for a
     table or an image that is missing or cannot be read, for a column that is not there or has one class only, for a combination of
     classes without a single image, and for shares that are no distribution.
     """
 
-    def __init__(self, folder: Path, attributes: Sequence[str], shares: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    def __init__(self, folder: Path, attributes: Sequence[str], shares: Mapping[str, Mapping[str, float]] | None = None,
+                 classes: Mapping[str, Sequence[str]] | None = None) -> None:
         self.folder, self.table = folder, read_labels(folder)
         columns = [c for c in self.table.columns if c not in ("file", "split")]
         for name in attributes:
             one_of(f"{folder}: a column of labels.csv", name, columns)
         order = [*attributes, *(c for c in columns if c not in attributes)]
-        self.classes = {c: tuple(dict.fromkeys((shares or {}).get(c, {}))) or tuple(sorted(self.table[c].unique())) for c in order}
-        for name, classes in self.classes.items():
-            if len(classes) < 2 or set(classes) != set(self.table[name]):
+        given = {c: tuple(own) for c, own in ((shares or {}) | dict(classes or {})).items()}
+        self.classes = {c: given.get(c) or tuple(sorted(self.table[c].unique())) for c in order}
+        for name, own in self.classes.items():
+            if len(own) < 2 or set(own) != set(self.table[name]):
                 raise ValueError(f"{folder}: column {name} has the classes {', '.join(sorted(self.table[name].unique()))}; it needs two or more"
-                                 + ", all of them with a share" * (name in (shares or {})))
+                                 + f", and these: {', '.join(own)}" * (name in given))
         self.training = self.table[self.table.split == "train"]
-        self.labels = {c: torch.tensor([classes.index(v) for v in self.training[c]]) for c, classes in self.classes.items()}
+        self.labels = {c: torch.tensor([own.index(v) for v in self.training[c]]) for c, own in self.classes.items()}
         self.weights = raked(self.labels, {a: [float(own[c]) for c in self.classes[a]] for a, own in (shares or {}).items()})
         self._cells = self._rows_of_cells(folder)
         super().__init__(self._model(attributes), tuple(attributes), 1, self._render)

@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import artifacts, hooks, sampling
-from .subjects import Subject, full_precision
+from .pipelines import Subject
+from .precision import full_precision
 
 RATE = 0.02  # of Adam, in standard deviations of h
 RECIPE = {"n": 256, "batches": 400, "seed": 0, "batch": 32}  # of what ships

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from . import artifacts, hooks, sampling
 from .evaluators import class_texts
-from .subjects import Subject
+from .pipelines import Subject
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
@@ -47,7 +47,7 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
 
 def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
     directions = text_directions(subject, attribute).detach()
-    s = sampling.schedule(subject.scheduler, steps)
+    s = sampling.trajectory(subject, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
     batches = torch.arange(n).split(batch)
     for rows in tqdm([part for _ in range(rounds) for part in batches], desc=f"latent editing: {attribute}", disable=not progress):

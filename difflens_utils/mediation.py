@@ -17,7 +17,8 @@ from torch import Tensor
 
 from . import artifacts, hooks, metrics
 from .metrics import Estimate
-from .subjects import Subject, full_precision
+from .pipelines import Subject
+from .precision import full_precision
 from .worlds import Portraits, World
 
 CONTROL = "background"  # the factor that the control changes: it depends on no attribute

@@ -19,7 +19,7 @@ from .edits import Edit
 from .ksae import KSAE, Neurons
 from .probes import Heads
 from .stages import Found
-from .subjects import Subject
+from .pipelines import Subject
 
 SPARSE, DENSE, GUIDED = (0.5, 1.0, 2.0, 3.0, 4.0), (0.125, 0.25, 0.5, 1.0, 1.5), (125.0, 250.0, 500.0, 1e3, 2e3, 4e3, 8e3, 1.6e4)
 DIRECTION, TUNED = (0.5, 1.0, 1.5, 2.0, 3.0), (0.25, 0.5, 0.75, 1.0, 1.25)

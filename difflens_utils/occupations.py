@@ -237,9 +237,9 @@ _EXTRAS = {("glasses", "present"): "with glasses", ("smile", "present"): "with a
 
 
 def phrase(named: dict[str, str], occupation: str | None = None) -> str:
-    """The noun phrase for some named classes, in the order gender, age, tone: "an old dark doctor", "a person"."""
-    words = [*(named[a] for a in ATTRIBUTES if a in named), occupation if occupation not in (None, "none") else "person"]
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+    """The noun phrase for some named classes, in their order: "an old dark doctor", "a person"."""
+    words = [*named.values(), occupation if occupation not in (None, "none") else "person"]
+    return f"{'an' if words[0][0].lower() in 'aeiou' else 'a'} {' '.join(words)}"
 
 
 def neutral(occupation: str) -> str:

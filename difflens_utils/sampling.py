@@ -20,7 +20,7 @@ from . import hooks
 from .errors import one_of, positive, within
 
 if TYPE_CHECKING:
-    from .subjects import Subject
+    from .pipelines import Subject
 
 
 class Step(NamedTuple):
@@ -81,6 +81,11 @@ def schedule(scheduler: object, steps: int, eta: float = 0.0, spacing: str = "le
     sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).clamp_min(0).sqrt()
     clip = scheduler.config.get("clip_sample_range", 1.0) if scheduler.config.get("clip_sample", False) else None
     return Schedule(tuple(times.tolist()), alpha, previous, sigma, clip)
+
+
+def trajectory(subject: Subject, steps: int, eta: float = 0.0, spacing: str | None = None) -> Schedule:
+    """`schedule` of a subject, at its own spacing of timesteps unless another is given."""
+    return schedule(subject.scheduler, steps, eta, subject.spacing if spacing is None else spacing)
 
 
 def predicted_clean(x: Tensor, epsilon: Tensor, s: Schedule, index: int) -> Tensor:
@@ -145,7 +150,7 @@ def activation(subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] 
 
 @torch.no_grad()
 def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: float = 0.0, edit: Edit | None = None,
-           asymmetric: bool = True, watch: Watch | None = None, batch: int = 64, spacing: str = "leading",
+           asymmetric: bool = True, watch: Watch | None = None, batch: int = 64, spacing: str | None = None,
            prompts: Sequence[str] | None = None, rows: Tensor | None = None, progress: str | None = None) -> Tensor:
     """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. The same seed gives paired images.
 
@@ -158,7 +163,7 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     """
     positive("batch", batch)
     seeds = image_seeds(n, seed)
-    s = schedule(subject.scheduler, steps, eta, spacing)
+    s = trajectory(subject, steps, eta, spacing)
     prompts = subject.texts() if prompts is None else prompts
     parts = [slice(i, min(i + batch, n)) for i in range(0, n, batch)] if rows is None else rows.split(batch)
     total, prompt_of = n if rows is None else len(rows), assigned(n, len(prompts))

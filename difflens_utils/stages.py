@@ -19,7 +19,7 @@ from .ksae import KSAE, History, KSAEConfig
 from .metrics import Estimate
 from .probes import Heads
 from .sampling import Edit
-from .subjects import Prompt, Subject
+from .pipelines import Prompt, Subject
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
 
@@ -74,10 +74,10 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) 
     Renders are noised to each timestep (Eq. 1) and passed through the network up to the module, with a prompt that names no attribute. Because no two factors are
     correlated here, a unit that answers to two factors does so itself and not because the world ties them together.
     """
-    batch = subject.world.sample(n, seed + 555, balanced=True)
+    batch = subject.data.sample(n, seed + 555, balanced=True)
     chunks = [batch[slice(i, i + 128)] for i in range(0, n, 128)]
     with torch.no_grad():
-        clean = [subject.encode(subject.world.render(chunk, subject.size).to(subject.device)) for chunk in chunks]
+        clean = [subject.encode(subject.data.render(chunk, subject.size).to(subject.device)) for chunk in chunks]
     noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device).split(128)
     alphas = subject.scheduler.alphas_cumprod
     layers = [torch.cat([sampling.activation(subject, alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * z, t, subject.describe(chunk)).float().cpu()

@@ -30,7 +30,7 @@ class Clip:
 @pytest.fixture
 def subject(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     judge = tiny.labeller()
-    monkeypatch.setattr("difflens_utils.subjects.MODELS", tmp_path / "models")
+    monkeypatch.setattr("difflens_utils.pipelines.MODELS", tmp_path / "models")
     return replace(tiny.subject(), evaluators=lambda: (judge, judge, Clip()))
 
 

@@ -92,7 +92,7 @@ def test_a_table_that_will_not_do_is_refused_in_one_line(folder: Path, edit, tol
 
 
 def test_shares_that_will_not_do_are_refused_in_one_line(folder: Path) -> None:
-    for shares, told in (({"tint": {"dark": 0.5, "light": 0.6}}, "sum to 1"), ({"tint": {"dark": 0.5, "blue": 0.5}}, "all of them with a share")):
+    for shares, told in (({"tint": {"dark": 0.5, "light": 0.6}}, "sum to 1"), ({"tint": {"dark": 0.5, "blue": 0.5}}, "and these: dark, blue")):
         with pytest.raises(ValueError, match=told):
             LabelledImages(folder, ["tint"], shares)
 

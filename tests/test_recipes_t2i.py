@@ -93,7 +93,7 @@ def test_the_text_encoder_is_the_text_tower_of_the_shipped_clip(study) -> None:
     tokens = clip.tokenizer(texts, padding="max_length", max_length=clip.context, return_tensors="pt")
     with torch.no_grad():
         expected = clip.model.text_model(input_ids=tokens.input_ids).last_hidden_state
-    torch.testing.assert_close(study.embed(texts), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(study.embed(texts)["encoder_hidden_states"], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_every_word_of_the_prompts_is_one_token(study) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from difflens_utils import occupations, portraits
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
-from difflens_utils.subjects import MODELS, Prompt, Prompts, Subject, TextSubject
+from difflens_utils.pipelines import MODELS, Prompt, Prompts, Subject, TextSubject
 
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -73,4 +73,4 @@ def text_subject(**options: object) -> TextSubject:
                       tuple(Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")))
     return TextSubject(**({"name": "tiny-text", "network": unet, "scheduler": steps, "module": "mid_block", "shape": (4, 8, 8),
                            "attributes": portraits.ATTRIBUTES, "fingerprint": "tiny-float32", "device": torch.device("cpu"), "dtype": torch.float32,
-                           "evaluators": lambda: (judge, judge, None), "world": occupations.WORLD, "prompts": prompts, "pipeline": pipeline} | options))
+                           "evaluators": lambda: (judge, judge, None), "world": occupations.WORLD, "prompts": prompts, "pipeline": pipeline, "guidance": 2.0} | options))

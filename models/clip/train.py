@@ -27,7 +27,7 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
 
-from difflens_utils import occupations, portraits, subjects  # noqa: E402
+from difflens_utils import occupations, portraits, precision  # noqa: E402
 from difflens_utils.evaluators import PortraitClip, class_texts, embed  # noqa: E402
 from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
 from difflens_utils.metrics import Estimate, wilson  # noqa: E402
@@ -196,7 +196,7 @@ def train(images: int, source: Source) -> PortraitClip:
     for step in progress:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(source.world, LabelledImages) else x
-        with subjects.autocast():
+        with precision.autocast():
             image, text = clip.image_features(distort(x, generator)).float(), clip.text_features(texts).float()
         contrast = contrastive_loss(clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match)
         factors = factor_loss(head(image * WIDTH**0.5), labels, source.world)  # features of unit norm: about 1 per entry

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from difflens_utils import occupations, portraits, subjects
+from difflens_utils import occupations, portraits, precision
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.worlds import World
@@ -77,7 +77,7 @@ def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(world, size, seed * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(world, LabelledImages) else x
-        with subjects.autocast():
+        with precision.autocast():
             logits = net.logits(distort(x, generator))
             loss = sum(F.cross_entropy(logits[k].float(), labels[k]) for k in labels)
         optimizer.zero_grad(set_to_none=True)

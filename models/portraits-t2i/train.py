@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one goes on as its neighbours do
 
-from difflens_utils import occupations, subjects  # noqa: E402
+from difflens_utils import occupations, precision, weights  # noqa: E402
 from difflens_utils.evaluators import PortraitClip  # noqa: E402
 from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
 from difflens_utils.worlds import Portraits  # noqa: E402
@@ -109,7 +109,7 @@ def train_vae(images: int, scratch: Path) -> None:
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         x = picked(pool, torch.randint(len(pool), (VAE_BATCH,), generator=generator)).to(memory_format=torch.channels_last)
-        with subjects.autocast():
+        with precision.autocast():
             posterior = vae.encode(x).latent_dist
             out = vae.decode(posterior.sample(generator=generator)).sample
         out = out.float()
@@ -126,10 +126,10 @@ def train_vae(images: int, scratch: Path) -> None:
 def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
     vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(memory_format=torch.channels_last)
-    path = scratch / f"latents-{subjects.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
+    path = scratch / f"latents-{weights.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
     if not path.exists():
         parts = []
-        with torch.no_grad(), subjects.autocast():
+        with torch.no_grad(), precision.autocast():
             for i in tqdm(range(0, len(pool), 256), desc="encoding", mininterval=10):
                 d = vae.encode(picked(pool, torch.arange(i, min(i + 256, len(pool)))).to(memory_format=torch.channels_last)).latent_dist
                 parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
@@ -163,7 +163,7 @@ def train_unet(images: int, scratch: Path) -> None:
         a = alphas[t].reshape(-1, 1, 1, 1)
         with torch.no_grad():
             condition = tower(tokens).last_hidden_state
-        with subjects.autocast():
+        with precision.autocast():
             noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
             predicted = unet(noisy, t, condition, return_dict=False)[0]
         return F.mse_loss(predicted.float(), noise)

@@ -18,7 +18,7 @@ STEPS, PAIRS, SEED = 10, 64, 30  # notebook 03's defaults
 def shares(folder: Path) -> dict[str, dict]:
     """Per attribute, commonest class to rarest: the share of its effect that passes h at the deciding steps."""
     subject = subjects.load("portraits", folder=folder)
-    times = sampling.schedule(subject.scheduler, STEPS).timesteps
+    times = sampling.trajectory(subject, STEPS).timesteps
     rows = {}
     for attribute in subject.attributes:
         planted = subject.world.marginal(attribute)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from difflens_utils import portraits, subjects  # before diffusers: it mends a torchvision built for another torch
+from difflens_utils import portraits, precision  # before diffusers: it mends a torchvision built for another torch
 
 # isort: split
 import torch
@@ -150,7 +150,7 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
         noise = torch.randn(x.shape, generator=generator)
         a = alphas[t].reshape(-1, 1, 1, 1)
         noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-        with subjects.autocast():
+        with precision.autocast():
             predicted = unet(noisy, t, return_dict=False)[0]
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
 

@@ -1,0 +1,385 @@
+"""Pipelines: a diffusers pipeline as the study sees it, whatever its kind.
+
+Every one is a network that predicts noise, a module to look into, and a way from x_0 to images. What differs is what the network reads
+beside x_t: nothing, texts or classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import hooks, occupations
+from .errors import one_of
+from .evaluators import Evaluator, PortraitClip
+from .paper import Table
+from .weights import file_fingerprint
+from .worlds import Portraits, World
+
+MODELS = Path(__file__).parents[1] / "models"
+Judges = tuple[Evaluator, Evaluator, PortraitClip]  # labeller, scorer, CLIP
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and what it states of the world: {factor: class}. The empty one is that of a model without text."""
+
+    text: str = ""
+    given: Mapping[str, str] = field(default_factory=dict)
+    without: str = ""  # the same text without the class that it names
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What each stage asks for (Appendices B.1 and C.1). A model without text is asked for nothing throughout."""
+
+    evaluate: tuple[Prompt, ...] = (Prompt(),)  # what results are reported on
+    learn: tuple[Prompt, ...] = (Prompt(),)  # what the k-SAE and the features are learned from
+    probe: tuple[Prompt, ...] = (Prompt(),)  # what the h-classifiers are learned from
+    held_out: tuple[Prompt, ...] = ()  # what nothing is learned from or tuned on
+
+
+@dataclass
+class Subject:
+    """A diffusion model under study. `shape` is that of x_t, (C, H, W); images are `decode(x_0)`, in [-1, 1]."""
+
+    name: str
+    network: nn.Module
+    scheduler: object
+    module: str  # the module whose output is h
+    shape: tuple[int, int, int]
+    attributes: tuple[str, ...]  # the social attributes that are studied
+    fingerprint: str  # identifies the weights and the precision in the keys of artifacts
+    device: torch.device
+    dtype: torch.dtype
+    evaluators: Callable[[], Judges] | None = field(default=None, repr=False)
+    world: World | None = None  # where the training data came from, if it is known: its factors and their shares
+    prompts: Prompts = Prompts()
+    paper: Table = field(default_factory=dict)  # what the paper reports of the model that it stands for
+    spacing: str = "leading"  # of the timesteps that it is sampled at, see `sampling.schedule`
+    reference: Path | None = None  # a folder of the images that it should be like, if there is one
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise ValueError(f"the scheduler of {self.name}, {type(self.scheduler).__name__}, has no alphas_cumprod to take DDIM steps along; "
+                             "take a pipeline with a diffusion scheduler, such as DDIMScheduler")
+        if self._predicts not in ("epsilon", "v_prediction"):
+            raise ValueError(f"{self.name} predicts {self._predicts!r}, and only epsilon and v_prediction can be read; take another pipeline")
+
+    @cached_property
+    def _judges(self) -> Judges:
+        if self.evaluators is None:
+            raise ValueError(f"subject {self.name} has no evaluators: it can be described and sampled, and to judge its images give it some, "
+                             "as the entries of SUBJECTS in difflens_utils/subjects.py do")
+        return self.evaluators()
+
+    @property
+    def labeller(self) -> Evaluator:
+        """Labels the data that probes and attribution learn from; never scores a result."""
+        return self._judges[0]
+
+    @property
+    def scorer(self) -> Evaluator:
+        """Scores results; its features give the Fréchet distance."""
+        return self._judges[1]
+
+    @property
+    def clip(self) -> PortraitClip:
+        return self._judges[2]
+
+    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
+        """What a model with text is asked for, and how, for the keys of artifacts; nothing for others."""
+        return {}
+
+    @property
+    def folder(self) -> Path:
+        """Where what ships with the subject lies, if it is one that ships."""
+        return MODELS / self.name
+
+    @property
+    def weights(self) -> str:
+        """Identifies the weights alone, in whatever precision they run."""
+        return self.fingerprint.rpartition("-")[0]
+
+    @property
+    def factors(self) -> dict[str, tuple[str, ...]]:
+        """Everything the evaluators read: {factor: classes}, the social attributes first."""
+        return self.scorer.factors
+
+    def classes(self, attribute: str) -> tuple[str, ...]:
+        """The classes of a factor; ValueError with the known factors otherwise."""
+        one_of("attribute", attribute, self.factors)
+        return self.factors[attribute]
+
+    def texts(self, prompts: Sequence[Prompt] | None = None) -> list[str]:
+        """The texts of some prompts, by default those that results are reported on; images take them in turn."""
+        return [p.text for p in (self.prompts.evaluate if prompts is None else prompts)]
+
+    def describe(self, batch: Portraits) -> list[str] | None:
+        """What a prompt says of rendered portraits without naming an attribute; None for a model without text."""
+        return None
+
+    @property
+    def data(self) -> World:
+        """The world, for what cannot do without; ValueError, in one line, where none is known."""
+        if self.world is None:
+            raise ValueError(f"nothing is known of the data behind subject {self.name}: this compares with them; put a study.yml beside the model, "
+                             "or label its reference images (models/own/label.py)")
+        return self.world
+
+    def planted(self, factor: str, prompt: int | None = None) -> Tensor:
+        """P(factor) that a perfect model of the world would show under one prompt, or on average over those of the evaluation: (classes,)."""
+        asked = self.prompts.evaluate if prompt is None else [self.prompts.evaluate[prompt]]
+        return torch.stack([self.data.marginal(factor, {k: v for k, v in p.given.items() if k in self.data.factors}) for p in asked]).mean(0)
+
+    def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
+        """`n` fresh renders of what the prompts of the evaluation ask for, in turn, with some factors fixed: (n, 3, H, W)."""
+        asked = [dict(p.given) | dict(do or {}) for p in self.prompts.evaluate]
+        counts = [len(range(g, n, len(asked))) for g in range(len(asked))]
+        images = torch.empty(n, 3, self.size, self.size)
+        for g, (fixed, count) in enumerate(zip(asked, counts, strict=True)):
+            images[g :: len(asked)] = self.data.render(self.data.sample(count, seed + 10_000 * g, do={k: v for k, v in fixed.items() if k in self.data.factors}), self.size)
+        return images
+
+    def parts(self, images: int) -> tuple[slice, ...]:
+        """Where in the batch that the network sees for so many images an edit acts: slices with one row per image."""
+        return hooks.WHOLE
+
+    def epsilon(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+        """Predicted noise for x_t: (B, C, H, W) float32; learned variances, where a model has them, are cut off.
+
+        `texts` are one per image; None is the empty one, and a model without text reads none. Behind a fork (`hooks.fork`) the batch
+        is [plain; edited], (copies B, ...).
+        """
+        return self._as_noise(self._run(x, timestep), x, timestep)
+
+    def _run(self, x: Tensor, timestep: int, **condition: Tensor) -> Tensor:
+        """What the network says of x_t: (B, C, H, W) float32."""
+        t = torch.full((len(x),), timestep, device=x.device)
+        return self.network(x.to(self.dtype), t, **condition, return_dict=False)[0][:, : self.shape[0]].float()
+
+    @property
+    def _predicts(self) -> str:
+        return getattr(self.scheduler, "config", {}).get("prediction_type", "epsilon")
+
+    def _as_noise(self, said: Tensor, x: Tensor, timestep: int) -> Tensor:
+        """Epsilon, of what a network says of x_t; for one that predicts velocity (Salimans and Ho, 2022) it is sqrt(a) v + sqrt(1 - a) x_t."""
+        if self._predicts == "epsilon":
+            return said
+        a = self.scheduler.alphas_cumprod[timestep].item()
+        return a**0.5 * said + (1 - a) ** 0.5 * x.repeat(len(said) // len(x), 1, 1, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to x_0: the identity for pixel-space models, their mean where those are grey."""
+        return images.mean(1, keepdim=True) if self.shape[0] == 1 else images
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x_0 to images (B, 3, H, W): the identity for pixel-space models, three times the same where those are grey."""
+        return x.expand(-1, 3, -1, -1) if self.shape[0] == 1 else x
+
+    @property
+    def size(self) -> int:
+        """Width and height of an image."""
+        return self.shape[-1]
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What computes in `dtype`."""
+        return (self.network,)
+
+
+@dataclass
+class TextSubject(Subject):
+    """A latent diffusion model with text and classifier-free guidance (Rombach et al., 2022; Ho and Salimans, 2022).
+
+        epsilon = e(x, "") + guidance (e(x, text) - e(x, ""))
+
+    The network sees every image twice, [without text; with]. Edits act on the half with the text, or on both.
+    """
+
+    pipeline: object = None  # a `StableDiffusionPipeline`
+    guidance: float = 7.5
+    edit_both: bool = False
+    _embedded: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
+        return {"texts": self.texts(prompts), "guidance": self.guidance, "edit_both": self.edit_both}
+
+    def parts(self, images: int) -> tuple[slice, ...]:
+        halves = slice(0, images), slice(images, 2 * images)
+        return halves if self.edit_both else halves[1:]
+
+    def describe(self, batch: Portraits) -> list[str]:
+        occupation = self.world.factors["occupation"].classes
+        return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
+
+    def embed(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the network reads of B texts: {name of its argument: (B, ...)}, such as {"encoder_hidden_states": (B, L, F)}."""
+        if unknown := [text for text in dict.fromkeys(texts) if text not in self._embedded]:
+            with torch.no_grad():
+                new = self._encode(unknown)
+            self._embedded.update((text, {k: v[i] for k, v in new.items()}) for i, text in enumerate(unknown))
+        return {name: torch.stack([self._embedded[text][name] for text in texts]) for name in self._embedded[texts[0]]}
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        """`embed` of texts that are new."""
+        return {"encoder_hidden_states": self.pipeline.encode_prompt(texts, self.device, 1, False)[0]}
+
+    def epsilon(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True) -> Tensor:
+        """Predicted noise with guidance, or what the network says with the text alone: (B, C, H, W) float32."""
+        texts = [""] * len(x) if texts is None else texts
+        read = self.embed([*[""] * len(x), *texts] if guided else texts)
+        condition = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in read.items()}
+        said = self._run(torch.cat([x, x]) if guided else x, timestep, **condition)
+        return self._as_noise(self._guide(said, len(x)) if guided else said, x, timestep)
+
+    def _guide(self, out: Tensor, images: int) -> Tensor:
+        without, text, edited = out[:images], out[images : 2 * images], out[2 * images :]
+        plain = without + self.guidance * (text - without)
+        if len(edited) == 0:
+            return plain
+        if self.edit_both:
+            base, edited = edited.chunk(2)
+        else:
+            base = without.repeat(len(edited) // images, 1, 1, 1)
+        return torch.cat([plain, base + self.guidance * (edited - base)])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the means of their scaled latents, x_0."""
+        vae = self.pipeline.vae
+        return vae.encode(images.to(self.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+
+    def decode(self, x: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        return vae.decode((x / vae.config.scaling_factor).to(self.dtype)).sample.float()
+
+    @property
+    def size(self) -> int:
+        return self.shape[-1] * 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.network, self.pipeline.vae)
+
+
+@dataclass
+class XLSubject(TextSubject):
+    """Stable Diffusion XL (Podell et al., 2023): two text encoders, the second one's pooled output, and the size of the image."""
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        states, _, pooled, _ = self.pipeline.encode_prompt(texts, None, self.device, 1, False)
+        if self.pipeline.config.force_zeros_for_empty_prompt:  # so it was trained
+            named = torch.tensor([bool(text) for text in texts], device=self.device)
+            states, pooled = states * named[:, None, None], pooled * named[:, None]
+        return {"encoder_hidden_states": states, "text_embeds": pooled}
+
+    def _run(self, x: Tensor, timestep: int, **condition: Tensor) -> Tensor:
+        times = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], device=x.device)  # original size, crop, target size
+        pooled = condition.pop("text_embeds")
+        return super()._run(x, timestep, **condition, added_cond_kwargs={"text_embeds": pooled, "time_ids": times.expand(len(x), -1)})
+
+
+@dataclass
+class ClassSubject(TextSubject):
+    """A DiT (Peebles and Xie, 2023): a transformer, so h is (B, tokens, C), and prompts are names of classes; the empty one is no class."""
+
+    guidance: float = 4.0
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        labels = self.pipeline.labels
+        for text in filter(None, texts):
+            one_of("class", text, labels)
+        none = self.network.config.num_embeds_ada_norm
+        return {"class_labels": torch.tensor([labels[text] if text else none for text in texts], device=self.device)}
+
+
+def bottleneck(network: nn.Module) -> str:
+    """The module to look into where none is named: the middle of a U-Net or of a transformer.
+
+    ValueError, in one line, for a network that has neither.
+    """
+    if getattr(network, "mid_block", None) is not None:
+        return "mid_block"
+    if blocks := len(getattr(network, "transformer_blocks", ())):
+        return f"transformer_blocks.{blocks // 2}"
+    there = ", ".join(name for name, _ in network.named_children())
+    raise ValueError(f"{type(network).__name__} has neither mid_block nor transformer_blocks to look into; name a module of it as parameter module: {there}")
+
+
+class Kind(NamedTuple):
+    """How a pipeline of diffusers is read."""
+
+    subject: type[Subject]
+    parts: tuple[str, ...]  # what has weights: the network that predicts noise first
+    options: Mapping[str, object] = {}
+
+
+_UNCONDITIONAL = Kind(Subject, ("unet",))
+KINDS = {
+    "DDPMPipeline": _UNCONDITIONAL, "DDIMPipeline": _UNCONDITIONAL,
+    "StableDiffusionPipeline": Kind(TextSubject, ("unet", "vae", "text_encoder"), {"safety_checker": None, "requires_safety_checker": False}),
+    "StableDiffusionXLPipeline": Kind(XLSubject, ("unet", "vae", "text_encoder", "text_encoder_2")),
+    "DiTPipeline": Kind(ClassSubject, ("transformer", "vae")),
+}
+LARGE = 256  # pixels a side: images from this size on pass the autoencoder one by one, which bounds its memory
+
+
+def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, module: str | None = None, **about: object) -> Subject:
+    """A pipeline from disk as a subject; `about` are further fields of it.
+
+    Raises ValueError, in one line, for files that are missing, damaged or foreign, for a kind of pipeline or scheduler that cannot be
+    studied, and where no module is named and no bottleneck is found.
+    """
+    kind, pipeline = _from_disk(folder, dtype)
+    for part in kind.parts:
+        if part.startswith("text_encoder"):
+            nn.Module.to(getattr(pipeline, part), device=device, dtype=torch.float32).eval().requires_grad_(False)  # it runs once per text
+        else:
+            ready(getattr(pipeline, part), device)
+    network = getattr(pipeline, kind.parts[0])
+    size = network.config.sample_size
+    if not isinstance(size, int):
+        raise ValueError(f"the network in {folder} has sample_size {size}; set the width of its square input in its config.json")
+    about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
+    subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
+                           shape=(network.config.in_channels, size, size), fingerprint=_fingerprint(folder, kind.parts, dtype),
+                           device=device, dtype=dtype, **about)
+    if "vae" in kind.parts and subject.size >= LARGE:
+        pipeline.vae.enable_slicing()
+    return subject
+
+
+def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object]:
+    """A pipeline and what kind it is; ValueError, in one line, for whatever is wrong with its files."""
+    import diffusers
+
+    try:
+        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        if name not in KINDS:
+            raise ValueError(f"{name} is none of the pipelines that can be studied: {', '.join(KINDS)}")
+        pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=dtype, local_files_only=True, **KINDS[name].options)
+    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"weights in {folder} are missing, damaged or foreign: {reason}") from None
+    pipeline.set_progress_bar_config(disable=True)
+    return KINDS[name], pipeline
+
+
+def ready(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on its device, to be run and not trained."""
+    # channels_last: convolutions need no reordering of their inputs, a fifth of the time in float32 on a CPU
+    return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _fingerprint(folder: Path, parts: Sequence[str], dtype: torch.dtype) -> str:
+    """That of the weights of some parts of a pipeline, and of the precision they run in."""
+    places = dict.fromkeys(folder / part if (folder / part).is_dir() else folder for part in parts)  # old pipelines lie flat
+    files = [file for place in places for file in sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))]
+    return f"{'.'.join(file_fingerprint(file)[: max(1, 16 // len(files))] for file in files)}-{str(dtype)[6:]}"

@@ -1,0 +1,63 @@
+"""Where to compute, and how exactly: bf16 and TF32 where the hardware has them, float32 where rounding would hide the effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .errors import one_of
+
+if TYPE_CHECKING:
+    from .pipelines import Subject
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """"auto" is CUDA where there is one, else the CPU. On CUDA what is float32 is multiplied in TF32 from here on."""
+    one_of("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    _tf32(True)
+    return torch.device("cuda")
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
+    """`fast_dtype` for a training: bf16 products over float32 weights, or nothing where bf16 is only emulated."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+@contextmanager
+def full_precision(subject: Subject) -> Iterator[None]:
+    """float32 for a while, without TF32: one feature moves the picture by less than either rounds epsilon. The weights' values stay."""
+    dtype, tf32 = subject.dtype, (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+
+    def cast(to: torch.dtype) -> None:
+        for module in subject.modules:
+            nn.Module.to(module, to)  # diffusers' own `to` warns of models that this one is not
+        subject.dtype = to
+
+    cast(torch.float32)
+    _tf32(False)
+    try:
+        yield
+    finally:
+        cast(dtype)
+        _tf32(*tf32)
+
+
+def _tf32(products: bool, convolutions: bool | None = None) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = products if convolutions is None else convolutions

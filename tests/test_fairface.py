@@ -1,0 +1,54 @@
+"""FairFace's two networks, from files of the published format with random weights, against torchvision's own forward pass and numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import resnet34
+from torchvision.transforms.v2 import functional as V
+
+from difflens_utils.fairface import FairFace
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    """A checkpoint of seven races and one of four, as upstream saves them."""
+    torch.manual_seed(0)
+    network, folder = resnet34(num_classes=18).eval(), tmp_path_factory.mktemp("fairface")
+    for name in ("res34_fair_align_multi_7_20190809.pt", "res34_fair_align_multi_4_20190809.pt"):
+        torch.save(network.state_dict(), folder / name)
+    return network, folder
+
+
+def probabilities(network: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+    """Softmax within race (given below), gender and age, from torchvision's own preprocessing."""
+    x = V.normalize(V.resize((images + 1) / 2, [224, 224], antialias=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.no_grad():
+        return np.exp(network(x).double().numpy())
+
+
+@pytest.mark.parametrize("races", [7, 4])
+def test_classes_are_as_likely_as_their_outputs_together(published, races: int) -> None:  # noqa: ANN001
+    network, folder = published
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    face = FairFace.load(folder / f"res34_fair_align_multi_{races}_20190809.pt")
+    raw = probabilities(network, images)
+    columns = {"gender": [[8], [7]], "age": [[9, 10, 11], [12, 13, 14, 15], [16, 17]],
+               "race": [[0], [1], [3, 4], [5]] if races == 7 else [[0], [1], [2], [3]]}
+    for factor, logits in face.logits(images).items():
+        want = np.stack([raw[:, own].sum(1) for own in columns[factor]], 1)
+        assert logits.softmax(1).numpy() == pytest.approx(want / want.sum(1, keepdims=True), rel=1e-4)
+    assert face.factors == {"gender": ("female", "male"), "age": ("young", "adult", "old"), "race": ("White", "Black", "Asian", "Indian")}
+    assert face.features(images).shape == (3, 512)
+
+
+def test_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save(resnet34(num_classes=10).state_dict(), tmp_path / "x_7_.pt")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "y_7_.pt")
+    for name in ("x_7_.pt", "y_7_.pt", "none_7_.pt"):
+        with pytest.raises(ValueError, match=name) as refused:
+            FairFace.load(tmp_path / name)
+        assert "\n" not in str(refused.value)
