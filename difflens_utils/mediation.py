@@ -55,15 +55,13 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
     background, or another image with the labels of the first. Kept in the store. Raises ValueError for sizes <= 0 or a subject without a world.
     """
     artifacts.check_sizes(n_pairs=n)
-    if subject.world is None:
-        raise ValueError(f"subject {subject.name} has no world to draw paired images from; mediation needs one")
     classes = subject.classes(attribute)
     parameters = {"subject": subject.fingerprint, "module": subject.module, "attribute": attribute, "source": source,
                   "target": target, "timesteps": timesteps, "n": n, "seed": seed, **subject.asked(),
                   "code": artifacts.code_version(sys.modules[__name__], hooks)}
 
     def make() -> dict[str, Tensor]:
-        world = subject.world
+        world = subject.data
         before, after = (world.sample(n, seed, do={attribute: classes[c]}) for c in (source, target))
         other = _control(world, before)
         noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)

@@ -51,5 +51,5 @@ def test_a_share_pools_timesteps_and_has_an_interval() -> None:
 def test_bad_input_is_told_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="n_pairs"):
         run(0.5, n=0)
-    with pytest.raises(ValueError, match="no world"):
+    with pytest.raises(ValueError, match="nothing is known of the data"):
         mediation.through_module(replace(tiny.subject(), world=None), "tone", 0, 3, TIMES, n=4, seed=0)
