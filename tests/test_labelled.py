@@ -117,4 +117,4 @@ def test_the_digits_are_a_subject_like_any_other() -> None:
     for judge in (study.labeller, study.scorer):
         assert (judge.logits(images)["digit"].argmax(-1) == labels["digit"]).float().mean() > 0.97
     moved = mediation.through_module(study, "digit", 0, 3, (500,), n=4, seed=0)
-    assert torch.allclose(moved.total, torch.ones_like(moved.total), atol=0.8) and moved.control.shape == (1, 4)
+    assert moved.total.mean() > 0.3 and moved.control.abs().mean() < 0.2 * moved.total.mean()

@@ -1,0 +1,65 @@
+"""Label a folder of photographs of faces: `python models/own/label.py weights/celebahq [--size 256]`.
+
+FairFace's network of seven races, in the classes of the paper, writes `labels.csv` with the columns file, gender, age and race beside the images. A real subject
+whose reference images are labelled has a world (difflens_utils/labelled.py), and every notebook runs on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from difflens_utils import precision, weights
+from difflens_utils.evaluators import read
+from difflens_utils.fairface import FairFace
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+BATCH = 64
+
+
+def pixels(path: Path, size: int) -> torch.Tensor:
+    """(3, size, size) in [-1, 1]."""
+    image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def labels(network: FairFace, paths: list[Path], size: int, device: torch.device) -> pd.DataFrame:
+    """One row per image: the likeliest class of each factor."""
+    rows: dict[str, list[str]] = {factor: [] for factor in network.factors}
+    for start in tqdm(range(0, len(paths), BATCH), desc="labelling", unit="batch"):
+        images = torch.stack([pixels(path, size) for path in paths[start : start + BATCH]]).to(device)
+        for factor, p in read(network, images).items():
+            rows[factor] += [network.factors[factor][c] for c in p.argmax(-1).tolist()]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=256, help="width and height that images are looked at")
+    args = parser.parse_args()
+    paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in ENDINGS)
+    if not paths:
+        raise SystemExit(f"error: {args.folder} holds no images ({', '.join(ENDINGS)})")
+    device = precision.pick_device()
+    try:
+        network = FairFace.load(*weights.require("fairface-7")).to(device)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    table = labels(network, paths, args.size, device)
+    table.insert(0, "file", [str(p.relative_to(args.folder)) for p in paths])
+    temporary = args.folder / "labels.csv.tmp"
+    table.to_csv(temporary, index=False)
+    os.replace(temporary, args.folder / "labels.csv")
+    print(f"{len(table)} images; " + "; ".join(f"{f}: " + ", ".join(f"{c} {n}" for c, n in table[f].value_counts().items()) for f in network.factors))
+
+
+if __name__ == "__main__":
+    main()
