@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from . import guided_diffusion, hooks, occupations, pipelines, portraits, weights
+from . import fairface, guided_diffusion, hooks, occupations, pipelines, portraits, weights
 from .errors import one_of
 from .evaluators import AttributeNet, PortraitClip
-from .fairface import FairFace
 from .paper import TABLE_1, TABLE_2, Table
 from .pipelines import MODELS, Judges, Prompt, Prompts, Subject
 from .precision import fast_dtype, pick_device
@@ -58,14 +57,14 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None
 # Photographs: the paper's subjects, whose weights and evaluators the user fetches (`weights`)
 
 FACES = ("fairface-7", "fairface-4", "clip", "inception")  # the assets that judge photographs of faces
-FACE_CLASSES = {"gender": ("female", "male"), "age": ("young", "adult", "old"), "race": ("White", "Black", "Asian", "Indian")}
+FACE_CLASSES = {"gender": tuple(fairface.GENDER), "age": tuple(fairface.AGE), "race": tuple(fairface.RACE_OF_4)}
 
 
 def face_evaluators(device: torch.device, seven: Path, four: Path, clip: Path, inception: Path) -> Judges:
     """FairFace's network of seven races labels, and that of four, trained apart, scores, with Inception's features; CLIP is ViT-L/14."""
     from .inception import Inception, Scorer
 
-    return (FairFace.load(seven).to(device), Scorer(FairFace.load(four).to(device), Inception(inception, device).features),
+    return (fairface.FairFace.load(seven).to(device), Scorer(fairface.FairFace.load(four).to(device), Inception(inception, device).features),
             PortraitClip.load(clip).to(device))
 
 
