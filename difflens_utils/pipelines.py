@@ -65,6 +65,7 @@ class Subject:
     paper: Table = field(default_factory=dict)  # what the paper reports of the model that it stands for
     spacing: str = "leading"  # of the timesteps that it is sampled at, see `sampling.schedule`
     reference: Path | None = None  # a folder of the images that it should be like, if there is one
+    measures: tuple[str, str] = ("Fréchet distance (its scorer)", "CLIP-I (its CLIP)")  # honest names: FID and CLIP mean Inception and ViT-L/14
 
     def __post_init__(self) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from . import guided_diffusion, hooks, labelled, occupations, pipelines, portraits, weights
+from . import fairface, guided_diffusion, hooks, labelled, occupations, pipelines, portraits, weights
 from .errors import one_of
 from .evaluators import AttributeNet, PortraitClip
-from .fairface import FairFace
 from .paper import TABLE_1, TABLE_2, Table
 from .pipelines import MODELS, Judges, Prompt, Prompts, Subject
 from .precision import fast_dtype, pick_device
@@ -37,6 +36,9 @@ def _occupation_prompts(classes: Mapping[str, Sequence[str]]) -> Prompts:
 # ---------------------------------------------------------------------------------------------------------------------
 # Portraits, which ship with their evaluators
 
+PORTRAITS = "Fréchet distance (PortraitNet)", "CLIP-I (PortraitCLIP)"
+
+
 def portrait_evaluators(device: torch.device, networks: Path = MODELS / "evaluators", clip: Path = MODELS / "clip") -> Judges:
     """Labeller, scorer and CLIP of a world of portraits."""
     return (*(AttributeNet.load(networks / name).to(device) for name in ("labeller", "scorer")), PortraitClip.load(clip).to(device))
@@ -44,14 +46,14 @@ def portrait_evaluators(device: torch.device, networks: Path = MODELS / "evaluat
 
 def _portraits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
     return pipelines.read("portraits", folder or MODELS / "portraits", device, dtype, attributes=portraits.ATTRIBUTES,
-                          evaluators=lambda: portrait_evaluators(device), world=portraits.WORLD, paper=TABLE_1)
+                          evaluators=lambda: portrait_evaluators(device), world=portraits.WORLD, paper=TABLE_1, measures=PORTRAITS)
 
 
 def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
     own, classes = MODELS / "portraits-t2i", {a: occupations.WORLD.factors[a].classes for a in occupations.ATTRIBUTES}
     return pipelines.read("portraits-t2i", folder or own, device, dtype, attributes=occupations.ATTRIBUTES,
                           evaluators=lambda: portrait_evaluators(device, own / "evaluators", own / "clip"),
-                          world=occupations.WORLD, prompts=_occupation_prompts(classes), paper=TABLE_2, guidance=2.0)
+                          world=occupations.WORLD, prompts=_occupation_prompts(classes), paper=TABLE_2, measures=PORTRAITS, guidance=2.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -78,14 +80,14 @@ def _digits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Su
 # Photographs: the paper's subjects, whose weights and evaluators the user fetches (`weights`)
 
 FACES = ("fairface-7", "fairface-4", "clip", "inception")  # the assets that judge photographs of faces
-FACE_CLASSES = {"gender": ("female", "male"), "age": ("young", "adult", "old"), "race": ("White", "Black", "Asian", "Indian")}
+FACE_CLASSES = {"gender": tuple(fairface.GENDER), "age": tuple(fairface.AGE), "race": tuple(fairface.RACE_OF_4)}
 
 
 def face_evaluators(device: torch.device, seven: Path, four: Path, clip: Path, inception: Path) -> Judges:
     """FairFace's network of seven races labels, and that of four, trained apart, scores, with Inception's features; CLIP is ViT-L/14."""
     from .inception import Inception, Scorer
 
-    return (FairFace.load(seven).to(device), Scorer(FairFace.load(four).to(device), Inception(inception, device).features),
+    return (fairface.FairFace.load(seven).to(device), Scorer(fairface.FairFace.load(four).to(device), Inception(inception, device).features),
             PortraitClip.load(clip).to(device))
 
 
@@ -95,6 +97,7 @@ def _faces(device: torch.device, root: Path | None, asset: str, reference: str |
     images = reference and weights.ASSETS[reference].found(root or weights.ROOT)
     known = images is not None and (images / "labels.csv").is_file()  # models/own/label.py writes it
     return own, {"attributes": tuple(FACE_CLASSES), "evaluators": lambda: face_evaluators(device, *judges), "reference": images,
+                 "measures": ("FID", "CLIP-I (ViT-L/14)"),
                  "world": labelled.LabelledImages(images, tuple(FACE_CLASSES), classes=FACE_CLASSES) if known else None,
                  "paper": {"race" if attribute == "tone" else attribute: row for attribute, row in table.items()}}
 
