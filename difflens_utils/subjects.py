@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import hooks, occupations, portraits
+from . import gpu, hooks, occupations, portraits
 from .errors import one_of
 from .evaluators import AttributeNet, PortraitClip
 from .paper import TABLE_1, TABLE_2, Table
@@ -235,7 +235,7 @@ def pick_device(device: str = "auto") -> torch.device:
     one_of("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return gpu.take() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -263,7 +263,8 @@ def full_precision(subject: Subject) -> Iterator[None]:
 
     cast(torch.float32)
     try:
-        yield
+        with gpu.exact():
+            yield
     finally:
         cast(dtype)
 
