@@ -214,8 +214,8 @@ class Results:
         return "\n".join(f"{v['claim']} -> {'too close to check' if v['close'] else v['verdict']}" for v in self.verdicts)
 
     def save(self) -> Path:
-        """Write the result file atomically and return its path."""
-        path = results_folder(self.subject, self.profile) / f"{self.notebook}.json"
+        """Write the result file atomically and return its path. DIFFLENS_RESULTS is the folder for a worker's, which no one keeps."""
+        path = Path(os.environ.get("DIFFLENS_RESULTS") or results_folder(self.subject, self.profile)) / f"{self.notebook}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"notebook": self.notebook, "subject": self.subject, "profile": self.profile,
                    "parameters": self.parameters, "environment": environment(),
