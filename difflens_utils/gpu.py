@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .workers import worker
 
@@ -78,6 +80,28 @@ def _trial(subject: Subject) -> Memory:
     x = torch.zeros(TRIAL, *subject.shape, device=subject.device)
     subject.decode(subject.epsilon(x, 0))
     return Memory(free, torch.cuda.max_memory_allocated() - before)
+
+
+def send(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what the device is doing."""
+    return value.to(device) if value.device == device or device.type == "cpu" else value.pin_memory().to(device, non_blocking=True)
+
+
+_elsewhere: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()
+
+
+def on(thing: Any, device: torch.device) -> Any:
+    """A k-SAE, or whatever else has `directions`, where h is: itself, or a copy that is made once per device."""
+    if thing.directions.device == device:
+        return thing
+    copies = _elsewhere.setdefault(thing, {})
+    if device not in copies:
+        copies[device] = copy.deepcopy(thing)
+        if isinstance(thing, nn.Module):
+            copies[device].to(device)
+        else:
+            copies[device].directions = thing.directions.to(device)
+    return copies[device]
 
 
 class Copies:
