@@ -2,8 +2,8 @@
 
 Data flows one way, and a module imports only from its left:
 
-    worlds -> portraits -> occupations -> evaluators, paper -> hooks -> subjects -> sampling -> metrics -> artifacts -> ksae -> activations -> probes
-    -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
+    worlds -> portraits -> occupations -> evaluators, paper -> hooks, workers -> gpu -> subjects -> sampling -> metrics -> artifacts -> shards -> ksae
+    -> activations -> probes -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
     -> debiasing -> scorecard
 """
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from workflow import assemble, execute, reference, verdicts
+from workflow import assemble, cost, execute, reference, verdicts
 
 PARAMETERS = '''subject: str = "portraits"  # the model under study
 profile: str = "book"  # sizes
@@ -317,3 +318,24 @@ def test_kubernetes_jobs_are_filled_in_and_their_end_is_understood(tmp_path: Pat
     assert pod["resources"] == {"requests": {"cpu": 4, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 1}}
     ends = {"": "failed", "there  ": "running", "there 1 ": "success", "there  1": "failed"}
     assert {told: call("status", "x", told=told) for told in ends} == ends
+
+
+RATES = {"subject": "portraits", "device": "X", "cuda": False, "precision": "float32", "batch": 64, "images": 64, "steps": 10, "seed": 0, "repeats": 5,
+         "images_per_second": {"bare pipeline": 11.0, "sampling": 10.0, "recording": 8.0, "symmetric edit": 9.0, "asymmetric edit": 5.0},
+         "activations_per_second": 80.0, "over_bare_percent": {"sampling": 10.0}}
+
+
+def test_hours_are_images_times_steps_over_the_measured_rate() -> None:
+    assert cost.hours(Counter({"sampling": 36000}), 50, RATES) == pytest.approx(5)
+    rows = {notebook: (count, hours) for notebook, count, hours in cost.table("paper", RATES)}
+    assert rows["00_bias"][0] == {"recording": 35000} and rows["00_bias"][1] == pytest.approx(35000 * 5 / 8 / 3600)
+    assert rows["06_debiasing"][0]["sampling"] == 500 + 10000 + 1000 + 152
+    text = {notebook: count for notebook, count, _ in cost.table("paper", RATES | {"subject": "portraits-t2i"})}
+    assert text["00_bias"]["recording"] == 3 * 35000
+
+
+def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
+    page = assemble.scaling_tables([RATES])
+    assert "Nothing here was measured on a GPU" in page and "| portraits, X | 00_bias | 35,000 | 6.08 |" in page and "sampling +10 %" in page
+    assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])
+    assert "No rates were measured" in assemble.scaling_tables([])
