@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -339,3 +341,14 @@ def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
     assert "Nothing here was measured on a GPU" in page and "| portraits, X | 00_bias | 35,000 | 6.08 |" in page and "sampling +10 %" in page
     assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])
     assert "No rates were measured" in assemble.scaling_tables([])
+
+
+@pytest.mark.skipif(find_spec("snakemake_executor_plugin_cluster_generic") is None, reason="needs: pip install -r requirements-cluster.txt")
+def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "workflow/profiles", tmp_path / "workflow/profiles")
+    (tmp_path / "Snakefile").write_text('rule all:\n    input: "0", "1"\nrule part:\n    output: touch("{n}")\n    shell: "true"\n')
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local-cluster", "--", "0", "1"], cwd=tmp_path, text=True,
+                          capture_output=True, check=False, env={**os.environ, "LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"})
+    logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists() and any("was killed" in log for log in logs) and len(logs) > 2
