@@ -1,8 +1,8 @@
 """Work that several processes share: each makes the blocks that no other has made or is making, and one puts them together.
 
-The processes (`workers`) may run on several machines that see the same store. Nothing is dealt out beforehand. A worker claims a block by a lock, which the system takes from it if it dies, so another
-makes that block, and one worker alone makes them all. A block is one batch, so the batches, and with them the bits, are those of a
-process that works alone.
+The processes (`workers`) may run on several machines that see the same store. Nothing is dealt out beforehand. A worker claims a block by
+a lock, which the system takes from it if it dies, so another makes that block, and one worker alone makes them all. A block is one batch,
+so the batches, and with them the bits, are those of a process that works alone.
 """
 
 from __future__ import annotations
