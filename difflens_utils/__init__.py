@@ -2,8 +2,8 @@
 
 Data flows one way, and a module imports only from its left:
 
-    worlds -> portraits -> occupations -> evaluators, paper, hooks, weights, checkpoints -> guided_diffusion, fairface, inception -> pipelines
-    -> precision -> subjects, sampling -> metrics -> artifacts -> ksae -> activations -> probes
+    worlds -> portraits, labelled -> occupations -> evaluators, paper, hooks, weights, checkpoints, workers -> guided_diffusion, fairface, inception -> gpu
+    -> pipelines -> precision -> subjects, sampling -> metrics -> artifacts -> shards -> ksae -> activations -> probes
     -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
     -> debiasing -> scorecard
 """

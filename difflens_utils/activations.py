@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import artifacts, hooks, ksae, sampling
+from . import artifacts, gpu, hooks, ksae, sampling, shards
 from .sampling import Step
 from .pipelines import Prompt, Subject
 
@@ -64,26 +64,50 @@ class BatchStream:
 
 
 def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Prompt] | None = None, eta: float = 0.0,
-           batch: int = 64) -> Recording:
-    """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there."""
+           batch: int | None = None) -> Recording:
+    """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there.
+
+    Workers (`shards`) share the batches, which are as large as `gpu.batch_size` says by default.
+    """
     artifacts.check_sizes(n_images=n, steps=steps)
     parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,
                   "eta": eta, **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks)}
-    folder = artifacts.cached("recording", parameters, lambda f: _write(subject, n, seed, steps, subject.texts(prompts), eta, batch, f))
+    batch = batch or gpu.batch_size(subject)
+
+    def make(block: slice | None, folder: Path) -> None:
+        _write(subject, n, block or slice(0, n), seed, steps, subject.texts(prompts), eta, batch, folder)
+
+    folder = shards.shared("recording", parameters, shards.blocks(n, batch), make, _merge)
     trajectory = sampling.trajectory(subject, steps, eta)
     return Recording(folder.name, np.load(folder / "h.npy", mmap_mode="r"),
                      torch.from_numpy(np.load(folder / "images.npy")).float(), trajectory.timesteps)
 
 
-def _write(subject: Subject, n: int, seed: int, steps: int, texts: list[str], eta: float, batch: int, folder: Path) -> None:
+def _write(subject: Subject, n: int, block: slice, seed: int, steps: int, texts: list[str], eta: float, batch: int, folder: Path) -> None:
+    """Record the images `block` of a set of n."""
     disk: dict[str, np.ndarray] = {}
 
-    def watch(h: Tensor, _x: Tensor, step: Step) -> None:
+    def write(h: Tensor, step: Step) -> None:
         if not disk:  # the shape of h is known at the first call only
-            shape = (n, steps, *h.shape[1:])
+            shape = (block.stop - block.start, steps, *h.shape[1:])
             disk["h"] = np.lib.format.open_memmap(folder / "h.npy", "w+", np.float16, shape)
-        disk["h"][step.rows, step.index] = h.to("cpu", torch.float16).numpy()
+        disk["h"][step.rows.numpy() - block.start, step.index] = h.numpy()
 
-    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts, watch=watch, batch=batch, progress="recording h")
+    copies = gpu.Copies(write)
+    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts, watch=lambda h, _x, step: copies.put(h.half(), step),
+                             batch=batch, rows=torch.arange(block.start, block.stop), progress="recording h")
+    copies.flush()
     disk["h"].flush()
     np.save(folder / "images.npy", images.half().numpy())
+
+
+def _merge(parts: list[Path], folder: Path) -> None:
+    """One recording of those of its blocks, in order."""
+    for name in ("h.npy", "images.npy"):
+        blocks = [np.load(part / name, mmap_mode="r") for part in parts]
+        whole = np.lib.format.open_memmap(folder / name, "w+", np.float16, (sum(map(len, blocks)), *blocks[0].shape[1:]))
+        start = 0
+        for block in blocks:
+            whole[start : start + len(block)] = block
+            start += len(block)
+        whole.flush()

@@ -57,7 +57,7 @@ def key_of(parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _intact(folder: Path) -> bool:
+def intact(folder: Path) -> bool:
     """Whether every file that the manifest lists is there with its checksum."""
     try:
         files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -68,7 +68,7 @@ def _intact(folder: Path) -> bool:
 
 def _ships(folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether a folder that came with the repository is intact, and was made with these parameters, whatever the code."""
-    if not _intact(folder):
+    if not intact(folder):
         return False
     known, asked = (json.loads(json.dumps({k: v for k, v in p.items() if k != "code"}, default=str))
                     for p in (json.loads((folder / "manifest.json").read_text())["parameters"], parameters))
@@ -78,39 +78,70 @@ def _ships(folder: Path, parameters: Mapping[str, Any]) -> bool:
 _verified: set[Path] = set()  # checksums are checked once per process and artifact
 
 
-def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None], shipped: Path | None = None) -> Path:
+def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None], shipped: Path | None = None,
+           ahead: Callable[[], object] | None = None) -> Path:
     """The folder of an artifact; `make(folder)` fills it if it is not there intact.
 
     Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written; of two processes
     that want the same artifact one makes it and the other waits. Raises OSError in one line for a full disk. `shipped` is where the artifact lies if it came with the repository, for what takes
-    longer than a reader has: it is taken if it was made with the same parameters, by whatever version of the code.
+    longer than a reader has: it is taken if it was made with the same parameters, by whatever version of the code. `ahead` is called
+    before a missing artifact is made, and while no one waits: for work that processes share (`shards`).
     """
     if shipped is not None:
         if not SHIP and _ships(shipped, parameters):
             return shipped
-        folder = cached(stage, parameters, make)
+        folder = cached(stage, parameters, make, ahead=ahead)
         if SHIP:
             shutil.rmtree(shipped, ignore_errors=True)
             shutil.copytree(folder, shipped)
         return folder
     key = key_of(parameters)
     folder = STORE / stage / key
-    if folder in _verified and folder.exists():
+    if there(folder):
         return folder
-    lock = STORE / "locks" / f"{stage}-{key}"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        if not _intact(folder):
-            _fill(folder, stage, parameters, make)
+    if ahead is not None:
+        ahead()
+    with _lock(stage, key):
+        if not there(folder):
+            fill(folder, stage, parameters, make)
     _verified.add(folder)
     return folder
 
 
-def _fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+def there(folder: Path) -> bool:
+    """Whether an artifact is there intact."""
+    if folder in _verified and folder.exists():
+        return True
+    if intact(folder):
+        _verified.add(folder)
+        return True
+    return False
+
+
+def _lock(stage: str, key: str) -> FileLock:
+    path = STORE / "locks" / f"{stage}-{key}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def discard_damaged(folder: Path) -> None:
+    """Remove an artifact that is not intact, and say so."""
+    with _lock(folder.parent.name, folder.name):
+        if folder.exists() and not intact(folder):
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    print(f"artifact {folder.parent.name}/{folder.name} is damaged and is made again", file=sys.stderr)
+    shutil.rmtree(folder)
+
+
+def fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    """Let `make` fill a folder that appears whole, with its manifest, or not at all; for whoever holds its lock."""
     if folder.exists():
-        print(f"artifact {stage}/{folder.name} is damaged and is made again", file=sys.stderr)
-        shutil.rmtree(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        _discard(folder)
+    temporary = folder.with_name(f".{folder.name}")  # one name: what a killed process left there goes first
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         make(temporary)
@@ -129,10 +160,17 @@ def _fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callabl
 def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]],
                    shipped: Path | None = None) -> dict[str, Tensor]:
     """`cached` for a dictionary of tensors, kept as safetensors."""
-    def write(folder: Path) -> None:
-        save_file({k: v.contiguous() for k, v in make().items()}, folder / "tensors.safetensors")
+    return load_tensors(cached(stage, parameters, lambda folder: save_tensors(make(), folder), shipped))
 
-    return load_file(cached(stage, parameters, write, shipped) / "tensors.safetensors")
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Put tensors into an artifact's folder."""
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tensors.safetensors")
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an artifact's folder."""
+    return load_file(folder / "tensors.safetensors")
 
 
 PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
@@ -176,8 +214,8 @@ class Results:
         return "\n".join(f"{v['claim']} -> {'too close to check' if v['close'] else v['verdict']}" for v in self.verdicts)
 
     def save(self) -> Path:
-        """Write the result file atomically and return its path."""
-        path = results_folder(self.subject, self.profile) / f"{self.notebook}.json"
+        """Write the result file atomically and return its path. DIFFLENS_RESULTS is the folder for a worker's, which no one keeps."""
+        path = Path(os.environ.get("DIFFLENS_RESULTS") or results_folder(self.subject, self.profile)) / f"{self.notebook}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"notebook": self.notebook, "subject": self.subject, "profile": self.profile,
                    "parameters": self.parameters, "environment": environment(),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, hooks, sampling
+from . import artifacts, gpu, hooks, sampling
 from .activations import Recording
 from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
@@ -171,6 +171,7 @@ def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, text
             return leaf[-1], measure(clean)
 
     h, outcome = run(lambda h: h)
+    ksae = gpu.on(ksae, h.device)
     vectors = map_to_vectors(h.detach().float())
     latents = ksae.latents(vectors)  # (B, P, D)
     written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents contribute to h
@@ -237,7 +238,7 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
 def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor, texts: list[str],
            s: sampling.Schedule, index: int, together: int) -> Tensor:
     """Change of the class's log-probability at one step, (N, B): each feature moved alone."""
-    rows = []
+    rows, ksae = [], gpu.on(ksae, x.device)
     for part in torch.arange(len(features)).split(together):
         def versions(h: Tensor, _call: int, part: Tensor = part) -> Tensor:
             latents = ksae.latents(map_to_vectors(h).float())

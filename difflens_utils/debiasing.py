@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from . import artifacts, edits, evaluators, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, gpu, metrics, planning, sampling, stages
 from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
@@ -92,8 +93,9 @@ def base_shares(subject: Subject, images: torch.Tensor, prompts: int | None = No
 
 def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int,
              prompts: Sequence[Prompt] | None = None) -> torch.Tensor:
-    """Images (n, 3, H, W) under an edit, with the step that the method asks for."""
-    return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, prompts=prompts, progress=method.name)
+    """Images (n, 3, H, W) under an edit, with the step that the method asks for; one that moves a whole batch has the same batches everywhere."""
+    batch = gpu.ON_CPU if method.whole else None
+    return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, prompts=prompts, batch=batch, progress=method.name)
 
 
 def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int, recipe: Mapping[str, Any]) -> list[Arm]:
@@ -103,10 +105,14 @@ def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: in
                   "attribute": attribute, "n": n, "seed": seed, "steps": steps, **subject.asked(), "recipe": dict(recipe),
                   "code": artifacts.code_version(sys.modules[__name__], sampling, edits, stages)}
 
-    def make(folder: Path) -> None:
-        (folder / "arms.json").write_text(json.dumps(respond(subject, method, attribute, n=n, seed=seed, steps=steps), indent=1) + "\n")
+    @cache
+    def arms() -> list[Arm]:
+        return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
 
-    folder = artifacts.cached("search", parameters, make, subject.folder / "search" / attribute / method.key)
+    def make(folder: Path) -> None:
+        (folder / "arms.json").write_text(json.dumps(arms(), indent=1) + "\n")
+
+    folder = artifacts.cached("search", parameters, make, subject.folder / "search" / attribute / method.key, ahead=arms)
     return [Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
             for target, strength, transitions, similar, agreement in json.loads((folder / "arms.json").read_text())]
 

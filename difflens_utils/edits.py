@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from . import gpu
 from .errors import distribution, one_of, positive, within
 from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
 from .probes import Heads
@@ -38,17 +40,22 @@ def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scal
         raise ValueError("features must name at least one latent")
     if mode == "add" and unit is None:
         raise ValueError("unit must be given for mode add")
-    directions = ksae.directions[features]  # (N, d)
     identity = beta == (1 if mode == "scale" else 0)
+
+    @cache
+    def there(device: torch.device) -> tuple[KSAE | Neurons, Tensor, Tensor, Tensor | None]:
+        model, chosen = gpu.on(ksae, device), features.to(device)
+        return model, chosen, model.directions[chosen], None if unit is None else unit.to(device)  # directions (N, d)
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         if identity:
             return None
-        s = ksae.latents(map_to_vectors(h).float())[..., features]  # (B, P, N)
+        model, chosen, directions, units = there(h.device)
+        s = model.latents(map_to_vectors(h).float())[..., chosen]  # (B, P, N)
         if mode == "scale":
             change = (beta - 1) * s
         else:
-            u = unit[step.index] if unit.ndim == 3 else unit
+            u = units[step.index] if units.ndim == 3 else units
             change = (s + beta * u.to(s)).clamp_min(ksae.floor) - s
         return (h.float() + vectors_to_map(change @ directions, h.shape)).to(h.dtype)
 
@@ -61,8 +68,10 @@ def push(direction: Tensor, beta: float) -> Edit:
     With a mean difference or an h-classifier's weights it is the classical control, with a learned one (`latent_editing`) Asyrp's.
     """
 
+    there = cache(direction.to)
+
     def edit(h: Tensor, step: Step) -> Tensor | None:
-        return None if beta == 0 else (h.float() + beta * direction[step.index].to(h.device)).to(h.dtype)
+        return None if beta == 0 else (h.float() + beta * there(h.device)[step.index]).to(h.dtype)
 
     return _keyed(edit, "push", direction=direction, beta=beta)
 
@@ -75,21 +84,26 @@ def guide(heads: Heads, target: Sequence[float], strength: float, temperature: f
     gradient is closed and the network takes no backward pass. strength = 0 is the identity. Raises ValueError for a target
     that is no distribution or has a class with share 0.
     """
-    r = torch.from_numpy(distribution("target", target)).float()
-    if (r <= 0).any():
+    share = torch.from_numpy(distribution("target", target)).float()
+    if (share <= 0).any():
         raise ValueError(f"target must give every class a share above 0, got {list(target)}")
+
+    @cache
+    def there(device: torch.device) -> tuple[Heads, Tensor]:
+        return Heads(heads.weight.to(device), heads.bias.to(device)), share.to(device)
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         if strength == 0:
             return None
-        p = (heads.logits(h.float().cpu(), step.index) / temperature).softmax(-1)  # (B, classes)
+        here, r = there(h.device)
+        p = (here.logits(h.float(), step.index) / temperature).softmax(-1)  # (B, classes)
         mean = torch.empty_like(p)
-        for rows in [slice(None)] if step.prompt is None else [step.prompt == prompt for prompt in step.prompt.unique()]:
+        for rows in [slice(None)] if step.prompt is None else [gpu.send((step.prompt == g).nonzero().flatten(), h.device) for g in step.prompt.unique()]:
             mean[rows] = p[rows].mean(0)
         pull = 2 * (mean - r) / r  # (B, classes): d chi^2 / d mean p
         slope = p * (pull - (p * pull).sum(1, keepdim=True)) / temperature  # B d chi^2 / d logits
-        change = slope @ heads.weight[step.index].flatten(1)
-        return (h.float() - strength * change.reshape(h.shape).to(h.device)).to(h.dtype)
+        change = slope @ here.weight[step.index].flatten(1)
+        return (h.float() - strength * change.reshape(h.shape)).to(h.dtype)
 
     return _keyed(edit, "guide", weight=heads.weight, bias=heads.bias, target=list(target), strength=strength, temperature=temperature)
 
@@ -120,7 +134,7 @@ def reconstruct(ksae: KSAE) -> Edit:
     """Replace h by the k-SAE's reconstruction: what Table 4 measures."""
 
     def edit(h: Tensor, _step: Step) -> Tensor:
-        return vectors_to_map(ksae(map_to_vectors(h).float()), h.shape).to(h.dtype)
+        return vectors_to_map(gpu.on(ksae, h.device)(map_to_vectors(h).float()), h.shape).to(h.dtype)
 
     return _keyed(edit, "reconstruct", ksae=ksae.fingerprint())
 
@@ -148,11 +162,11 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
     """Give every image the edit of its class: `classes` (n,) for all n images of a run; a class without an edit stays."""
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
-        mine = classes[step.rows].to(h.device)
-        out = None
+        mine, out = classes[step.rows], None
         for c, method in edits.items():
-            rows = (mine == c).nonzero().flatten()
-            new = method(h[rows], step.at(rows)) if len(rows) else None
+            chosen = (mine == c).nonzero().flatten()  # on the host: a GPU would have to be waited for
+            rows = gpu.send(chosen, h.device)
+            new = method(h[rows], step.at(chosen)) if len(rows) else None
             if new is not None:
                 out = h.clone() if out is None else out
                 out[rows] = new

@@ -92,7 +92,7 @@ class AttributeNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, features)."""
-        return self.trunk(_resized(images, 32).to(self.head.weight.dtype))
+        return self.trunk(_resized(images, 32).to(self.head.weight))
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Calibrated logits: their softmax is meant to be the chance of being right (Guo et al., 2017)."""

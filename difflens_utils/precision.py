@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from . import gpu
 from .errors import one_of
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ def pick_device(device: str = "auto") -> torch.device:
     one_of("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build")
-    if device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    _tf32(True)
-    return torch.device("cuda")
+    return gpu.take() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -42,7 +40,7 @@ def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
 @contextmanager
 def full_precision(subject: Subject) -> Iterator[None]:
     """float32 for a while, without TF32: one feature moves the picture by less than either rounds epsilon. The weights' values stay."""
-    dtype, tf32 = subject.dtype, (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    dtype = subject.dtype
 
     def cast(to: torch.dtype) -> None:
         for module in subject.modules:
@@ -50,14 +48,8 @@ def full_precision(subject: Subject) -> Iterator[None]:
         subject.dtype = to
 
     cast(torch.float32)
-    _tf32(False)
     try:
-        yield
+        with gpu.exact():
+            yield
     finally:
         cast(dtype)
-        _tf32(*tf32)
-
-
-def _tf32(products: bool, convolutions: bool | None = None) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = products
-    torch.backends.cudnn.allow_tf32 = products if convolutions is None else convolutions

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import activations, artifacts, attribution, edits, evaluators, hooks, ksae, metrics, probes, sampling
+from . import activations, artifacts, attribution, edits, evaluators, gpu, hooks, ksae, metrics, probes, sampling, shards
 from .activations import Recording
 from .attribution import Attribution
 from .errors import one_of
@@ -97,10 +98,11 @@ def _digest(value: Any) -> Any:
 
 
 def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int, *, asymmetric: bool = True,
-             prompts: Sequence[Prompt] | None = None, progress: str | None = None) -> Tensor:
+             prompts: Sequence[Prompt] | None = None, batch: int | None = None, progress: str | None = None) -> Tensor:
     """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
 
-    They take the prompts in turn, by default those of the evaluation.
+    They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the batches, which are as large as
+    `gpu.batch_size` says by default.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
     texts = subject.texts(prompts)
@@ -109,21 +111,35 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
                   **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks, edits)}
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
+    some = getattr(edit, "rows", None)  # what the edit leaves alone need not be drawn again
+    rows = torch.arange(n) if some is None else some
+    batch = batch or gpu.batch_size(subject)
 
-    def draw(rows: Tensor | None) -> Tensor:
-        return sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, prompts=texts, rows=rows,
-                               progress=progress or "sampling")
+    def unedited() -> Tensor:
+        return generate(subject, None, n, seed, steps, prompts=prompts, batch=batch)
 
-    def make() -> dict[str, Tensor]:
-        rows = getattr(edit, "rows", None)
-        if rows is None:
-            return {"images": draw(None).half()}
-        images = generate(subject, None, n, seed, steps, prompts=prompts)  # what the edit leaves alone need not be drawn again
+    def draw(block: slice | None, folder: Path) -> None:
+        chosen = rows if block is None else rows[block]
+        images = sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, prompts=texts, rows=chosen,
+                                 batch=batch, progress=progress or "sampling") if len(chosen) else torch.empty(0)
+        store(images.half() if block is not None else whole(images.half()), folder)
+
+    def whole(drawn: Tensor) -> Tensor:
+        if some is None:
+            return drawn
+        images = unedited().half()
         if len(rows):
-            images[rows] = draw(rows)
-        return {"images": images.half()}
+            images[rows] = drawn
+        return images
 
-    return artifacts.cached_tensors("images", parameters, make)["images"].float()
+    def store(images: Tensor, folder: Path) -> None:
+        artifacts.save_tensors({"images": images}, folder)
+
+    def merge(parts: list[Path], folder: Path) -> None:
+        store(whole(torch.cat([artifacts.load_tensors(part)["images"] for part in parts])), folder)
+
+    folder = shards.shared("images", parameters, shards.blocks(len(rows), batch), draw, merge, ahead=unedited if some is not None else None)
+    return artifacts.load_tensors(folder)["images"].float()
 
 
 @dataclass(frozen=True)

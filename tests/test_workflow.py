@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from workflow import assemble, execute, reference, verdicts
+from workflow import assemble, cost, execute, reference, verdicts
 
 PARAMETERS = '''subject: str = "portraits"  # the model under study
 profile: str = "book"  # sizes
@@ -254,3 +260,103 @@ def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> Non
     assert execute.plan("00_tiny", "book", "a/b", []) == {"subject": "a/b", "profile": "book", "ks": [2]}
     assert execute.plan("00_tiny", "quick", "a/b", []) == {"subject": "a/b", "profile": "quick", "seed": 4, "ks": [8]}
     assert execute.plan("00_tiny", "book", "portraits", []) == {"subject": "portraits", "profile": "book"}
+
+
+def test_a_worker_keeps_neither_page_nor_result(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    shown = 'import os\nopen("seen", "w").write(os.environ["DIFFLENS_WORKER"] + " " + os.environ["DIFFLENS_RESULTS"])'
+    nbformat.write(tiny(shown), study / "notebooks/00_tiny.ipynb")
+    monkeypatch.setenv("DIFFLENS_WORKER", "1/2")  # what `main` sets
+    monkeypatch.setenv("DIFFLENS_RESULTS", "")  # restored after the test
+    execute.share("00_tiny", execute.plan("00_tiny", "book", "a/b", []))
+    worker, results = (study / "seen").read_text().split()
+    assert worker == "1/2" and results.startswith(str(study / "_build/workers/00_tiny-"))
+    assert [path.name for path in (study / "_build").rglob("*")] == ["workers"]
+
+
+def test_processes_of_accelerate_are_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert execute.launched() is None
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert execute.launched() == "1/3" and execute.launched() is None  # the kernel is no member of the group
+
+
+def snakemake(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "-n", "--forceall", "--nolock", "--cores", "1", *arguments],
+                          cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_shards_are_jobs_before_their_notebook_and_none_by_default() -> None:
+    told = snakemake("--config", "profile=quick", "subject=portraits", "shards={02_ksae: 3}", "--", "_build/results/quick/portraits/02_ksae.json")
+    assert all(f"_build/workers/quick/portraits/02_ksae/{i}-of-3" in told for i in range(3)) and "00_bias/0-of" not in told
+    assert "rule worker" not in snakemake("--config", "profile=quick", "subject=portraits", "--", "_build/results/quick/portraits/02_ksae.json")
+    assert "shards must name notebooks among 00_bias" in snakemake("--config", "shards={02_x: 3}")
+
+
+def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
+    cluster = Path(__file__).parents[1] / "workflow/profiles/local-cluster/cluster.py"
+    (tmp_path / "job").write_text("#!/bin/sh\nexec sleep $1 5\n")
+    (tmp_path / "good").write_text("#!/bin/sh\nexit 0\n")
+    for script in ("job", "good"):
+        (tmp_path / script).chmod(0o755)
+
+    def call(*arguments: str, **environment: str) -> str:
+        return subprocess.run([sys.executable, cluster, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True,
+                              env={**os.environ, **environment}).stdout.strip()
+
+    jobs = [call("submit", str(tmp_path / "job"), LOSE="1", LOSE_WITHIN="0.2"), call("submit", str(tmp_path / "good"), LOSE="0")]
+    deadline = time.time() + 20
+    while (told := [call("status", job) for job in jobs]).count("running") and time.time() < deadline:
+        time.sleep(0.2)
+    assert told == ["failed", "success"] and jobs == ["0", "1"]
+    assert "job 0 was killed" in (tmp_path / "_build/cluster/0.log").read_text()
+
+
+def test_kubernetes_jobs_are_filled_in_and_their_end_is_understood(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "workflow/profiles/kubernetes"
+    (tmp_path / "kubectl").write_text('#!/bin/sh\ncase $1 in create) cat > manifest; printf difflens-x1;; get) printf "$TOLD";; esac\n')
+    (tmp_path / "kubectl").chmod(0o755)
+
+    def call(*arguments: str, told: str = "") -> str:
+        return subprocess.run([sys.executable, folder / "cluster.py", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True,
+                              env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": told}).stdout.strip()
+
+    assert call("submit", "4", "1", "a/job.sh") == "difflens-x1"
+    pod = yaml.safe_load((tmp_path / "manifest").read_text())["spec"]["template"]["spec"]["containers"][0]
+    assert pod["command"] == ["sh", str(tmp_path / "a/job.sh")] and pod["workingDir"] == str(tmp_path)
+    assert pod["resources"] == {"requests": {"cpu": 4, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 1}}
+    ends = {"": "failed", "there  ": "running", "there 1 ": "success", "there  1": "failed"}
+    assert {told: call("status", "x", told=told) for told in ends} == ends
+
+
+RATES = {"subject": "portraits", "device": "X", "cuda": False, "precision": "float32", "batch": 64, "images": 64, "steps": 10, "seed": 0, "repeats": 5,
+         "images_per_second": {"bare pipeline": 11.0, "sampling": 10.0, "recording": 8.0, "symmetric edit": 9.0, "asymmetric edit": 5.0},
+         "activations_per_second": 80.0, "over_bare_percent": {"sampling": 10.0}}
+
+
+def test_hours_are_images_times_steps_over_the_measured_rate() -> None:
+    assert cost.hours(Counter({"sampling": 36000}), 50, RATES) == pytest.approx(5)
+    rows = {notebook: (count, hours) for notebook, count, hours in cost.table("paper", RATES)}
+    assert rows["00_bias"][0] == {"recording": 35000} and rows["00_bias"][1] == pytest.approx(35000 * 5 / 8 / 3600)
+    assert rows["06_debiasing"][0]["sampling"] == 500 + 10000 + 1000 + 152
+    text = {notebook: count for notebook, count, _ in cost.table("paper", RATES | {"subject": "portraits-t2i"})}
+    assert text["00_bias"]["recording"] == 3 * 35000
+
+
+def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
+    page = assemble.scaling_tables([RATES])
+    assert "Nothing here was measured on a GPU" in page and "| portraits, X | 00_bias | 35,000 | 6.08 |" in page and "sampling +10 %" in page
+    assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])
+    assert "No rates were measured" in assemble.scaling_tables([])
+
+
+@pytest.mark.skipif(find_spec("snakemake_executor_plugin_cluster_generic") is None, reason="needs: pip install -r requirements-cluster.txt")
+def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "workflow/profiles", tmp_path / "workflow/profiles")
+    (tmp_path / "Snakefile").write_text('rule all:\n    input: "0", "1"\nrule part:\n    output: touch("{n}")\n    shell: "true"\n')
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local-cluster", "--", "0", "1"], cwd=tmp_path, text=True,
+                          capture_output=True, check=False, env={**os.environ, "LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"})
+    logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists() and any("was killed" in log for log in logs) and len(logs) > 2

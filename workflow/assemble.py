@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from workflow import verdicts
+from workflow import cost, verdicts
 from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug
 
 SOURCE, HTML = BUILD / "source", BUILD / "html"
@@ -84,6 +84,32 @@ def bench_page(bench: dict) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
+def scaling_tables(rates: list[dict], profile: str = "paper") -> str:
+    """What was measured on each device, and the hours that a profile's images take at these rates, as Markdown."""
+    if not rates:
+        return "No rates were measured: `python -m bench.rates` measures them."
+    measured = ["| subject | device, precision | batch | images/s: bare | ours | recording | symmetric edit | asymmetric edit | h/s to disk |",
+                "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for entry in rates:
+        per_second = (verdicts.number(entry["images_per_second"][name]) for name in ("bare pipeline", cost.PLAIN, cost.RECORDED, cost.SYMMETRIC, cost.ASYMMETRIC))
+        measured.append(f"| {entry['subject']} | {entry['device']}, {entry['precision']} | {entry['batch']} | " + " | ".join(per_second)
+                        + f" | {verdicts.number(entry['activations_per_second'])} |")
+    over = [f"- {entry['subject']} on {entry['device']}: " + ", ".join(f"{name} {value:+.0f} %" for name, value in entry["over_bare_percent"].items())
+            for entry in rates]
+    sizes = [f"- {entry['subject']} on {entry['device']}: {entry['images']} images, {entry['steps']} steps, seed {entry['seed']}, "
+             f"median of {entry['repeats']}" for entry in rates]
+    spent = ["| subject, device | notebook | images | hours |", "| --- | --- | --- | --- |"]
+    for entry in rates:
+        rows = [(name, sum(count.values()), hours) for name, count, hours in cost.table(profile, entry)]
+        for name, count, hours in [*rows, ("**all**", sum(row[1] for row in rows), sum(row[2] for row in rows))]:
+            spent.append(f"| {entry['subject']}, {entry['device']} | {name} | {verdicts.number(count)} | {verdicts.number(hours)} |")
+    without = [] if any(entry["cuda"] for entry in rates) else [
+        "**Nothing here was measured on a GPU**: none was at hand. The hours below are those of the processor named above; on a GPU, "
+        "`python -m bench.rates` adds its rates to `results/rates.json`, and this page its hours."]
+    return "\n\n".join([*without, "\n".join(measured), "What each adds to the bare pipeline:", "\n".join(over), "Measured with:", "\n".join(sizes),
+                        f"### The profile `{profile}`", "\n".join(spent)]) + "\n"
+
+
 def contents(subjects: list[str], notebooks: list[str], has_bench: bool) -> dict:
     """_toc.yml, with one part per subject before its own parts, and without the bench page where none was run."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -114,6 +140,8 @@ def gather(profile: str, subjects: list[str]) -> None:
     bench = ROOT / "results/bench.json"
     if bench.exists():
         (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
+    rates = ROOT / "results/rates.json"
+    (SOURCE / "scaling.md").write_text((SOURCE / "scaling.md").read_text() + "\n" + scaling_tables(json.loads(rates.read_text())["rates"] if rates.exists() else []))
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
     for name, page in results_pages(profile, subjects).items():

@@ -3,6 +3,9 @@
 Everything is checked against the notebook's parameters cell before a kernel starts: papermill itself only warns about
 an unknown parameter and then runs for as long as it takes, with the default. A run with values of its own (`-p`) is
 kept under the profile name `mine`, so that it never replaces a page of the book.
+
+Several processes may execute the same notebook and share its samplings: `--worker 1/4` is the second of four, whose page and
+result file are thrown away. Under `accelerate launch` every process is such a worker, and the first keeps page and result.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import ast
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,6 +40,12 @@ def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
     from difflens_utils.errors import one_of  # imports torch: seconds that the workflow itself can do without
 
     one_of(parameter, value, allowed)
+
+
+def check_worker(text: str) -> None:
+    from difflens_utils.workers import worker
+
+    worker(text)
 
 
 def executed_path(profile: str, subject: str, notebook: str) -> Path:
@@ -125,17 +136,42 @@ def plan(notebook: str, profile: str, subject: str, own: list[tuple[str, str]]) 
     return {**values, **chosen}
 
 
+def launched() -> str | None:
+    """Which worker this process is, if `accelerate launch` or torchrun has started several; the kernel is no member of their group."""
+    rank, count = (os.environ.pop(name, None) for name in ("RANK", "WORLD_SIZE"))
+    return None if count in (None, "1") else f"{rank}/{count}"
+
+
+def share(notebook: str, values: dict[str, object]) -> None:
+    """Execute as a worker, into the store alone: page and result file go; SystemExit, in one line, if it fails."""
+    (BUILD / "workers").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{notebook}-", dir=BUILD / "workers"))
+    os.environ["DIFFLENS_RESULTS"] = str(folder)
+    execute(notebook, values, folder / f"{notebook}.ipynb")
+    shutil.rmtree(folder)
+
+
 def run(notebook: str, values: dict[str, object]) -> Path:
     """Execute and return the executed notebook's path; SystemExit, in one line, if it fails or has no result."""
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-
     where = (str(values["profile"]), str(values["subject"]), notebook)
     target, result = executed_path(*where), result_path(*where)
     partial = target.with_name(f"partial-{notebook}.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    print(f"{notebook}  subject={values['subject']}  profile={values['profile']}", file=sys.stderr, flush=True)
+    execute(notebook, values, partial)
+    if not result.exists() or result.stat().st_mtime < began - 1:  # file systems may keep whole seconds only
+        raise SystemExit(f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {partial.relative_to(ROOT)})")
+    os.replace(partial, target)
+    return target
+
+
+def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
+    """Execute a notebook into a file that holds it up to where it came; SystemExit, in one line, if it fails."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    worker = os.environ.get("DIFFLENS_WORKER")
+    print(f"{notebook}  subject={values['subject']}  profile={values['profile']}{f'  worker={worker}' * bool(worker)}", file=sys.stderr, flush=True)
     shown = partial.relative_to(ROOT)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # warns of what `parameters` can read
     try:
@@ -150,10 +186,6 @@ def run(notebook: str, values: dict[str, object]) -> Path:
         raise SystemExit(f"{notebook}: {type(error).__name__}: {error} (the notebook up to there: {shown})") from None
     except KeyboardInterrupt:
         raise SystemExit(f"{notebook}: interrupted; the same command goes on from the stored artifacts") from None
-    if not result.exists() or result.stat().st_mtime < began - 1:  # file systems may keep whole seconds only
-        raise SystemExit(f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {shown})")
-    os.replace(partial, target)
-    return target
 
 
 def main() -> None:
@@ -163,12 +195,21 @@ def main() -> None:
     parser.add_argument("--subject", default="portraits", help="a known subject, a path, or a hub id")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="own",
                         help="set one parameter of the notebook; may be repeated")
+    parser.add_argument("--worker", metavar="I/N", help="share the samplings with the other workers 0/N .. (N-1)/N, and keep nothing else")
     args = parser.parse_args()
+    worker = args.worker or launched()
     try:
         values = plan(args.notebook, args.profile, args.subject, args.own)
+        if worker:
+            check_worker(worker)
+            os.environ["DIFFLENS_WORKER"] = worker  # the kernel inherits it
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    print(run(Path(args.notebook).stem, values).relative_to(ROOT))
+    notebook = Path(args.notebook).stem
+    if args.worker or (worker and not worker.startswith("0/")):
+        share(notebook, values)
+    else:
+        print(run(notebook, values).relative_to(ROOT))
 
 
 if __name__ == "__main__":

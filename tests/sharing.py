@@ -1,0 +1,64 @@
+"""What a worker of tests/test_shards.py does, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import tiny
+import torch
+
+from difflens_utils import activations, artifacts, edits, sampling, stages
+from difflens_utils.pipelines import Subject
+
+N, BATCH, STEPS = 11, 2, 2  # six blocks, the last one smaller
+
+torch.set_num_threads(1)
+
+
+def per_image() -> sampling.Edit:
+    """An edit with `rows`: some images stay as they are."""
+    steer = edits.steer(tiny.ksae(), torch.tensor([1, 5]), 3.0)
+    return edits.per_image({1: steer}, torch.tensor([1, 0, 1, 1, 0, 1, 1, 0, 0, 1, 1]))
+
+
+def record(subject: Subject, text: bool) -> str:
+    return activations.record(subject, N, 3, STEPS, subject.prompts.learn if text else None, batch=BATCH).key
+
+
+def generate(subject: Subject, edit: sampling.Edit | None) -> None:
+    stages.generate(subject, edit, N, 5, STEPS, asymmetric=edit is not None and not hasattr(edit, "rows"), batch=BATCH)
+
+
+WORK = {
+    "recording": lambda: record(tiny.subject(), text=False),
+    "recording from text": lambda: record(tiny.text_subject(), text=True),
+    "edited": lambda: generate(tiny.subject(), edits.steer(tiny.ksae(), torch.tensor([1, 5]), 3.0)),
+    "edited rows": lambda: generate(tiny.subject(), per_image()),
+    "edited from text": lambda: generate(tiny.text_subject(), per_image()),
+    "few": lambda: stages.generate(tiny.subject(), edits.per_image({9: per_image()}, torch.zeros(N, dtype=torch.int64)), N, 5, STEPS, batch=BATCH),
+}
+
+
+def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> None:
+    """One worker's share, with a line in `store`/made.txt for each block that it begins; killed in the middle of its block `dies_in`."""
+    os.environ["DIFFLENS_WORKER"] = worker
+    artifacts.STORE = store
+    artifacts._verified = set()
+    sample, epsilon, begun = sampling.sample, Subject.epsilon, []
+
+    def sampled(*args: object, **options: object) -> torch.Tensor:
+        begun.append(options["rows"])
+        with (store / "made.txt").open("a") as file:
+            file.write(f"{worker} {getattr(options.get('edit'), 'parts', {}).get('method')} {options['rows'].tolist()}\n")
+        if len(begun) - 1 == dies_in:
+            type(args[0]).epsilon = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        return sample(*args, **options)
+
+    sampling.sample = sampled
+    try:
+        WORK[name]()
+    finally:
+        sampling.sample, Subject.epsilon = sample, epsilon
+        del os.environ["DIFFLENS_WORKER"]
