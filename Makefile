@@ -49,10 +49,10 @@ book: $(ENV)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: $(ENV)
-	@echo "Unit tests"
-	@$(BIN)/python -m pytest tests
+	@echo "Unit tests, one process per core"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile tests
 	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything first)"
-	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 3600 notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 3600 notebooks
 
 reference: override PROFILE := book
 reference: book

@@ -19,7 +19,7 @@ import difflens_utils  # noqa: F401, I001 - first: it mends torchvision, which d
 
 import torch
 from bench.run import quotient, rounds
-from difflens_utils import activations, artifacts, edits, gpu, ksae, sampling, shards, subjects
+from difflens_utils import activations, artifacts, edits, gpu, ksae, pipelines, sampling, shards, subjects
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "results/rates.json"
@@ -32,13 +32,13 @@ def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
 
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
     """
-    text = isinstance(subject, subjects.TextSubject)
-    condition = subject.embed([""] * n + [subject.texts()[0]] * n).to(subject.dtype) if text else None
+    text = isinstance(subject, pipelines.TextSubject)
+    condition = {k: v.to(subject.dtype) for k, v in subject.embed([""] * n + [subject.texts()[0]] * n).items()} if text else {}
     x = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(SEED)).to(subject.device, subject.dtype)
     subject.scheduler.set_timesteps(steps)
     for t in subject.scheduler.timesteps:
         if text:
-            without, with_text = subject.network(torch.cat([x, x]), t, condition).sample.chunk(2)
+            without, with_text = subject.network(torch.cat([x, x]), t, **condition).sample.chunk(2)
             epsilon = without + subject.guidance * (with_text - without)
         else:
             epsilon = subject.network(x, t).sample

@@ -59,6 +59,10 @@ class LabelledImages(World):
         self._cells = self._rows_of_cells(folder)
         super().__init__(self._model(attributes), tuple(attributes), 1, self._render)
 
+    def arrows(self) -> dict[str, tuple[str, ...]]:
+        """From attributes to the factors that hang together with them; between two attributes, from the first."""
+        return {f: tuple(a for a in self.factors[f].parents if self._associated(a, f)) for f in self.factors}
+
     def planted_causes(self, attribute: str) -> tuple[str, ...]:
         """The factors that hang together with an attribute in the training images (chi-squared test): which of two is the cause, a table does not say."""
         one_of("attribute", attribute, self.attributes)

@@ -218,7 +218,9 @@ class TextSubject(Subject):
         return halves if self.edit_both else halves[1:]
 
     def describe(self, batch: Portraits) -> list[str]:
-        occupation = self.world.factors["occupation"].classes
+        if "occupation" not in self.data.factors:  # photographs, of whom nothing else is known
+            return [occupations.neutral("none")] * len(batch)
+        occupation = self.data.factors["occupation"].classes
         return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
 
     def embed(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -106,6 +106,10 @@ class World:
         self._check(given or {})
         return self._probability((factor,), given or {})
 
+    def arrows(self) -> dict[str, tuple[str, ...]]:
+        """What each factor depends on: {factor: parents}."""
+        return {name: f.parents for name, f in self.factors.items()}
+
     def planted_causes(self, attribute: str) -> tuple[str, ...]:
         """The factors whose planted probabilities depend on a social attribute directly."""
         one_of("attribute", attribute, self.attributes)

@@ -70,6 +70,7 @@ def test_factors_that_hang_together_are_told_from_those_that_do_not(folder: Path
 
     change(folder, with_hats)
     world = LabelledImages(folder, ["shape"])
+    assert world.arrows()["hat"] == ("shape",) and world.arrows()["tint"] == ()
     assert world.planted_causes("shape") == ("hat",) and world.independent_factors() == ("tint",)
 
 
