@@ -218,10 +218,11 @@ def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
 
 def test_a_page_says_nothing_of_other_subjects() -> None:
     page = executed_twin(tiny("1"))
-    for tag in ("portraits", "labelled"):
+    for tag in ("portraits", "labelled", "digits"):
         page.cells.append(nbformat.v4.new_markdown_cell(tag, metadata={"tags": [tag]}))
-    for subject, left_out in (("portraits-t2i", "labelled"), ("digits", "portraits")):
-        assert left_out not in [c.source for c in assemble.page_of(nbformat.from_dict(page), subject).cells]
+    for subject, kept in (("portraits-t2i", ["portraits"]), ("digits", ["labelled", "digits"]), ("my-model", ["labelled"])):
+        shown = assemble.page_of(nbformat.from_dict(page), subject).cells
+        assert [c.source for c in shown if c.source in ("portraits", "labelled", "digits")] == kept
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:

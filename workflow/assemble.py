@@ -34,10 +34,11 @@ STYLES = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "d
 def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookNode:
     """An executed notebook as readers see it: without papermill's cell where that repeats the defaults, and without what is said of other subjects.
 
-    Text about the drawn portraits is tagged `portraits`, text about labelled images `labelled`.
+    Text about the drawn portraits is tagged `portraits`, text about any labelled images `labelled`, about the digits `digits`.
     """
-    others = "labelled" if subject.startswith("portraits") else "portraits"
-    executed.cells = [c for c in executed.cells if others not in c.metadata.get("tags", [])]
+    drawn = subject.startswith("portraits")
+    others = {tag for tag, wanted in (("portraits", drawn), ("labelled", not drawn), ("digits", subject == "digits")) if not wanted}
+    executed.cells = [c for c in executed.cells if not others & set(c.metadata.get("tags", []))]
     defaults = {name: parameter.default for name, parameter in parameters(executed).items()}
     injected = executed.metadata.get("papermill", {}).get("parameters", {})
     if all(defaults.get(name) == value for name, value in injected.items()):
