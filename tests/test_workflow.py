@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -352,7 +351,6 @@ def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
     assert "No rates were measured" in assemble.scaling_tables([])
 
 
-@pytest.mark.skipif(find_spec("snakemake_executor_plugin_cluster_generic") is None, reason="needs: pip install -r requirements-cluster.txt")
 def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[1] / "workflow/profiles", tmp_path / "workflow/profiles")
     (tmp_path / "Snakefile").write_text('rule all:\n    input: "0", "1"\nrule part:\n    output: touch("{n}")\n    shell: "true"\n')
