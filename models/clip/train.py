@@ -257,7 +257,10 @@ def main() -> None:
     parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    source = source_of(args.world)
+    try:
+        source = source_of(args.world)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     out = args.out or source.folder
     train(args.images, source).save(out)
     report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(out), source)}

@@ -123,7 +123,10 @@ def main() -> None:
     parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    world, home = world_of(args.world)
+    try:
+        world, home = world_of(args.world)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     net = train(args.name, args.images, world)
     calibrate(net, RECIPES[args.name][1] + 100, world)
     folder = (args.out or home) / args.name

@@ -14,15 +14,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one trains as its neighbours do
 
-from difflens_utils import precision  # noqa: E402  before diffusers: it mends a torchvision built for another torch
-from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
+from difflens_utils.labelled import LabelledImages, declared  # noqa: E402  before diffusers: it mends a torchvision built for another torch
 
 # isort: split
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from diffusers import DDIMPipeline, UNet2DModel  # noqa: E402
 from models.evaluators.train import shifted  # noqa: E402
-from models.portraits.train import close_skips, loop, scheduler  # noqa: E402
+from models.portraits.train import close_skips, loop, scheduler, weighted_loss  # noqa: E402
 
 SEED, BATCH, RATE, DECAY = 17, 64, 6e-4, 0.999
 OPEN = 1  # up blocks, from the finest, that read their skip connections
@@ -43,20 +42,11 @@ def train(world: LabelledImages, size: int, images: int, state_file: Path, open_
     torch.manual_seed(SEED)
     unet = network(size).to(memory_format=torch.channels_last)
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
-    alphas = scheduler().alphas_cumprod
-    weight = (1 + alphas / (1 - alphas)) ** -0.5  # P2: 1 / (k + SNR)^gamma
 
     def loss_at(step: int) -> Tensor:
         seed = SEED * 10_000_000 + step
         generator = torch.Generator().manual_seed(seed)
-        x = shifted(world.render(world.sample(BATCH, seed), size), generator)
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        noise = torch.randn(x.shape, generator=generator)
-        a = alphas[t].reshape(-1, 1, 1, 1)
-        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-        with precision.autocast():
-            predicted = unet(noisy, t, return_dict=False)[0]
-        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+        return weighted_loss(unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator)
 
     return loop(str(world.folder), unet, loss_at, RATE, DECAY, images // BATCH, state_file)
 

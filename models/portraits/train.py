@@ -127,6 +127,19 @@ def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], ra
     return average
 
 
+def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> Tensor:
+    """P2's loss of clean images x (B, C, H, W) at timesteps and with noise of their own: (). The weights are 1 / (k + SNR)^gamma."""
+    alphas = scheduler().alphas_cumprod
+    weight = (1 + alphas / (1 - alphas)) ** -0.5
+    t = torch.randint(1000, (len(x),), generator=generator)
+    noise = torch.randn(x.shape, generator=generator)
+    a = alphas[t].reshape(-1, 1, 1, 1)
+    noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
+    with precision.autocast():
+        predicted = unet(noisy, t, return_dict=False)[0]
+    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+
+
 def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0, open_blocks: int = OPEN,
           minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
     """Run to `images` training images and return the averaged weights.
@@ -140,19 +153,10 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
         unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
     pool = data()
-    alphas = scheduler().alphas_cumprod
-    weight = (1 + alphas / (1 - alphas)) ** -0.5  # P2: 1 / (k + SNR)^gamma
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
-        x = pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1
-        t = torch.randint(1000, (BATCH,), generator=generator)
-        noise = torch.randn(x.shape, generator=generator)
-        a = alphas[t].reshape(-1, 1, 1, 1)
-        noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-        with precision.autocast():
-            predicted = unet(noisy, t, return_dict=False)[0]
-        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+        return weighted_loss(unet, pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1, generator)
 
     return loop("portraits", unet, loss_at, RATE, DECAY, images // BATCH, state_file, first=seen // BATCH, minutes=minutes_between_saves)
 
