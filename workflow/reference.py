@@ -120,7 +120,8 @@ def main() -> None:
     for subject in subjects:
         promote(subject)
     if "portraits" in subjects:
-        readme, folders = ROOT / "README.md", sorted((ROOT / "results/book").iterdir())
+        first = {slug(subject): place for place, subject in enumerate(subjects)}
+        readme, folders = ROOT / "README.md", sorted((ROOT / "results/book").iterdir(), key=lambda p: (first.get(p.name, len(first)), p.name))
         known = {path.name: verdicts.load(path) for path in folders}
         replace(readme, with_table(readme.read_text(), verdicts.scorecard(known, lambda name: f"[{name}](notebooks/{name}.ipynb)")))
 
