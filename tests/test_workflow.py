@@ -197,7 +197,7 @@ def test_a_model_card_shows_what_the_result_file_holds() -> None:
         record("quality.agreement.age", 0.9, 0.88, 0.92), record("planted.hair_length.short", 0.25),
         record("share.hair_length.short", 0.5, 0.48, 0.52)]})
     assert card.startswith("Of 2,000 generated images (20 DDIM steps, seed 0)")
-    assert "| Fréchet distance (PortraitNet) to the data | 40 [35, 45] | 10 [9, 11] |" in card
+    assert "| Fréchet distance to the data, features of the scorer | 40 [35, 45] | 10 [9, 11] |" in card
     assert "| both evaluators agree on age | 0.9 [0.88, 0.92] | |" in card
     assert "| hair length: short | 0.250 | 0.5 [0.48, 0.52] |" in card
 

@@ -79,7 +79,7 @@ def model_card(result: dict) -> str:
     n, seed = records["quality.frechet"]["n"], records["quality.frechet"]["seed"]
     lines = [f"Of {n:,} generated images ({result['parameters']['steps']} DDIM steps, seed {seed}), with 95 % intervals.", "",
              "| quality | generated | floor: two sets of the data |", "| --- | --- | --- |",
-             f"| Fréchet distance (PortraitNet) to the data | {shown('quality.frechet')} | {shown('quality.frechet_floor')} |"]
+             f"| Fréchet distance to the data, features of the scorer | {shown('quality.frechet')} | {shown('quality.frechet_floor')} |"]
     agree = "quality.agreement."
     lines += [f"| both evaluators agree on {name.removeprefix(agree)} | {shown(name)} | |" for name in records if name.startswith(agree)]
     if asked := [name for name in records if name.endswith(".obeyed")]:
