@@ -147,7 +147,7 @@ def test_the_scorecard_is_a_table_of_whoever_judged() -> None:
     row = {"id": "C1", "claim": "a | b", "paper": "0.2", "ours": "0.3", "verdict": "partly", "why": "so", "notebook": "06_x", "section": "S"}
     table = verdicts.scorecard({"a": [*RESULTS, {"notebook": "09_scorecard", "scorecard": [row]}]}, lambda name: f"[{name}](x)").splitlines()
     assert len(table) == 3
-    assert table[2] == r"| C1 | a \| b | 0.2 | **partly**: 0.3 | [06_x](x), *S* |"
+    assert table[2] == r"| C1 | a \| b ([06_x](x), *S*) | 0.2 | **partly**: 0.3 |"
     assert verdicts.scorecard({"a": RESULTS}) == ""
     scored = [{"notebook": "09_scorecard", "scorecard": [row]}], [{"notebook": "09_scorecard", "scorecard": [row | {"ours": "less"}]}]
     header, _, line = verdicts.scorecard({"a": scored[0], "b": scored[1]}).splitlines()

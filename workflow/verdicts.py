@@ -55,8 +55,8 @@ def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = st
     lines = []
     for claim, row in next(iter(scored.values())).items():
         found = [f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}" for r in (rows[claim] for rows in scored.values())]
-        lines.append((claim, row["claim"], row["paper"], *found, f"{link(row['notebook'])}, *{row['section']}*"))
-    return _markdown(("", "claim", "the paper", *here, "where"), lines)
+        lines.append((claim, f"{row['claim']} ({link(row['notebook'])}, *{row['section']}*)", row["paper"], *found))
+    return _markdown(("", "claim", "the paper", *here), lines)
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
