@@ -92,7 +92,7 @@ class AttributeNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, features)."""
-        return self.trunk(_resized(images, 32).to(self.head.weight))
+        return self.trunk(resized(images, 32).to(self.head.weight))
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Calibrated logits: their softmax is meant to be the chance of being right (Guo et al., 2017)."""
@@ -167,7 +167,7 @@ class PortraitClip:
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""
-        images = self.preprocessing(images) if self.preprocessing else _resized(images, self.size)
+        images = self.preprocessing(images) if self.preprocessing else resized(images, self.size)
         images = images.to(self.model.device, self.model.dtype)
         return F.normalize(self.model.get_image_features(images).pooler_output, dim=-1)
 
@@ -221,7 +221,8 @@ def class_texts(attribute: str, classes: tuple[str, ...]) -> list[str]:
     return [text.format(article="an" if c[0].lower() in "aeiou" else "a", name=c) for c in classes]
 
 
-def _resized(images: Tensor, size: int) -> Tensor:
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (B, C, H, W) as (B, C, size, size), bilinear and without aliasing; those that have the size as they are."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import checkpoints
+from .evaluators import resized
 
 Columns = Mapping[str, tuple[int, ...]]  # {class: outputs}
 
@@ -43,8 +43,7 @@ class FairFace(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 512)."""
-        images = F.interpolate(images, (224, 224), mode="bilinear", antialias=True, align_corners=False)
-        return self.network(((images + 1) / 2 - self.mean) / self.std)
+        return self.network(((resized(images, 224) + 1) / 2 - self.mean) / self.std)
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """{factor: (B, classes)}; their softmax is the probability of each class's outputs together."""

@@ -22,9 +22,9 @@ import yaml
 from PIL import Image
 from scipy.stats import chi2_contingency
 from torch import Tensor
-from torch.nn import functional as F
 
 from .errors import distribution, one_of
+from .evaluators import resized
 from .worlds import Factor, Portraits, World
 
 HELD_OUT = 5  # without a column `split`, every fifth row is kept from all training
@@ -34,8 +34,8 @@ ASSOCIATED = 0.01  # p-value of the chi-squared test below which two factors are
 class LabelledImages(World):
     """A folder of images with their labels.
 
-    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet. `shares` {attribute: {class: share}} plants other shares of some attributes than the folder has, by weighting its images; a generator that is
-    trained on `sample` then sees those. Factors that are no attribute depend on all attributes. Raises ValueError, in one line, for a
+    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet. `shares` {attribute: {class: share}} plants other
+    shares of some attributes than the folder has, by weighting its images; a generator that is trained on `sample` then sees those. Factors that are no attribute depend on all attributes. Raises ValueError, in one line, for a
     table or an image that is missing or cannot be read, for a column that is not there or has one class only, for a combination of
     classes without a single image, and for shares that are no distribution.
     """
@@ -56,7 +56,7 @@ class LabelledImages(World):
         self.training = self.table[self.table.split == "train"]
         self.labels = {c: torch.tensor([own.index(v) for v in self.training[c]]) for c, own in self.classes.items()}
         self.weights = raked(self.labels, {a: [float(own[c]) for c in self.classes[a]] for a, own in (shares or {}).items()})
-        self._cells = self._rows_of_cells(folder)
+        self._cells = self._rows_of_cells()
         super().__init__(self._model(attributes), tuple(attributes), 1, self._render)
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
@@ -76,7 +76,7 @@ class LabelledImages(World):
         """The images that nothing was trained on, (n, 3, size, size), and their labels."""
         rest = self.table[self.table.split != "train"]
         labels = {c: torch.tensor([k.index(v) for v in rest[c]]) for c, k in self.classes.items()}
-        return _resized(_images([self.folder / name for name in rest.file]), size), labels
+        return resized(_images([self.folder / name for name in rest.file]), size).clamp(-1, 1), labels
 
     def _associated(self, a: str, b: str) -> bool:
         counts = torch.zeros(len(self.classes[a]), len(self.classes[b]))
@@ -98,7 +98,7 @@ class LabelledImages(World):
             factors.append(Factor(name, classes, parents, tuple(rows)))
         return factors
 
-    def _rows_of_cells(self, folder: Path) -> dict[tuple[int, ...], Tensor]:
+    def _rows_of_cells(self) -> dict[tuple[int, ...], Tensor]:
         """Which training images have each combination of classes."""
         keys = torch.stack(list(self.labels.values()), 1)
         cells = {}
@@ -106,7 +106,7 @@ class LabelledImages(World):
             cells[cell] = (keys == torch.tensor(cell)).all(1).nonzero().flatten()
             if len(cells[cell]) == 0:
                 names = ", ".join(f"{f} {c[i]}" for (f, c), i in zip(self.classes.items(), cell, strict=True))
-                raise ValueError(f"{folder}: no image to learn from is labelled {names}; merge classes in labels.csv or leave a column out")
+                raise ValueError(f"{self.folder}: no image to learn from is labelled {names}; merge classes in labels.csv or leave a column out")
         return cells
 
     def _render(self, batch: Portraits, size: int | None = None) -> Tensor:
@@ -114,7 +114,8 @@ class LabelledImages(World):
         keys = torch.stack([batch.labels[f] for f in self.classes], 1).tolist()
         rows = [self._cells[tuple(key)] for key in keys]
         chosen = torch.stack([own[min(int((u + 1) / 2 * len(own)), len(own) - 1)] for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)])
-        return _resized(_images([self.folder / name for name in self.training.file.iloc[chosen.numpy()]]), size)
+        images = _images([self.folder / name for name in self.training.file.iloc[chosen.numpy()]])
+        return images if size is None else resized(images, size).clamp(-1, 1)
 
 
 def read_labels(folder: Path) -> pd.DataFrame:
@@ -166,12 +167,6 @@ def declared(folder: Path) -> Study:
         one_of(f"{path}: an entry", name, ("images", "attributes", "shares", "evaluators", "clip"))
     world = LabelledImages(folder / said["images"], said["attributes"], said.get("shares"))
     return Study(world, folder / said.get("evaluators", "evaluators"), folder / said.get("clip", "clip"))
-
-
-def _resized(images: Tensor, size: int | None) -> Tensor:
-    if size is None or images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(-1, 1)
 
 
 @lru_cache(maxsize=8192)

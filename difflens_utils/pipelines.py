@@ -77,8 +77,8 @@ class Subject:
     @cached_property
     def _judges(self) -> Judges:
         if self.evaluators is None:
-            raise ValueError(f"subject {self.name} has no evaluators: it can be described and sampled, and to judge its images give it some, "
-                             "as the entries of SUBJECTS in difflens_utils/subjects.py do")
+            raise ValueError(f"subject {self.name} has no evaluators: it can be described and sampled; to judge its images put a study.yml "
+                             "beside the model (book/howto.md, Bring your own model)")
         return self.evaluators()
 
     @property
@@ -135,10 +135,14 @@ class Subject:
                              "or label its reference images (models/own/label.py)")
         return self.world
 
+    def _known(self, given: Mapping[str, str]) -> dict[str, str]:
+        """What of this the data have a factor for: of photographs nobody knows the occupation."""
+        return {factor: name for factor, name in given.items() if factor in self.data.factors}
+
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """P(factor) that a perfect model of the world would show under one prompt, or on average over those of the evaluation: (classes,)."""
         asked = self.prompts.evaluate if prompt is None else [self.prompts.evaluate[prompt]]
-        return torch.stack([self.data.marginal(factor, {k: v for k, v in p.given.items() if k in self.data.factors}) for p in asked]).mean(0)
+        return torch.stack([self.data.marginal(factor, self._known(p.given)) for p in asked]).mean(0)
 
     def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
         """`n` fresh renders of what the prompts of the evaluation ask for, in turn, with some factors fixed: (n, 3, H, W)."""
@@ -146,7 +150,7 @@ class Subject:
         counts = [len(range(g, n, len(asked))) for g in range(len(asked))]
         images = torch.empty(n, 3, self.size, self.size)
         for g, (fixed, count) in enumerate(zip(asked, counts, strict=True)):
-            images[g :: len(asked)] = self.data.render(self.data.sample(count, seed + 10_000 * g, do={k: v for k, v in fixed.items() if k in self.data.factors}), self.size)
+            images[g :: len(asked)] = self.data.render(self.data.sample(count, seed + 10_000 * g, do=self._known(fixed)), self.size)
         return images
 
     def parts(self, images: int) -> tuple[slice, ...]:

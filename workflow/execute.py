@@ -105,9 +105,13 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
 
 
 def profile_files(profile: str, subject: str) -> list[Path]:
-    """Where the sizes of a profile stand: for every subject, for this one in any profile, and for both. Without them they are the notebooks' own defaults."""
-    names = (profile, f"any.{slug(subject)}", f"{profile}.{slug(subject)}")
-    return [path for path in (ROOT / f"workflow/profiles/{name}.yml" for name in names) if path.exists()]
+    """Where the sizes of a profile stand: for every subject, for this one in any profile, and for both. Without them they are the notebooks' own defaults.
+
+    A file that is not for every subject names its own behind the first dot, separated by commas: `any.sd-v1-5,sdxl.yml`.
+    """
+    folder = ROOT / "workflow/profiles"
+    own = [path for name in ("any", profile) for path in sorted(folder.glob(f"{name}.*.yml")) if slug(subject) in path.stem.partition(".")[2].split(",")]
+    return [path for path in (folder / f"{profile}.yml", *own) if path.exists()]
 
 
 def overrides(notebook: str, profile: str, subject: str, known: dict[str, Parameter]) -> dict[str, object]:
