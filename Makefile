@@ -37,7 +37,8 @@ $(ENV): requirements.txt pyproject.toml
 	  { echo "PYTHON must be Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@echo "Making the environment in .venv (about 2 GB and 3 minutes with torch's CPU build)"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) -r requirements.txt
+	@$(PIP) --no-compile -r requirements.txt
+	@$(BIN)/python -m compileall -q -j $(CORES) .venv/lib > /dev/null || true  # on all cores, where pip takes one; files of other Pythons are no error
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@
 

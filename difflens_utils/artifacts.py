@@ -17,7 +17,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -161,6 +161,13 @@ def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[],
                    shipped: Path | None = None) -> dict[str, Tensor]:
     """`cached` for a dictionary of tensors, kept as safetensors."""
     return load_tensors(cached(stage, parameters, lambda folder: save_tensors(make(), folder), shipped))
+
+
+def cached_each(stage: str, parameters: Sequence[Mapping[str, Any]], make: Callable[[list[int]], Tensor]) -> list[Tensor]:
+    """`cached` for many small tensors of a kind: `make(missing)` gets the numbers of those that are not there and gives them in one (M, ...)."""
+    missing = [i for i, p in enumerate(parameters) if not there(STORE / stage / key_of(p))]
+    made = dict(zip(missing, make(missing), strict=True)) if missing else {}
+    return [cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"] for i, p in enumerate(parameters)]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -209,30 +209,34 @@ class Effect(NamedTuple):
 
 @torch.no_grad()
 def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, *, n: int, seed: int,
-             steps: int, at: tuple[int, ...], beta: float = 3.0, together: int = 16) -> Effect:
+             steps: int, at: tuple[int, ...], beta: float = 3.0, together: int = 4) -> Effect:
     """Edit one feature at a time at a few steps and look at the picture: does the class really become likelier?
 
     Each feature is moved by beta times its `unit` (T, P, N) at the sampling steps `at`, on `n` images of fresh seeds; the labeller reads
-    the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store.
+    the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store one by
+    one: rankings have features in common.
     """
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "attribute": attribute,
-                  "target": target, "features": features.tolist(), "unit": [float(unit.double().sum()), float(unit.double().abs().sum())],
-                  "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta, **subject.asked(),
-                  "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+    common = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "attribute": attribute,
+              "target": target, "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta, **subject.asked(),
+              "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+    sums = torch.stack([unit.double().sum((0, 1)), unit.double().abs().sum((0, 1))], 1).tolist()
+    parameters = [common | {"feature": feature, "unit": moved} for feature, moved in zip(features.tolist(), sums, strict=True)]
 
-    def make() -> dict[str, Tensor]:
+    def make(missing: list[int]) -> Tensor:
         s = sampling.trajectory(subject, steps)
         gains = []
         for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
             if index in at:
                 with full_precision(subject):
-                    gains.append(_gains(subject, ksae, attribute, target, features, unit[index] * beta, x, texts, s, index, together))
+                    gains.append(_gains(subject, ksae, attribute, target, features[missing], unit[index][:, missing] * beta, x, texts, s, index, together))
             if index == max(at):
                 break
-        gain = torch.stack(gains).mean(0)  # (N, n): per image, over the steps
-        return {"mean": gain.mean(1), "error": gain.std(1) / n**0.5}
+        return torch.stack(gains).mean(0)  # (M, n): per image, over the steps
 
-    return Effect(**artifacts.cached_tensors("measured", parameters, make))
+    if not parameters:
+        return Effect(torch.empty(0), torch.empty(0))
+    gain = torch.stack(artifacts.cached_each("measured", parameters, make))
+    return Effect(gain.mean(1), gain.std(1) / n**0.5)
 
 
 def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: Tensor, unit: Tensor, x: Tensor, texts: list[str],

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from . import artifacts, edits, evaluators, gpu, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, metrics, planning, sampling, stages
 from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
@@ -26,6 +26,7 @@ from .stages import Outcome
 from .pipelines import Prompt, Subject
 
 UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
+WHOLE_BATCH = 64  # images that an edit which takes the distribution moves as one
 
 
 class Arm(NamedTuple):
@@ -94,7 +95,7 @@ def base_shares(subject: Subject, images: torch.Tensor, prompts: int | None = No
 def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int,
              prompts: Sequence[Prompt] | None = None) -> torch.Tensor:
     """Images (n, 3, H, W) under an edit, with the step that the method asks for; one that moves a whole batch has the same batches everywhere."""
-    batch = gpu.ON_CPU if method.whole else None
+    batch = WHOLE_BATCH if method.whole else None
     return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, prompts=prompts, batch=batch, progress=method.name)
 
 

@@ -233,14 +233,17 @@ def _unreadable(folder: Path, error: Exception) -> ValueError:
     return ValueError(f"evaluator weights in {folder} are missing, damaged or foreign: {first}")
 
 
+BATCH = 64  # images: with several hundred at once small networks wait for memory, on a CPU more than half of the time
+
+
 @torch.inference_mode()
-def read(evaluator: Evaluator, images: Tensor, batch: int = 512) -> dict[str, Tensor]:
+def read(evaluator: Evaluator, images: Tensor, batch: int = BATCH) -> dict[str, Tensor]:
     """Class probabilities of every factor: {factor: (B, classes)} on the CPU, in batches."""
     chunks = [evaluator.logits(part) for part in images.split(batch)]
     return {k: torch.cat([c[k].float().softmax(-1).cpu() for c in chunks]) for k in evaluator.factors}
 
 
 @torch.inference_mode()
-def embed(evaluator: Evaluator, images: Tensor, batch: int = 512) -> Tensor:
+def embed(evaluator: Evaluator, images: Tensor, batch: int = BATCH) -> Tensor:
     """Features (B, F) on the CPU, in batches."""
     return torch.cat([evaluator.features(part).float().cpu() for part in images.split(batch)])

@@ -16,7 +16,7 @@ from .workers import worker
 if TYPE_CHECKING:
     from .pipelines import Subject
 
-ON_CPU = 64  # images per batch; larger ones gain nothing there
+ON_CPU = 32  # images per batch: what they are on the way through the network stays in a processor's cache
 MOST = 256  # images per batch on a GPU: larger ones gain little, and leave the workers fewer blocks to share
 TRIAL = 8  # images of the batch whose memory is measured
 SHARE = 0.5  # of the free memory; an edit with the asymmetric step repeats what lies behind the module

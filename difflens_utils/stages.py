@@ -23,6 +23,7 @@ from .sampling import Edit
 from .pipelines import Prompt, Subject
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
+VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
 
 
 def recording(subject: Subject, n: int, seed: int, steps: int, stage: str = "evaluate") -> Recording:
@@ -43,10 +44,11 @@ def train_ksae(rec: Recording, k: int, *, latents: int, train_steps: int, seed: 
     parameters = {"recording": rec.key, **asdict(config), "code": artifacts.code_version(ksae)}
 
     def make(folder) -> None:  # noqa: ANN001
-        held_out = torch.cat([rec.vectors(s, slice(rows, len(rec)))[:: max(1, rec.h.shape[1] // 4)] for s in range(rec.h.shape[1])])
+        held_out = torch.cat([rec.vectors(s, slice(rows, len(rec))) for s in range(rec.h.shape[1])])
+        held_out = held_out[:: len(held_out) // VALIDATION_VECTORS | 1]  # an odd stride meets all positions, of which there is an even number
         scratch = artifacts.STORE / "training" / f"{artifacts.key_of(parameters)}.safetensors"
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        model, history = ksae.train(config, rec.batches(batch, seed, rows), validation=held_out[:20_000], checkpoint=scratch,
+        model, history = ksae.train(config, rec.batches(batch, seed, rows), validation=held_out, checkpoint=scratch,
                                     progress=progress)
         model.save(folder)
         (folder / "history.json").write_text(json.dumps(history._asdict()))

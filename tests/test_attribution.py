@@ -157,6 +157,39 @@ def test_integrated_image_scores_are_complete(store):
         assert r.gap[r.scores.sum(1).abs().argmax()] < 0.01
 
 
+def test_a_measured_effect_is_that_of_the_edit_alone(store):
+    """Each latent moved by three units in the full network, pass by pass, at one step."""
+    subject, sae, chosen = tiny.subject(clip_sample=False), tiny.ksae(), torch.tensor([3, 11, 40])
+    unit = torch.linspace(0.5, 1.5, 2 * 16 * 3).reshape(2, 16, 3)
+    got = attribution.measured(subject, sae, "age", 2, chosen, unit, n=4, seed=1, steps=2, at=(0,))
+    s = sampling.schedule(subject.scheduler, 2)
+    x = sampling._Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
+
+    def log_p(edit):
+        with hooks.edit(subject.network, "mid_block", lambda h, _: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 4)))):
+            clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
+        return subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2]
+
+    gains = torch.stack([log_p(edits.steer(sae, chosen[i : i + 1], 3.0, "add", unit[..., i : i + 1])) - log_p(lambda h, _: h) for i in range(3)])
+    torch.testing.assert_close(got.mean, gains.mean(1), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(got.error, gains.std(1) / 2, atol=1e-5, rtol=1e-3)
+
+
+def test_a_latent_that_was_measured_is_not_measured_again(store, monkeypatch):
+    subject, sae, unit, seen = tiny.subject(), tiny.ksae(), torch.rand(2, 16, 48), []
+    real = attribution._gains
+    monkeypatch.setattr(attribution, "_gains", lambda *args: seen.append(args[4].tolist()) or real(*args))
+
+    def measure(*latents, scale=1.0):
+        return attribution.measured(subject, sae, "age", 0, torch.tensor(latents, dtype=torch.long), unit[..., list(latents)] * scale, n=2, seed=0, steps=2, at=(1,))
+
+    first, second = measure(5, 8), measure(9, 8, 5)
+    assert seen == [[5, 8], [9]]
+    assert torch.equal(second.mean[[2, 1]], first.mean) and torch.equal(second.error[[2, 1]], first.error)
+    measure(8, scale=2.0)
+    assert seen[2:] == [[8]] and len(measure().mean) == 0
+
+
 def test_select_takes_the_best_positive_and_leaves_dense_latents_out():
     scores = torch.tensor([0.5, -1.0, 0.9, 0.1, 0.7])
     density = torch.tensor([0.1, 0.1, 0.8, 0.1, 0.2])
