@@ -8,7 +8,7 @@ evaluators of real photographs follow too:
     evaluator.logits(images)         {factor: (B, classes)}, calibrated by a temperature per factor
     evaluator.features(images)       (B, F)
 
-PortraitCLIP, or CLIP itself (`PortraitClip` loads either), puts images and texts into one space:
+PortraitCLIP, or CLIP itself (`Clip` loads either), puts images and texts into one space:
 
     clip.image_features(images)      (B, F), unit norm
     clip.text_features(texts)        (B, F), unit norm
@@ -150,7 +150,7 @@ class Preprocessing:
         return (images - mean) / std
 
 
-class PortraitClip:
+class Clip:
     """Images and texts in one space: a `transformers.CLIPModel` with its tokenizer (Radford et al., 2021).
 
     `preprocessing` is that of a published model; ours takes images as they are, resized to its size.
@@ -161,7 +161,7 @@ class PortraitClip:
         self.size = model.config.vision_config.image_size
         self.context = model.config.text_config.max_position_embeddings
 
-    def to(self, device: torch.device) -> PortraitClip:
+    def to(self, device: torch.device) -> Clip:
         self.model.to(device)
         return self
 
@@ -192,7 +192,7 @@ class PortraitClip:
         (folder / "tokenizer.json").unlink()  # the same once more
 
     @classmethod
-    def load(cls, folder: Path) -> PortraitClip:
+    def load(cls, folder: Path) -> Clip:
         """Load what `save` wrote, or a published CLIP. Raises ValueError, in one line, for missing, damaged or foreign files."""
         try:
             config = json.loads((folder / "config.json").read_text())

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from . import hooks, occupations
 from .errors import one_of
-from .evaluators import Evaluator, PortraitClip
+from .evaluators import Evaluator, Clip
 from .paper import Table
 from .weights import file_fingerprint
 from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
-Judges = tuple[Evaluator, Evaluator, PortraitClip]  # labeller, scorer, CLIP
+Judges = tuple[Evaluator, Evaluator, Clip]  # labeller, scorer, CLIP
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Subject:
         return self._judges[1]
 
     @property
-    def clip(self) -> PortraitClip:
+    def clip(self) -> Clip:
         return self._judges[2]
 
     def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:

@@ -99,7 +99,8 @@ def judge(claim: Claim, results: Mapping[str, Result]) -> Row:
     short = [f"{v['claim']} ({estimate(record)}; asked: {v['target']}): {v['verdict']}" for v, record in checked if v["verdict"] != HOLDS]
     close = any(v.get("close") for v, _ in checked)
     why = "; ".join(short) if short else f"every checked statement holds ({len(checked)})"
-    return Row(*rest, "; ".join(f"{record['name'].replace('.difflens', '')} {estimate(record)}" for _, record in checked), verdict, why, claim.notebook, claim.section, close)
+    measured = dict.fromkeys(f"{record['name'].replace('.difflens', '')} {estimate(record)}" for _, record in checked)  # two statements may rest on one
+    return Row(*rest, "; ".join(measured), verdict, why, claim.notebook, claim.section, close)
 
 
 def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ import torch
 
 from . import fairface, guided_diffusion, hooks, labelled, occupations, pipelines, portraits, weights
 from .errors import one_of
-from .evaluators import AttributeNet, PortraitClip
+from .evaluators import AttributeNet, Clip
 from .paper import TABLE_1, TABLE_2, Table
 from .pipelines import MODELS, Judges, Prompt, Prompts, Subject
 from .precision import fast_dtype, pick_device
@@ -41,7 +41,7 @@ PORTRAITS = "Fréchet distance (PortraitNet)", "CLIP-I (PortraitCLIP)"
 
 def portrait_evaluators(device: torch.device, networks: Path = MODELS / "evaluators", clip: Path = MODELS / "clip") -> Judges:
     """Labeller, scorer and CLIP of a world of portraits."""
-    return (*(AttributeNet.load(networks / name).to(device) for name in ("labeller", "scorer")), PortraitClip.load(clip).to(device))
+    return (*(AttributeNet.load(networks / name).to(device) for name in ("labeller", "scorer")), Clip.load(clip).to(device))
 
 
 def _portraits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -88,7 +88,7 @@ def face_evaluators(device: torch.device, seven: Path, four: Path, clip: Path, i
     from .inception import Inception, Scorer
 
     return (fairface.FairFace.load(seven).to(device), Scorer(fairface.FairFace.load(four).to(device), Inception(inception, device).features),
-            PortraitClip.load(clip).to(device))
+            Clip.load(clip).to(device))
 
 
 def _faces(device: torch.device, root: Path | None, asset: str, reference: str | None, table: Table) -> tuple[Path, dict[str, object]]:

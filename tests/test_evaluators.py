@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from difflens_utils import evaluators, portraits, worlds
-from difflens_utils.evaluators import AttributeNet, PortraitClip
+from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.portraits import ATTRIBUTES, WORLD
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -35,8 +35,8 @@ def shipped(fresh) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def clip() -> PortraitClip:
-    return PortraitClip.load(MODELS / "clip")
+def clip() -> Clip:
+    return Clip.load(MODELS / "clip")
 
 
 # The attribute networks ----------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_clip_retrieves_captions_and_reads_class_texts(clip, fresh):
 def test_clip_round_trip_and_plain_transformers(clip, tmp_path, fresh):
     clip.save(tmp_path)
     assert {"vocab.json", "merges.txt", "config.json", "model.safetensors"} <= {f.name for f in tmp_path.iterdir()}
-    again = PortraitClip.load(tmp_path)
+    again = Clip.load(tmp_path)
     texts = ["a girl with a smile"]
     assert torch.equal(clip.text_features(texts), again.text_features(texts))
     plain, tokens = CLIPModel.from_pretrained(tmp_path).float(), CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt")
@@ -185,7 +185,7 @@ def test_damaged_or_foreign_clip_gets_one_line(kind, clip, net, tmp_path):
         net.save(tmp_path / "net")
         shutil.copy(tmp_path / "net" / "model.safetensors", folder)
     with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
-        PortraitClip.load(folder)
+        Clip.load(folder)
     assert "\n" not in str(error.value)
 
 

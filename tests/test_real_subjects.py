@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import resnet34
 
 from difflens_utils import evaluators, guided_diffusion, sampling, subjects, weights
-from difflens_utils.evaluators import PortraitClip, Preprocessing
+from difflens_utils.evaluators import Clip, Preprocessing
 from difflens_utils.inception import Inception
 from difflens_utils.pipelines import MODELS
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = folder / "clip-vit-large-patch14"
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    PortraitClip(CLIPModel(CLIPConfig(text_config=sizes | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
+    Clip(CLIPModel(CLIPConfig(text_config=sizes | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
                                       vision_config=sizes | {"image_size": 224, "patch_size": 56}, projection_dim=8)), tokenizer).save(clip)
     (clip / "preprocessor_config.json").write_text(json.dumps(OPENAI))
     network = UNet2DModel(sample_size=16, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
@@ -148,18 +148,18 @@ def test_clip_sees_what_its_own_processor_shows_it(root: Path, size: tuple[int, 
     ours = Preprocessing.load(root / "clip-vit-large-patch14/preprocessor_config.json")(picture[None].float() / 127.5 - 1)
     assert ours.shape == theirs.shape == (1, 3, 224, 224)
     assert (ours - theirs).abs().max() < 1.5 / 255 / 0.26
-    clip = PortraitClip.load(root / "clip-vit-large-patch14")
+    clip = Clip.load(root / "clip-vit-large-patch14")
     torch.testing.assert_close(clip.image_features(picture[None].float() / 127.5 - 1),
                                nn.functional.normalize(clip.model.get_image_features(theirs).pooler_output, dim=-1), atol=2e-3, rtol=0)
 
 
 def test_clip_of_portraits_takes_images_as_they_are() -> None:
-    assert PortraitClip.load(MODELS / "clip").preprocessing is None
+    assert Clip.load(MODELS / "clip").preprocessing is None
 
 
 def test_gradients_pass_the_preprocessing(root: Path) -> None:
     images = torch.rand(1, 3, 256, 256).requires_grad_(True)
-    PortraitClip.load(root / "clip-vit-large-patch14").image_features(images)[0, 0].backward()
+    Clip.load(root / "clip-vit-large-patch14").image_features(images)[0, 0].backward()
     assert images.grad.abs().max() > 0
 
 

@@ -88,7 +88,7 @@ def test_an_interrupted_training_resumes_bit_for_bit(recipe: ModuleType, tmp_pat
 
 
 def test_the_text_encoder_is_the_text_tower_of_the_shipped_clip(study) -> None:
-    clip = evaluators.PortraitClip.load(MODELS / "portraits-t2i/clip")
+    clip = evaluators.Clip.load(MODELS / "portraits-t2i/clip")
     texts = ["a face of a doctor", "a female old dark person with glasses"]
     tokens = clip.tokenizer(texts, padding="max_length", max_length=clip.context, return_tensors="pt")
     with torch.no_grad():

@@ -34,6 +34,12 @@ def test_a_line_says_what_was_measured_and_what_fails() -> None:
     assert row.why == "it works for 1 (0.1 [0.09, 0.11]; asked: below 1): does not hold"
 
 
+def test_a_figure_that_two_statements_rest_on_is_told_once() -> None:
+    found = results("holds", "partly")
+    found["nb"]["verdicts"][1]["record"] = "r0"
+    assert scorecard.judge(CLAIM, found).ours == "r0 0 [-0.01, 0.01]"
+
+
 def test_a_claim_is_close_if_one_of_its_statements_is() -> None:
     found = results("holds", "partly")
     assert not scorecard.judge(CLAIM, found).close

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
 
 from difflens_utils import occupations, portraits, precision  # noqa: E402
-from difflens_utils.evaluators import PortraitClip, class_texts, embed  # noqa: E402
+from difflens_utils.evaluators import Clip, class_texts, embed  # noqa: E402
 from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
 from difflens_utils.metrics import Estimate, wilson  # noqa: E402
 from difflens_utils.portraits import ATTRIBUTES  # noqa: E402
@@ -182,11 +182,11 @@ def factor_loss(logits: Tensor, labels: Tensor, world: World) -> Tensor:
     return torch.stack([F.cross_entropy(z, labels[:, i]) for i, z in enumerate(parts)]).mean()
 
 
-def train(images: int, source: Source) -> PortraitClip:
+def train(images: int, source: Source) -> Clip:
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     tokens = tokenizer(source)
-    clip = PortraitClip(network(tokens), tokens)
+    clip = Clip(network(tokens), tokens)
     head = nn.Linear(WIDTH, sum(len(f.classes) for f in source.world.factors.values()))
     steps = max(images // BATCH, 1)
     weights = [*clip.model.parameters(), *head.parameters()]
@@ -223,7 +223,7 @@ def retrieval(image: Tensor, text: Tensor, captions: list[str], among: int) -> d
     return {key: _rounded(wilson(count, len(captions))) for key, count in right.items()}
 
 
-def zero_shot(clip: PortraitClip, image: Tensor, labels: dict[str, Tensor], world: World) -> dict[str, dict[str, float]]:
+def zero_shot(clip: Clip, image: Tensor, labels: dict[str, Tensor], world: World) -> dict[str, dict[str, float]]:
     """Accuracy of the social attributes read off image features (N, F) by the closest of their class texts."""
     result = {}
     for name in world.attributes:
@@ -237,7 +237,7 @@ def _rounded(estimate: Estimate) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def card(clip: PortraitClip, source: Source, n: int = 4000) -> dict[str, dict]:
+def card(clip: Clip, source: Source, n: int = 4000) -> dict[str, dict]:
     """Held-out figures on fresh renders, planted and balanced, with 95 % Wilson intervals."""
     report, rng = {}, random.Random(SEED)
     for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
@@ -263,7 +263,7 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     out = args.out or source.folder
     train(args.images, source).save(out)
-    report = {"images": args.images, "seed": SEED, "held_out": card(PortraitClip.load(out), source)}
+    report = {"images": args.images, "seed": SEED, "held_out": card(Clip.load(out), source)}
     (out / "card.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["held_out"], indent=1))
 

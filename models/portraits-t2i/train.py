@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one goes on as its neighbours do
 
 from difflens_utils import occupations, precision, weights  # noqa: E402
-from difflens_utils.evaluators import PortraitClip  # noqa: E402
+from difflens_utils.evaluators import Clip  # noqa: E402
 from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
 from difflens_utils.worlds import Portraits  # noqa: E402
 from models.portraits.train import close_skips, loop, save_atomically  # noqa: E402
@@ -92,9 +92,9 @@ def scheduler() -> DDIMScheduler:
                          set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
 
 
-def text_tower() -> tuple[CLIPTextModel, PortraitClip]:
+def text_tower() -> tuple[CLIPTextModel, Clip]:
     """The text half of PortraitCLIP, as a pipeline's text encoder."""
-    clip = PortraitClip.load(HERE / "clip")
+    clip = Clip.load(HERE / "clip")
     tower = CLIPTextModel(clip.model.config.text_config)
     tower.load_state_dict(clip.model.text_model.state_dict())
     return tower.eval().requires_grad_(False), clip
