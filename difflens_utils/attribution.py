@@ -27,7 +27,7 @@ from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .pipelines import Subject
-from .precision import full_precision
+from .precision import full_precision, planar
 
 
 class Attribution(NamedTuple):
@@ -122,7 +122,8 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
         return torch.cat([logits[a].log_softmax(-1) for a in attributes], 1)
 
     def make() -> dict[str, Tensor]:
-        return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
+        with planar(subject):
+            return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
 
     t = artifacts.cached_tensors("attribution", parameters, make)
     parts = {k: dict(zip(attributes, v.split([len(c) for c in names.values()]), strict=True)) for k, v in t.items()}

@@ -239,6 +239,19 @@ def test_full_precision_is_without_tf32_and_comes_back() -> None:
     assert flags() == before and subject.network.dtype == subject.dtype == torch.bfloat16
 
 
+def test_planar_computes_the_same_and_comes_back() -> None:
+    subject = tiny.text_subject()
+    x, seen = torch.randn(2, *subject.shape), []
+    plain = subject.decode(subject.epsilon(x, 500, ["a", "b"]))
+    norm = next(m for m in subject.pipeline.vae.decoder.modules() if isinstance(m, torch.nn.GroupNorm))
+    handle = norm.register_forward_hook(lambda _norm, args, _out: seen.append(args[0].is_contiguous()))
+    with precision.planar(subject):
+        torch.testing.assert_close(subject.decode(subject.epsilon(x, 500, ["a", "b"])), plain, atol=1e-5, rtol=1e-5)
+    handle.remove()
+    assert seen == [True] and len(norm._forward_pre_hooks) == 0
+    assert subject.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def refused(action: Callable[[], object], match: str) -> None:
     with pytest.raises(ValueError, match=match) as error:
         action()
