@@ -164,10 +164,16 @@ def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[],
 
 
 def cached_each(stage: str, parameters: Sequence[Mapping[str, Any]], make: Callable[[list[int]], Tensor]) -> list[Tensor]:
-    """`cached` for many small tensors of a kind: `make(missing)` gets the numbers of those that are not there and gives them in one (M, ...)."""
-    missing = [i for i, p in enumerate(parameters) if not there(STORE / stage / key_of(p))]
-    made = dict(zip(missing, make(missing), strict=True)) if missing else {}
-    return [cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"] for i, p in enumerate(parameters)]
+    """`cached` for many small tensors of a kind: `make(missing)` gets the numbers of those that are not there and gives them in one (M, ...).
+
+    Of two processes that want the same ones, one makes them and the other waits.
+    """
+    keys = [key_of(p) for p in parameters]
+    made: dict[int, Tensor] = {}
+    with _lock(stage, key_of({"each": keys})):
+        if missing := [i for i, key in enumerate(keys) if not there(STORE / stage / key)]:
+            made = dict(zip(missing, make(missing), strict=True))
+        return [cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"] for i, p in enumerate(parameters)]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -164,3 +164,18 @@ def test_result_files_are_read_back(tmp_path, monkeypatch):
     results.add("fd", Estimate(0.5, 0.4, 0.6, 10))
     results.save()
     assert artifacts.load_results("a/b", "book")["03_x"]["records"][0]["low"] == 0.4
+
+
+def test_of_two_that_want_the_same_tensors_one_makes_them(store: Path) -> None:
+    calls: list[list[int]] = []
+
+    def make(missing: list[int]) -> torch.Tensor:
+        calls.append(missing)
+        time.sleep(0.3)
+        return torch.arange(10.0)[missing]
+
+    want = lambda *numbers: artifacts.cached_each("each", [{"number": i} for i in numbers], make)  # noqa: E731
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: want(0, 1, 2), range(2))
+    assert calls == [[0, 1, 2]] and first == second == [0, 1, 2]
+    assert want(2, 5, 0)[0] == 2 and calls[1:] == [[1]]  # of the three that are wanted only the second is not there
