@@ -25,7 +25,7 @@ help:
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects again, from nothing (hours on two cores; resumes)"
-	@echo "make digits     train what part III opens, from a folder of labelled images (half an hour; an example for your own)"
+	@echo "make digits     train what part III opens, from a folder of labelled images (ten minutes on two cores; an example for your own)"
 	@echo "make methods    learn the learned methods and search every method's strengths again (two hours; ships under models/)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
