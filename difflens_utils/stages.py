@@ -239,8 +239,6 @@ def bias_features(subject: Subject, sae: KSAE, attribute: str, target: int, scor
     likelier on average stay, in the order of their scores.
     """
     candidates = attribution.select(scores, count + count // 2, density, max_density)
-    if len(candidates) == 0:
-        return candidates
     effect = attribution.measured(subject, sae, attribute, target, candidates, gap[..., candidates], n=n, seed=seed, steps=steps, at=deciding_steps(steps))
     return candidates[effect.mean > 0][:count]
 

@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     Clip(CLIPModel(CLIPConfig(text_config=sizes | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
-                                      vision_config=sizes | {"image_size": 224, "patch_size": 56}, projection_dim=8)), tokenizer).save(clip)
+                              vision_config=sizes | {"image_size": 224, "patch_size": 56}, projection_dim=8)), tokenizer).save(clip)
     (clip / "preprocessor_config.json").write_text(json.dumps(OPENAI))
     network = UNet2DModel(sample_size=16, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
                           up_block_types=("UpBlock2D",) * 2, attention_head_dim=8)

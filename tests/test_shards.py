@@ -118,9 +118,9 @@ def test_one_batch_size_per_process_and_none_measured_on_a_cpu(monkeypatch) -> N
     import tiny
 
     monkeypatch.setattr(gpu, "_measured", {})
-    subject, readings = tiny.subject(), iter([gpu.Memory(8 << 30, 1 << 30), gpu.Memory(1, 1 << 40)])
-    assert gpu.batch_size(subject) == gpu.ON_CPU
-    assert [gpu.batch_size(subject, lambda _: next(readings)) for _ in range(2)] == [32, 32]
+    subject, readings = tiny.subject(), iter([gpu.Memory(7 << 30, 1 << 30), gpu.Memory(1, 1 << 40)])
+    assert gpu.batch_size(subject) == 32
+    assert [gpu.batch_size(subject, lambda _: next(readings)) for _ in range(2)] == [16, 16]
     with pytest.raises(MemoryError, match="too few for one image"):
         gpu.largest_batch(next(readings))
 
