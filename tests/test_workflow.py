@@ -12,9 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from difflens_utils import artifacts, subjects, weights
 from workflow import assemble, cost, execute, reference, verdicts
 
 PARAMETERS = '''subject: str = "portraits"  # the model under study
@@ -52,6 +54,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(execute, "BUILD", tmp_path / "_build")
     monkeypatch.setattr(execute, "PROFILES", ("book", "quick"))
     return tmp_path
+
+
+def with_code(study: Path) -> None:
+    """What a notebook of the study imports."""
+    for name in ("workflow/execute.py", "difflens_utils/names.py"):
+        (study / name).parent.mkdir(exist_ok=True)
+        shutil.copy(Path(__file__).parents[1] / name, study / name)
 
 
 def test_parameters_are_read_with_types_defaults_and_comments() -> None:
@@ -102,7 +111,7 @@ def test_command_line_says_it_in_one_line() -> None:
 
 
 def test_an_executed_notebook_appears_whole_or_not_at_all(study: Path, capfd: pytest.CaptureFixture) -> None:
-    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    with_code(study)
     nbformat.write(tiny(WRITES, "assert seed != 7, 'seed seven'"), study / "notebooks/00_tiny.ipynb")
     with pytest.raises(SystemExit, match=r"00_tiny: AssertionError: seed seven \(cell 4; .*partial-00_tiny.ipynb"):
         execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", [("seed", "7")]))
@@ -263,7 +272,7 @@ def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> Non
 
 
 def test_a_worker_keeps_neither_page_nor_result(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    with_code(study)
     shown = 'import os\nopen("seen", "w").write(os.environ["DIFFLENS_WORKER"] + " " + os.environ["DIFFLENS_RESULTS"])'
     nbformat.write(tiny(shown), study / "notebooks/00_tiny.ipynb")
     monkeypatch.setenv("DIFFLENS_WORKER", "1/2")  # what `main` sets
@@ -359,3 +368,242 @@ def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
     logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "0").exists() and (tmp_path / "1").exists() and any("was killed" in log for log in logs) and len(logs) > 2
+
+
+# --------------------------------------------------------------------------------------------------
+# What people type: values, names with spaces, folders seen from elsewhere; and what then is stale
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        ("float", "2", 2.0),
+        ("int", "2", 2),
+        ("bool", "true", True),
+        ("str", "5", "5"),
+        ("str | None", "5", "5"),
+        ("str | None", "None", None),
+        ("tuple[int, ...]", "[1, 2]", (1, 2)),
+        ("tuple[int, ...]", "(1, 2)", (1, 2)),
+        ("list[float]", "[1, 2.5]", [1.0, 2.5]),
+        ("list", "[1]", [1]),
+        ("dict", "{'a': [0.5]}", {"a": [0.5]}),
+        ("dict[str, list[float]]", "{'a': [1]}", {"a": [1.0]}),
+        ("Optional[int]", "3", 3),
+        ("", "[1]", [1]),
+        ("Literal['a', 'b']", "b", "b"),
+        ("int | None", "None", None),
+    ],
+)
+def test_a_parameter_takes_values_of_its_annotated_type(
+    annotation: str, text: str, value: object
+) -> None:
+    found = execute.Parameter("x", annotation, None, "").parse(text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ("int", "True"),
+        ("int", "1.0"),
+        ("int", "1e999"),
+        ("float", "True"),
+        ("float", "1e999"),
+        ("float", "inf"),
+        ("float", "nan"),
+        ("bool", "1"),
+        ("tuple[int, ...]", "[1, 'a']"),
+        ("tuple[int, int]", "[1, 2, 3]"),
+        ("list[int]", "[1, True]"),
+        ("list", "[1e999]"),
+        ("list", "(1, 2)"),
+        ("list", "a"),
+        ("dict", "[1]"),
+        ("dict", "{[]: 1}"),
+        ("dict[str, float]", "{'a': True}"),
+        ("dict", "{'a': [1e999]}"),
+        ("int | None", "none"),
+        ("Literal['a']", "c"),
+        ("int", "many\nlines"),
+        ("Nothing", "1"),
+    ],
+)
+def test_a_parameter_of_another_type_is_named_in_one_line(annotation: str, text: str) -> None:
+    with pytest.raises(ValueError, match="^strength (must be|has an annotation)") as caught:
+        execute.Parameter("strength", annotation, None, "").parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_yaml_calls_infinite_is_refused_in_a_profile(study: Path) -> None:
+    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {β: .inf}\n")
+    with pytest.raises(ValueError, match="β must be finite; got inf"):
+        execute.plan("00_tiny", "quick", "portraits", [])
+
+
+def test_every_subject_has_a_folder_of_its_own_name() -> None:
+    assert {
+        name: execute.slug(name) for name in ("portraits-t2i", "my-model", "a/b", "size/größe_2.1")
+    } == {
+        "portraits-t2i": "portraits-t2i",
+        "my-model": "my-model",
+        "a/b": "a--b",
+        "size/größe_2.1": "size--größe_2.1",
+    }
+    alike = [
+        "my model",
+        "my/model",
+        "my--model",
+        "my&model",
+        "/my/model",
+        "/my model",
+        "/other/my-model",
+        "/a/my-model",
+        "my,model",
+        "..",
+        ".",
+    ]
+    slugs = [execute.slug(name) for name in alike]
+    assert len(set(slugs)) == len(alike) and all(
+        s == Path(s).name and not s.startswith((".", "-")) for s in slugs
+    )
+    assert [artifacts.results_folder(name, "quick").name for name in alike] == slugs
+
+
+def test_known_names_and_their_files_are_those_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(execute.KNOWN) == set(subjects.SUBJECTS)
+    for name, places in execute.names.FETCHED.items():
+        asked: list[str] = []
+
+        def require(*assets: str, root: Path | None = None, asked: list[str] = asked) -> list[Path]:
+            asked.extend(assets)
+            raise ValueError("asked")
+
+        monkeypatch.setattr(weights, "require", require)
+        with pytest.raises(ValueError, match="asked"):
+            subjects.SUBJECTS[name](torch.device("cpu"), torch.float32, tmp_path)
+        there = {weights.ASSETS[asset].place for asset in asked}
+        reference = {weights.ASSETS[asset].place for asset in ("celebahq", "ffhq")}
+        assert there == {*places, *execute.names.FACES} - reference
+
+
+def model(folder: Path) -> Path:
+    """A folder that looks like a pipeline, with data and evaluators elsewhere."""
+    data, judges = folder.parent / f"{folder.name} data", folder.parent / f"{folder.name} judges"
+    files = {
+        "model_index.json": "{}",
+        "unet/config.json": "{}",
+        "unet/diffusion_pytorch_model.fp16.safetensors": "w",
+        "vae/model.bin": "w",
+        "scheduler/scheduler_config.json": "{}",
+        "tokenizer/merges.txt": "a b",
+        "README.md": "a card",
+        "search/gender/manifest.json": "{}",
+        "study.yml": f"images: {data}\nattributes: [a]\n"
+        f"evaluators: ../{judges.name}\nclip: ../{judges.name}/clip\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for path, text in {
+        data / "labels.csv": "file,a\n0.png,x\n",
+        data / "0.png": "p",
+        judges / "scorer/model.safetensors": "w",
+        judges / "clip/config.json": "{}",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_folder_is_meant_from_where_it_is_typed(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = model(study.parent / f"{study.name} outside/my model")
+    model(study / "studies/my-model")
+    for name in ("digits", "a,b", "b"):
+        model(study / f"studies/{name}")
+    monkeypatch.chdir(study / "studies")
+    assert (
+        execute.located("my-model")
+        == execute.located("./my-model")
+        == execute.located(str(study / "studies/my-model"))
+        == "studies/my-model"
+    )
+    assert (
+        execute.located(f"../../{study.name} outside/my model")
+        == str(outside)
+        == execute.located(str(outside))
+    )
+    assert (
+        execute.located("digits") == "digits" and execute.located("./digits") == "studies/digits"
+    )  # a known name, and a folder
+    assert execute.located("owner/name") == "owner/name"
+    assert execute.subjects_of("portraits, a,b,my-model,b,") == [
+        "portraits",
+        "studies/a,b",
+        "studies/my-model",
+        "studies/b",
+    ]
+    monkeypatch.chdir(outside)
+    assert execute.located(".") == str(outside)
+    for name, told in {
+        "studies/my-model": f"do you mean {study}/studies/my-model",
+        "unet": "unet has no model_index.json",
+        "./unet2": "no folder",
+        "~/no/where": "no folder",
+        "my modle/x": "no folder",
+        "my modle": "subject must be one of",
+        "/x": "no folder",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            execute.located(name)
+
+
+def test_the_command_line_means_what_is_in_its_folder(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "workflow/profiles/quick.studies--m.yml").write_text("00_tiny: {ks: [5]}\n")
+    model(study / "studies/m")
+    monkeypatch.chdir(study / "studies")
+    monkeypatch.setenv("DIFFLENS_ARTIFACTS", "my store")
+    monkeypatch.setenv("DIFFLENS_WEIGHTS", "")
+    ran: list[dict] = []
+    monkeypatch.setattr(
+        execute, "run", lambda notebook, values: ran.append(values) or study / notebook
+    )
+    for given in (
+        ["--subject", "m", "--profile", "quick"],
+        ["-p", "subject", "m", "-p", "profile", "quick"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["execute.py", "00_tiny", *given])
+        execute.main()
+        assert ran.pop() == {"subject": "studies/m", "profile": "quick", "seed": 3, "ks": [5]}
+    assert (
+        os.environ["DIFFLENS_ARTIFACTS"] == str(study / "studies/my store")
+        and "DIFFLENS_WEIGHTS" not in os.environ
+    )
+
+
+def test_the_kernel_is_the_python_that_executes(
+    study: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("jupyter") / "kernels/python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(other.parents[1]))
+    nbformat.write(
+        tiny('import sys\n_ = open("python", "w").write(sys.executable)'),
+        study / "notebooks/00_tiny.ipynb",
+    )
+    (study / "done").mkdir()
+    execute.execute(
+        "00_tiny", {"subject": "portraits", "profile": "book"}, study / "done/00_tiny.ipynb"
+    )
+    assert (study / "python").read_text() == sys.executable
