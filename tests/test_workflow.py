@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from difflens_utils import artifacts, subjects, weights
-from workflow import assemble, cost, execute, reference, verdicts
+from workflow import assemble, cost, execute, inputs, reference, verdicts
 
 PARAMETERS = '''subject: str = "portraits"  # the model under study
 profile: str = "book"  # sizes
@@ -607,3 +608,255 @@ def test_the_kernel_is_the_python_that_executes(
         "00_tiny", {"subject": "portraits", "profile": "book"}, study / "done/00_tiny.ipynb"
     )
     assert (study / "python").read_text() == sys.executable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m/model_index.json",
+        "m/unet/config.json",
+        "m/unet/diffusion_pytorch_model.fp16.safetensors",
+        "m/vae/model.bin",
+        "m/tokenizer/merges.txt",
+        "m/scheduler/scheduler_config.json",
+        "m/study.yml",
+        "m data/labels.csv",
+        "m data/0.png",
+        "m judges/scorer/model.safetensors",
+        "m judges/clip/config.json",
+    ],
+)
+def test_a_subject_is_all_of_its_files_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    subject, kept, path = str(model(tmp_path / "m")), tmp_path / "kept.json", tmp_path / name
+    monkeypatch.setattr(
+        inputs, "RECENT", -1
+    )  # or what was written just now would be read each time
+    before = inputs.digest(subject, kept)
+    times = path.stat()
+    os.utime(path, (1, 1))
+    assert inputs.digest(subject, kept) == before
+    text = path.read_text()
+    path.write_text(text[:-1] + chr(ord(text[-1]) ^ 1))  # as long as before, and as old
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert inputs.digest(subject, kept) != before
+    path.write_text(text)
+    assert inputs.digest(subject, kept) == before
+    path.unlink()
+    assert inputs.digest(subject, kept) != before
+
+
+def test_what_a_subject_does_not_consist_of_makes_nothing_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, kept = str(model(tmp_path / "m")), tmp_path / "kept.json"
+    monkeypatch.setattr(inputs, "RECENT", -1)
+    before = inputs.digest(subject, kept)
+    for name in (
+        "m/README.md",
+        "m/search/gender/manifest.json",
+        "m/state.pt",
+        "m/.git/config.json",
+        "elsewhere.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("other")
+    (tmp_path / "m/loop").symlink_to(tmp_path / "m")
+    assert inputs.digest(subject, kept) == before
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a file was read again"))
+    assert inputs.digest(subject, kept) == before
+
+
+def test_the_files_of_known_and_of_fetched_subjects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(subject: str) -> set[str]:
+        return {str(path.relative_to(REPOSITORY)) for _, path in inputs.files_of(subject)}
+
+    assert {
+        "models/portraits/unet/config.json",
+        "models/evaluators/scorer/model.safetensors",
+        "models/clip/merges.txt",
+    } <= found("portraits")
+    assert {
+        "models/portraits-t2i/vae/config.json",
+        "models/portraits-t2i/clip/vocab.json",
+    } <= found("portraits-t2i")
+    digits = found("digits")
+    assert {
+        "models/digits/study.yml",
+        "models/digits/images/labels.csv",
+        "models/digits/images/0000.png",
+    } <= digits
+    assert not any("/search/" in name or name.endswith(".py") for name in digits)
+
+    monkeypatch.setenv("DIFFLENS_WEIGHTS", str(tmp_path))
+    digests = [inputs.digest("p2-celebahq", tmp_path / "kept.json")]
+    for name in (
+        "celebahq_p2.pt",
+        "celebahq/deep/0.jpg",
+        "celebahq/labels.csv",
+        "res34_fair_align_multi_7_20190809.pt",
+        "clip-vit-large-patch14/pytorch_model.bin",
+        "inception-2015-12-05.pt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        digests.append(inputs.digest("p2-celebahq", tmp_path / "kept.json"))
+    assert len(set(digests)) == 7
+    (tmp_path / "ffhq").mkdir()
+    (tmp_path / "ffhq/0.png").write_text("of Stable Diffusion")
+    assert inputs.digest("p2-celebahq", tmp_path / "kept.json") == digests[-1]
+
+
+def test_a_model_of_the_hub_is_what_its_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert (
+        inputs.is_hub_id("owner/name")
+        and inputs.snapshot("owner/name") is None
+        and inputs.files_of("owner/name") == []
+    )
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("abc")
+    (folder / "blobs").mkdir()
+    (folder / "blobs/1").write_text("{}")
+    (folder / "snapshots/abc").mkdir(parents=True)
+    (folder / "snapshots/abc/model_index.json").symlink_to("../../blobs/1")
+    assert [path.name for _, path in inputs.files_of("owner/name")] == ["model_index.json"]
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """The repository without models, in a folder whose name needs quotes; one notebook is tiny."""
+    folder = tmp_path / "it's my & stüdy"
+    for name in ("workflow", "difflens_utils", "notebooks"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(REPOSITORY / "Makefile", folder)
+    (folder / ".venv").symlink_to(sys.prefix)
+    nbformat.write(tiny(WRITES.replace("00_tiny", "00_bias")), folder / "notebooks/00_bias.ipynb")
+    return folder
+
+
+def test_a_folder_with_odd_characters_and_what_is_stale_in_it(odd: Path) -> None:
+    subject = "my, moðel & x"
+    model(odd / subject)
+    target = f"_build/executed/quick/{execute.slug(subject)}/00_bias.ipynb"
+
+    def make(*options: str) -> str:
+        # the folder's own link to Python has the odd path too
+        done = subprocess.run(
+            [
+                odd / ".venv/bin/python",
+                "-m",
+                "snakemake",
+                "-s",
+                "workflow/Snakefile",
+                "--cores",
+                "1",
+                "--nolock",
+                *options,
+                "--config",
+                "profile=quick",
+                "--",
+                target,
+            ],
+            cwd=odd,
+            env={**os.environ, "SUBJECT": subject},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    make("--quiet", "all")
+    assert (
+        nbformat.read(odd / target, as_version=4).metadata.papermill.parameters.subject == subject
+    )
+    assert "Nothing to be done" in make("-n")
+    weights_file = odd / subject / "unet/diffusion_pytorch_model.fp16.safetensors"
+    weights_file.touch()
+    assert "Nothing to be done" in make("-n")
+    weights_file.write_text("v")
+    assert "Params have changed" in make("-n")
+
+
+def test_make_says_in_one_line_what_is_wrong(odd: Path) -> None:
+    def make(**variables: str) -> list[str]:
+        done = subprocess.run(
+            [
+                "make",
+                "-s",
+                "-o",
+                ".venv/.ready",
+                "book",
+                *(f"{k}={v}" for k, v in variables.items()),
+            ],
+            cwd=odd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode
+        return [line for line in done.stderr.splitlines() if not line.startswith("make")]
+
+    assert make(SUBJECT="./my model") == [
+        f"error: subject ./my model: there is no folder {odd}/my model"
+    ]
+    assert make(PROFILE="it's & large", SUBJECT="digits") == [
+        'error: PROFILE must be one of book, paper, quick; got "it\'s & large"'
+    ]
+
+
+SNAKEFILE = """
+from snakemake.logging import logger
+from workflow.quiet import OneLine
+logger.addHandler(OneLine())
+rule all:
+    input: "failed", "killed", "missing"
+rule failed:
+    output: "failed"
+    shell: "exit 3"
+rule killed:
+    output: "killed"
+    shell: "kill -9 $$"
+rule missing:
+    output: "missing"
+    shell: "true"
+"""
+
+
+def test_what_snakemake_swallows_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "1",
+            "-k",
+            "--nolock",
+            "--latency-wait",
+            "0",
+            "--quiet",
+            "all",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    told = sorted(done.stderr.splitlines())
+    assert len(told) == 3 and "some output files are missing" in told[0] and "missing" in told[0]
+    assert told[1:] == [
+        "error: failed was not made: rule failed ended with exit status 3",
+        "error: killed was not made: rule killed ended with <Signals.SIGKILL: 9>",
+    ]
