@@ -860,3 +860,30 @@ def test_what_snakemake_swallows_is_told_in_one_line(tmp_path: Path) -> None:
         "error: failed was not made: rule failed ended with exit status 3",
         "error: killed was not made: rule killed ended with <Signals.SIGKILL: 9>",
     ]
+
+
+def test_a_job_of_kubernetes_runs_in_a_folder_with_odd_characters(tmp_path: Path) -> None:
+    folder, programs = tmp_path / "it's: my, #1 [stüdy]", tmp_path / "bin"
+    folder.mkdir()
+    programs.mkdir()
+    (programs / "kubectl").write_text("#!/bin/sh\ncat > manifest\n")
+    (programs / "kubectl").chmod(0o755)
+    cluster = REPOSITORY / "workflow/profiles/kubernetes/cluster.py"
+    subprocess.run(
+        [sys.executable, cluster, "submit", "4", "1", "a/job.sh"],
+        cwd=folder,
+        check=True,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )
+    job = yaml.safe_load((folder / "manifest").read_text())["spec"]["template"]["spec"]
+    assert job["containers"][0]["workingDir"] == str(folder)
+    assert job["containers"][0]["command"] == ["sh", str(folder / "a/job.sh")]
+
+
+def test_defaults_and_profiles_are_of_the_annotated_types() -> None:
+    for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for parameter in execute.parameters(nbformat.read(path, as_version=4)).values():
+            assert parameter.type and parameter.check(parameter.default) == parameter.default
+        for profile in execute.PROFILES:
+            for subject in execute.KNOWN:
+                assert execute.plan(path.stem, profile, subject, [])["profile"] == profile
