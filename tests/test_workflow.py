@@ -789,16 +789,12 @@ def test_a_folder_with_odd_characters_and_what_is_stale_in_it(odd: Path) -> None
 
 def test_make_says_in_one_line_what_is_wrong(odd: Path) -> None:
     def make(**variables: str) -> list[str]:
+        given = [f"{name}={value}" for name, value in variables.items()]
+        outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
-            [
-                "make",
-                "-s",
-                "-o",
-                ".venv/.ready",
-                "book",
-                *(f"{k}={v}" for k, v in variables.items()),
-            ],
+            ["make", "-s", "-o", ".venv/.ready", "book", *given],
             cwd=odd,
+            env=outer,
             capture_output=True,
             text=True,
             check=False,
