@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from torch import Tensor
 from . import keys
 from .errors import one_of, positive, within
 from .metrics import Estimate
+from .names import slug
 from .weights import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
@@ -263,7 +263,7 @@ class Results:
 
 def results_folder(subject: str, profile: str) -> Path:
     """Where the result files of one subject and profile lie."""
-    return ROOT / "_build/results" / profile / re.sub(r"[^\w.-]+", "--", subject).strip("-")  # a hub id or a path as one folder
+    return ROOT / "_build/results" / profile / slug(subject)
 
 
 def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
