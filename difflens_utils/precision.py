@@ -26,10 +26,12 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    if device.type == "cuda":  # torch counts the emulation of older GPUs as support unless told not to
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if able else torch.float32
+    units = torch.cpu.get_capabilities()
+    able = units.get("avx512_bf16") or units.get("amx_bf16")
+    return torch.bfloat16 if able else torch.float32
 
 
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
