@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from .errors import one_of
+from .precision import halved
 
 
 class Evaluator(Protocol):
@@ -101,8 +102,11 @@ class AttributeNet(nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()},
-                  folder / "model.safetensors")
+        stored = {
+            name: halved(value).contiguous() if value.is_floating_point() else value
+            for name, value in self.state_dict().items()
+        }
+        save_file(stored, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
     @classmethod

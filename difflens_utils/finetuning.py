@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from . import artifacts, sampling
 from .errors import distribution
 from .pipelines import Subject
-from .precision import full_precision
+from .precision import full_precision, halved
 
 RANK, RATE, KEEP = 16, 1e-3, 4.0  # of the LoRA, of AdamW, and the weight of CLIP-I
 TEMPERATURE = 10.0  # of the labeller, whose logits lie tens apart: without it the classes drown what should keep the image
@@ -54,7 +54,8 @@ def learn(subject: Subject, targets: Mapping[str, Sequence[float]], *, rounds: i
 
     def make() -> dict[str, Tensor]:
         with full_precision(subject):
-            return {k: v.half() for k, v in _learn(subject, targets, rounds, batch, seed, steps, progress).items()}
+            learned = _learn(subject, targets, rounds, batch, seed, steps, progress)
+            return {k: halved(v) for k, v in learned.items()}
 
     lora = artifacts.cached_tensors("finetuning", parameters, make, subject.folder / "finetuning")
     names = sorted({name.rpartition(".")[0] for name in lora})

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from . import artifacts, hooks, sampling
 from .evaluators import class_texts
 from .pipelines import Subject
+from .precision import halved
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
@@ -40,7 +41,9 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
     parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
                   "seed": seed, "steps": steps, "batch": batch, **subject.asked(), "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
-    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress).half()}  # noqa: E731
+    make = lambda: {  # noqa: E731
+        "delta": halved(_learn(subject, attribute, n, rounds, seed, steps, batch, progress))
+    }
     shipped = subject.folder / "latent_editing" / attribute
     return artifacts.cached_tensors("latent_editing", parameters, make, shipped)["delta"].float()
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import gpu
 from .errors import one_of
@@ -37,6 +37,12 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
     """`fast_dtype` for a training: bf16 products over float32 weights, or nothing where bf16 is only emulated."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+def halved(value: Tensor) -> Tensor:
+    """float16 for the disk; float32 where that does not hold a value (above 65,504), which would become inf."""
+    half = value.half()
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
 @contextmanager
