@@ -119,13 +119,12 @@ def test_halved_never_makes_an_infinity() -> None:
 
 def test_an_evaluator_with_large_statistics_is_saved_as_it_is(tmp_path: Path) -> None:
     judge = tiny.labeller()
-    buffer = next(b for name, b in judge.named_buffers() if name.endswith("running_var"))
-    buffer.fill_(1e5)
+    name = next(name for name, _ in judge.named_buffers() if name.endswith("running_var"))
+    judge.get_buffer(name).fill_(1e5)
     judge.save(tmp_path)
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    before, after = (net.eval().logits(images) for net in (judge, AttributeNet.load(tmp_path)))
-    for factor in before:
-        torch.testing.assert_close(after[factor], before[factor], atol=1e-2, rtol=1e-2)
+    loaded = AttributeNet.load(tmp_path)
+    assert torch.equal(loaded.get_buffer(name), judge.get_buffer(name))
+    assert all(value.isfinite().all() for value in loaded.state_dict().values())
 
 
 def test_a_large_direction_of_latent_editing_is_stored_as_it_is(store: Path, monkeypatch) -> None:
