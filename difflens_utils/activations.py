@@ -18,7 +18,7 @@ from .pipelines import Prompt, Subject
 
 @dataclass(frozen=True)
 class Recording:
-    """h (n, T, C, H, W) or (n, T, tokens, C) on disk, and the images that came of it (n, 3, H, W) float16.
+    """h (n, T, C, H, W) or (n, T, tokens, C) on disk, and its images (n, 3, H, W) float16.
 
     h is float16, or float32 if it has values above 65,504, which float16 does not hold.
     """
@@ -34,7 +34,8 @@ class Recording:
     def at(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step: (rows, C, H, W) float32."""
         index = rows.numpy() if isinstance(rows, Tensor) else rows
-        return torch.from_numpy(self.h[index, step].astype(np.float32))  # a copy: the map is read-only
+        values = self.h[index, step].astype(np.float32)  # a copy: the map is read-only
+        return torch.from_numpy(values)
 
     def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """The same as the k-SAE sees it: (rows * positions, d)."""
@@ -91,17 +92,19 @@ def _write(subject: Subject, n: int, block: slice, seed: int, steps: int, texts:
     """Record the images `block` of a set of n."""
     file = _File(folder / "h.npy", block, steps, subject.module)
     copies = gpu.Copies(file.write)
-    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts, watch=lambda h, _x, step: copies.put(h, step),
-                             batch=batch, rows=torch.arange(block.start, block.stop), progress="recording h")
+    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts,
+                             watch=lambda h, _x, step: copies.put(h, step), batch=batch,
+                             rows=torch.arange(block.start, block.stop), progress="recording h")
     copies.flush()
     file.h.flush()
     np.save(folder / "images.npy", images.half().numpy())
 
 
 class _File:
-    """h of the images `block` on its way to disk: float16, and float32 from the first value on that does not fit.
+    """h of the images `block` on its way to disk: float16, or float32 once a value does not fit.
 
-    Values that float16 holds are rounded to it in either, so what is stored does not depend on how images are shared out.
+    Values that float16 holds are rounded to it in either, so what is stored does not depend on
+    how images are shared out.
     """
 
     h: np.ndarray
@@ -125,8 +128,10 @@ class _File:
         damaged = ~h.flatten(1).isfinite().all(1)  # (B,)
         if damaged.any():
             image, value = step.rows[damaged][0], h[~h.isfinite()][0]
-            raise ValueError(f"h of module {self.module} holds {value:g} at timestep {step.timestep}, in image {image}: the model's "
-                             "own values overflow; check its weights and its scheduler")
+            raise ValueError(
+                f"h of module {self.module} holds {value:g} at timestep {step.timestep}, in image "
+                f"{image}: the model's own values overflow; check its weights and its scheduler"
+            )
 
     def _widen(self) -> None:
         if self.h.dtype == np.float32:

@@ -1,9 +1,10 @@
 """Record and edit the output of any named module, without touching the network's code.
 
-Every context removes its hooks, also after an error, and counts calls from 0 again, so two generations see the same
-indices. `None` from an edit means unchanged. What an edit or a recording gets is a copy, so that an edit may work in
-place: the network may go on with the memory behind it, and the asymmetric step needs it unedited. A module that was never
-called is an error: the name was wrong for the path that the network took.
+Every context removes its hooks, also after an error, and counts calls from 0 again, so two
+generations see the same indices. `None` from an edit means unchanged. What an edit or a recording
+gets is a copy, so that an edit may work in place: the network may go on with the memory behind it,
+and the asymmetric step needs it unedited. A module that was never called is an error: the name was
+wrong for the path that the network took.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def _same_kind(old: Tensor, new: Tensor, name: str) -> None:
     """Raise ValueError unless an edit has kept shape and dtype."""
     if new.shape != old.shape or new.dtype != old.dtype:
         expected = f"{tuple(old.shape)} {old.dtype}"
-        raise ValueError(f"the edit of {name} must keep {expected}, got {tuple(new.shape)} {new.dtype}")
+        got = f"{tuple(new.shape)} {new.dtype}"
+        raise ValueError(f"the edit of {name} must keep {expected}, got {got}")
 
 
 WHOLE = (slice(None),)  # parts: all of the batch that the network sees
@@ -172,10 +174,11 @@ def forkable(model: nn.Module, name: str) -> bool:
 def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[Fork]:
     """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
 
-    `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the `parts` of the batch. Behind the module
-    the batch is [plain; edited parts]. Skip connections and embeddings were computed once; each later block finds those of
-    the edited rows repeated. Where the edit returns None for all parts nothing is repeated, so an identity edit leaves
-    every bit as it was; where it does for some, these go on as they are.
+    `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the
+    `parts` of the batch. Behind the module the batch is [plain; edited parts]. Skip connections and
+    embeddings were computed once; each later block finds those of the edited rows repeated. Where
+    the edit returns None for all parts nothing is repeated, so an identity edit leaves every bit as
+    it was; where it does for some, these go on as they are.
     """
     if not forkable(model, name):
         raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can")

@@ -26,7 +26,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float32."""
-    if device.type == "cuda":  # torch counts the emulation of older GPUs as support unless told not to
+    if device.type == "cuda":  # torch counts the emulation of older GPUs as support too
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if able else torch.float32
     units = torch.cpu.get_capabilities()
@@ -40,7 +40,7 @@ def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
 
 
 def halved(value: Tensor) -> Tensor:
-    """float16 for the disk; float32 where that does not hold a value (above 65,504), which would become inf."""
+    """float16 for the disk; float32 where a value is above 65,504 and would become inf."""
     half = value.half()
     return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 

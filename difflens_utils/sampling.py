@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
-Watch = Callable[[Tensor, Tensor, Step], None]  # (h, x_t, step), called before any edit, with copies
+Watch = Callable[[Tensor, Tensor, Step], None]  # copies of h and x_t, before any edit, and the step
 
 SPACINGS = ("leading", "trailing", "linspace")
 

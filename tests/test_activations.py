@@ -1,4 +1,4 @@
-"""What is stored of h, against what a watcher saw: values too large for float16, and values that are none."""
+"""What is stored of h, against what a watcher saw: values too large for float16, and no values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_ordinary_values_are_stored_in_float16(store: Path) -> None:
 
 
 def test_blocks_of_either_kind_are_put_together_as_if_made_at_once(tmp_path: Path) -> None:
-    """The first block fits into float16 and the others do not: bit for bit what one process alone stores."""
+    """The first block fits into float16, the others do not: what one process alone stores."""
     first, kinds = [True], []
 
     def later(h: Tensor) -> Tensor:
@@ -131,5 +131,5 @@ def test_a_large_direction_of_latent_editing_is_stored_as_it_is(store: Path, mon
     learned = torch.full((2, STEPS, 24, 4, 4), 1e5)
     monkeypatch.setattr(latent_editing, "_learn", lambda *_: learned)
     subject = tiny.subject()
-    got = latent_editing.learn(subject, "gender", n=2, rounds=1, seed=0, steps=STEPS, progress=False)
-    assert torch.equal(got, learned)
+    sizes = {"n": 2, "rounds": 1, "seed": 0, "steps": STEPS}
+    assert torch.equal(latent_editing.learn(subject, "gender", **sizes), learned)

@@ -134,7 +134,7 @@ def test_tuple_outputs_are_recorded_and_edited(net, x):
     assert seen[0].ndim == 4 and not torch.allclose(changed, run(net, x))
 
 
-# ------------------------------------------------------------------------------------------- edits in place
+# ------------------------------------------------------------------------ edits in place
 
 SUBJECTS = {
     "forked": lambda: tiny.subject(),
@@ -185,17 +185,15 @@ def test_what_an_edit_does_to_h_without_returning_it_changes_nothing(kind, asymm
 def test_who_watches_keeps_what_was_there_before_the_edit_and_cannot_change_it():
     subject, seen, kept = tiny.subject(), [], []
     plain = sampling.sample(subject, 2, 0, steps=2, watch=lambda h, x, step: seen.append(h))
-    edited = sampling.sample(subject, 2, 0, steps=2, edit=in_place, asymmetric=False,
-                             watch=lambda h, x, step: kept.append(h))
+    changed = {"steps": 2, "edit": in_place, "asymmetric": False}
+    edited = sampling.sample(subject, 2, 0, **changed, watch=lambda h, x, step: kept.append(h))
     assert torch.equal(kept[0], seen[0]) and not torch.equal(edited, plain)
 
     def spoils(h: Tensor, x: Tensor, _step: Step) -> None:
         h.zero_(), x.zero_()
 
     assert torch.equal(sampling.sample(subject, 2, 0, steps=2, watch=spoils), plain)
-    assert torch.equal(
-        sampling.sample(subject, 2, 0, steps=2, edit=in_place, asymmetric=False, watch=spoils), edited
-    )
+    assert torch.equal(sampling.sample(subject, 2, 0, **changed, watch=spoils), edited)
 
 
 def test_a_recording_is_not_changed_by_layers_that_work_in_place():

@@ -176,7 +176,7 @@ def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
 
 
 def by_autograd(run: module.Trainer, x: Tensor, weights: list[Tensor], dead: Tensor) -> Tensor:
-    """The loss of Gao et al. (2024) in plain dense operations: W_enc, b_enc, W_dec, b_dec in, () out."""
+    """The loss () of Gao et al. (2024) in dense operations, of W_enc, b_enc, W_dec, b_dec."""
     w_enc, b_enc, w_dec, b_dec = weights
     y, config = x / run.ksae.scale, run.config
     pre = (y - b_dec) @ w_enc.T + b_enc
@@ -197,7 +197,7 @@ def by_autograd(run: module.Trainer, x: Tensor, weights: list[Tensor], dead: Ten
 
 
 def test_a_training_with_auxk_is_that_of_gao_et_al():
-    """Forty steps against dense autograd, torch's Adam and a count of silence by hand, with latents that die and wake."""
+    """Forty steps against dense autograd and silence counted by hand; latents die and wake."""
     config = KSAEConfig(**(vars(TINY) | {"dead_after": 2 * TINY.batch}))
     x, steps = stream(config), config.steps
     run = module.Trainer(config, x(0))
@@ -231,7 +231,7 @@ def test_a_training_with_auxk_is_that_of_gao_et_al():
 
 
 def planted(atoms: int, width: int) -> tuple[Callable[..., Tensor], Tensor]:
-    """Batches in which three of so many directions are present at a time, and the directions (atoms, width)."""
+    """Batches that mix three directions at a time, and all the directions (atoms, width)."""
     generator = torch.Generator().manual_seed(0)
     dictionary = F.normalize(torch.randn(atoms, width, generator=generator), dim=1)
 
@@ -247,8 +247,10 @@ def planted(atoms: int, width: int) -> tuple[Callable[..., Tensor], Tensor]:
 AUXK = {"k": 3, "batch": 256, "rate": 3e-3, "precision": "fp32"}
 
 
-def trained(config: KSAEConfig, batch: Callable[..., Tensor], bias: float = 0.0) -> tuple[KSAE, float, float]:
-    """A k-SAE of which half the latents start at `bias`, with its dead share and FVU on unseen vectors."""
+def trained(
+    config: KSAEConfig, batch: Callable[..., Tensor], bias: float = 0.0
+) -> tuple[KSAE, float, float]:
+    """A k-SAE, half of whose latents start at `bias`; dead share and FVU on unseen vectors."""
     run = module.Trainer(config, batch(0))
     run.ksae.b_enc.data[::2] = bias
     for step in range(config.steps):
@@ -260,7 +262,7 @@ def trained(config: KSAEConfig, batch: Callable[..., Tensor], bias: float = 0.0)
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_auxk_revives_dead_latents_where_features_are_missing(seed):
-    """64 directions in the data, and half of 64 latents too shy to be chosen: they have something to explain."""
+    """64 directions in the data, and half of 64 latents too shy to be chosen."""
     batch, _ = planted(64, 24)
     options = {"width": 24, "latents": 64, "steps": 300, "dead_after": 2_500, "seed": seed} | AUXK
     (_, dead, lost), (_, revived, better) = (
@@ -270,7 +272,7 @@ def test_auxk_revives_dead_latents_where_features_are_missing(seed):
 
 
 def test_auxk_retires_latents_where_there_are_more_than_features():
-    """128 latents for 64 directions: with AuxK 64 are left, which have all of them; without it spare ones linger."""
+    """128 latents for 64 directions: with AuxK 64 are left, which have all of them."""
     batch, dictionary = planted(64, 32)
     options = {"width": 32, "latents": 128, "steps": 600, "dead_after": 10_000} | AUXK
     (_, lingering, without), (ksae, dead, with_it) = (
