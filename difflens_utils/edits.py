@@ -160,12 +160,12 @@ def only(edit: Edit, steps: Sequence[int]) -> Edit:
 
 @keyed
 def compose(*edits: Edit) -> Edit:
-    """One edit after the other; the identity where all are."""
+    """One edit after the other; the identity where all are. Each may work in place."""
 
     def combined(h: Tensor, step: Step) -> Tensor | None:
         current = h
         for edit in edits:
-            new = edit(current, step)
+            new = edit(current.clone(), step)
             current = current if new is None else new
         return None if current is h else current
 

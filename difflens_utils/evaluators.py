@@ -32,6 +32,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from . import keys
 from .errors import one_of
+from .precision import halved
 
 
 class Evaluator(Protocol):
@@ -102,8 +103,11 @@ class AttributeNet(nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()},
-                  folder / "model.safetensors")
+        stored = {
+            name: halved(value).contiguous() if value.is_floating_point() else value
+            for name, value in self.state_dict().items()
+        }
+        save_file(stored, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
     @classmethod

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from . import artifacts, sampling
 from .errors import distribution
 from .pipelines import Subject
-from .precision import full_precision
+from .precision import full_precision, halved
 
 RANK, RATE, KEEP = 16, 1e-3, 4.0  # of the LoRA, of AdamW, and the weight of CLIP-I
 TEMPERATURE = 10.0  # of the labeller, whose logits lie tens apart: without it the classes drown what should keep the image
@@ -57,7 +57,7 @@ def learn(subject: Subject, targets: Mapping[str, Sequence[float]], *, rounds: i
 def _lora(subject: Subject, targets: Mapping[str, Sequence[float]], rounds: int, batch: int, seed: int, steps: int,
           progress: bool) -> dict[str, Tensor]:
     with full_precision(subject):
-        return {k: v.half() for k, v in _learn(subject, targets, rounds, batch, seed, steps, progress).items()}
+        return {k: halved(v) for k, v in _learn(subject, targets, rounds, batch, seed, steps, progress).items()}
 
 
 def _learn(subject: Subject, targets: Mapping[str, Sequence[float]], rounds: int, batch: int, seed: int, steps: int, progress: bool) -> dict[str, Tensor]:

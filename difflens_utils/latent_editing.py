@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from . import artifacts, hooks, sampling
 from .evaluators import class_texts
 from .pipelines import Subject
+from .precision import halved
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
@@ -56,7 +57,7 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
                 _loss(subject, x, texts, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
-    return {"delta": torch.stack([delta.detach() for delta, _ in states], 1).cpu().half()}
+    return {"delta": halved(torch.stack([delta.detach() for delta, _ in states], 1).cpu())}
 
 
 def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:

@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
-Watch = Callable[[Tensor, Tensor, Step], None]  # (h, x_t, step), called before any edit
+Watch = Callable[[Tensor, Tensor, Step], None]  # copies of h and x_t, before any edit, and the step
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -195,7 +195,7 @@ def _epsilons(subject: Subject, x: Tensor, texts: Sequence[str], step: Step, edi
 
     def function(h: Tensor, _call: int) -> Tensor | None:
         if watch is not None:
-            watch(h, x, step)
+            watch(h.clone(), x.clone(), step)  # it may keep what the edit then changes in place
         return None if edit is None else edit(h, step)
 
     around = getattr(edit, "around", nullcontext)  # an edit of the network itself
