@@ -66,7 +66,8 @@ def part(kind: type, place: Path, dtype: torch.dtype) -> nn.Module:
                 output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"weights in {place} are missing, damaged or foreign: {reason}") from None
+        file = there.paths[0].name if len(there.paths) == 1 else "a shard of its weights"
+        raise ValueError(f"{place}: config.json or {file} is missing, damaged or foreign: {reason}") from None
     _check(there.holding(), model, told)
     return model
 

@@ -311,11 +311,9 @@ class ClassSubject(TextSubject):
         return [""] * len(batch)
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        labels = self.pipeline.labels
-        for text in filter(None, texts):
-            one_of("class", text, labels)
         none = self.network.config.num_embeds_ada_norm
-        return {"class_labels": torch.tensor([labels[text] if text else none for text in texts], device=self.device)}
+        numbers = [_number("class", text, self.pipeline.labels, none) if text else none for text in texts]
+        return {"class_labels": torch.tensor(numbers, device=self.device)}
 
 
 @dataclass
@@ -360,15 +358,18 @@ class LabelledSubject(Subject):
         """What the network says of x_t, whose classes are the `texts`, by default those of the evaluation in turn: (B, C, H, W) float32."""
         own = self.texts()
         texts = [own[i % len(own)] for i in range(len(x))] if texts is None else texts
-        labels = torch.tensor([self._number(text) for text in texts], device=x.device)
-        return self._run(x, timestep, class_labels=labels)
+        asked = f"class of {self.name}, which cannot be asked for anything else,"
+        count = self.network.config.num_class_embeds
+        numbers = [_number(asked, text, self.labels, count) for text in texts]
+        return self._run(x, timestep, class_labels=torch.tensor(numbers, device=x.device))
 
-    def _number(self, text: str) -> int:
-        names = self._names
-        numbers = {str(i): i for i in names} | dict(self.labels)
-        if text not in numbers:
-            one_of(f"class of {self.name}, which cannot be asked for anything else,", text, names.values())
-        return numbers[text]
+
+def _number(parameter: str, text: str, labels: Mapping[str, int], count: int) -> int:
+    """The number of one of `count` classes by its name or its number; ValueError for another text."""
+    numbers = {str(i): i for i in range(count)}
+    if text not in labels and text not in numbers:
+        one_of(parameter, text, labels or numbers)
+    return {**numbers, **labels}[text]
 
 
 def bottleneck(network: nn.Module) -> str:

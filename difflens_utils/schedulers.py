@@ -35,7 +35,7 @@ def known(name: str, where: object) -> None:
     """Raise ValueError, in one line, for a class whose noise levels are not those of DDIM."""
     if name not in READ:
         raise ValueError(f"{where}: {name} cannot be read as DDIM steps over given noise levels; "
-                         f"take one of {', '.join(READ)}")
+                         "take another, such as DDIMScheduler")
 
 
 def check(scheduler: object, where: object) -> None:

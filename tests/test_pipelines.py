@@ -266,7 +266,11 @@ def test_what_has_no_evaluators_says_so(opened) -> None:  # noqa: ANN001
 
 def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
     refused(lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of")
-    refused(lambda: sampling.sample(subjects.load(str(saved("dit")), "cpu"), 1, steps=1, prompts=["grom"]), "class must be one of groom")
+    dit = subjects.load(str(saved("dit")), "cpu")
+    refused(lambda: sampling.sample(dit, 1, steps=1, prompts=["grom"]), "class must be one of groom")
+    dit.pipeline.labels = {}
+    assert dit.embed(["7", ""])["class_labels"].tolist() == [7, 10]  # without names classes have numbers
+    refused(lambda: dit.embed(["cat"]), "class must be one of 0, 1, 2")
     refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
     refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
     for scheduler, told in ((FlowMatchEulerDiscreteScheduler(), "model_index.json: FlowMatchEulerDiscreteScheduler cannot be read as DDIM"),
@@ -333,7 +337,7 @@ def test_a_shard_that_lacks_a_tensor_is_refused(opened, saved, tmp_path: Path) -
     save_file(state, shard, {"format": "pt"})
     refused(lambda: subjects.load(str(folder), "cpu"), f"{folder / 'unet'} lacks {name}")
     shard.unlink()
-    refused(lambda: subjects.load(str(folder), "cpu"), f"weights in {folder / 'unet'} are missing, damaged or foreign: .*{shard.name}")
+    refused(lambda: subjects.load(str(folder), "cpu"), f"{folder / 'unet'}: config.json or a shard of its weights is missing, damaged or foreign: .*{shard.name}")
 
 
 def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
