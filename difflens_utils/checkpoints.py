@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """The state {name: tensor} that a file holds, a checkpoint of PyTorch or safetensors, on the CPU.
+    """The state {name: tensor} of a checkpoint of PyTorch or safetensors, on the CPU.
 
     Raises ValueError, in one line, for a file that is missing or damaged, that holds more than tensors, or that would run code.
     """
@@ -22,27 +22,49 @@ def tensors(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of tensors: {(str(error).splitlines() or [''])[0][:200]}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(f"{path} is damaged, or no checkpoint of tensors: {reason}") from None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise ValueError(f"{path} holds something else than tensors by name")
     finite(path, state)
     return dict(state)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put the tensors of a file into a network. ValueError unless it has all of them and no others."""
+    """Put the tensors of a file into a network; ValueError unless it has exactly the network's."""
     wanted = network.state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # of training alone
-    shapes = {name: (tuple(value.shape), tuple(wanted[name].shape)) for name, value in state.items()
-              if name in wanted and value.shape != wanted[name].shape}
-    complete(path, lacking=wanted.keys() - state.keys() - counters,
-             unknown=state.keys() - wanted.keys(), shapes=shapes)
+    # Counters of batches matter to training alone, and files of old versions lack them.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    shapes = {
+        name: (tuple(value.shape), tuple(wanted[name].shape))
+        for name, value in state.items()
+        if name in wanted and value.shape != wanted[name].shape
+    }
+    complete(
+        path,
+        lacking=wanted.keys() - state.keys() - counters,
+        unknown=state.keys() - wanted.keys(),
+        shapes=shapes,
+    )
     network.load_state_dict(state, strict=False)
 
 
-def complete(path: Path, lacking: Collection[str], unknown: Collection[str],
-             shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+def complete(
+    path: Path,
+    lacking: Collection[str],
+    unknown: Collection[str],
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> None:
     """Raise ValueError, in one line, if a file lacks tensors, has unknown ones or other shapes.
 
     `shapes` are those that differ: {name: (in the file, in the network)}.

@@ -58,6 +58,7 @@ class FairFace(nn.Module):
         try:
             checkpoints.fill(network, state, path)
         except ValueError as error:
-            raise ValueError(f"no FairFace network, a ResNet-34 with {OUTPUTS} outputs: {error}") from None
+            expected = f"a ResNet-34 with {OUTPUTS} outputs"
+            raise ValueError(f"no FairFace network, {expected}: {error}") from None
         race = RACE_OF_4 if "_4_" in path.name else RACE_OF_7
         return cls(race, network).eval().requires_grad_(False)

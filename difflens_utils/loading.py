@@ -17,8 +17,10 @@ from torch import nn
 from . import checkpoints
 
 # diffusion_pytorch_model.safetensors, model.fp16-00001-of-00002.safetensors, pytorch_model.bin ...
-_WEIGHTS = re.compile(r"(diffusion_pytorch_|pytorch_)?model(\.(?P<variant>\w+))?(-\d+-of-\d+)?"
-                      r"(\.(?P<late>\w+))?\.(safetensors|bin)")
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_|pytorch_)?model(\.(?P<variant>\w+))?(-\d+-of-\d+)?"
+    r"(\.(?P<late>\w+))?\.(safetensors|bin)"
+)
 
 
 class Files(NamedTuple):
@@ -61,13 +63,20 @@ def part(kind: type, place: Path, dtype: torch.dtype) -> nn.Module:
     try:
         with quiet():
             model, told = kind.from_pretrained(
-                place, dtype=dtype, variant=there.variant, local_files_only=True,
+                place,
+                dtype=dtype,
+                variant=there.variant,
+                local_files_only=True,
                 use_safetensors=there.paths[0].suffix == ".safetensors",
-                output_loading_info=True, ignore_mismatched_sizes=True)
-    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # of any kind: the user needs the file's name and one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         file = there.paths[0].name if len(there.paths) == 1 else "a shard of its weights"
-        raise ValueError(f"{place}: config.json or {file} is missing, damaged or foreign: {reason}") from None
+        raise ValueError(
+            f"{place}: config.json or {file} is missing, damaged or foreign: {reason}"
+        ) from None
     _check(there.holding(), model, told)
     return model
 
@@ -77,10 +86,17 @@ def _check(path: Path, model: nn.Module, told: dict[str, Sequence]) -> None:
     unfilled = {name for name, value in model.state_dict().items() if value.is_meta}
     wrong = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in told["mismatched_keys"]}
     computed = {name for name, _ in model.named_buffers()}  # older versions saved these, too
-    unknown = {name for name in told["unexpected_keys"]
-               if name not in computed and not name.endswith("position_ids")}
-    checkpoints.complete(path, lacking=(unfilled | set(told["missing_keys"])) - wrong.keys(),
-                         unknown=unknown, shapes=wrong)
+    unknown = {
+        name
+        for name in told["unexpected_keys"]
+        if name not in computed and not name.endswith("position_ids")
+    }
+    checkpoints.complete(
+        path,
+        lacking=(unfilled | set(told["missing_keys"])) - wrong.keys(),
+        unknown=unknown,
+        shapes=wrong,
+    )
     checkpoints.finite(path, model.state_dict())
 
 
@@ -91,20 +107,25 @@ def check_tokenizer(path: Path, tokenizer: object, vocabulary: int) -> None:
     """
     known = tokenizer.get_vocab()
     if not known.keys() - set(tokenizer.all_special_tokens):
-        raise ValueError(f"{path} holds no vocabulary: neither tokenizer.json nor vocab.json and merges.txt")
+        raise ValueError(
+            f"{path} holds no vocabulary: no tokenizer.json, or vocab.json and merges.txt"
+        )
     if max(known.values()) >= vocabulary:
-        raise ValueError(f"{path} knows {max(known.values()) + 1} words, and the network {vocabulary}; "
-                         "they do not belong together")
+        raise ValueError(
+            f"{path} knows {max(known.values()) + 1} words, and the network {vocabulary}; "
+            "they do not belong together"
+        )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' tables of what they filled in: that is an error here, told in one line."""
+    """Without the libraries' tables of what they filled in, which is an error here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    before = [(library, library.get_verbosity())
-              for library in (diffusers_logging, transformers_logging)]
+    before = [
+        (library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)
+    ]
     for library, _ in before:
         library.set_verbosity(library.CRITICAL)
     try:

@@ -15,13 +15,19 @@ from . import loading, schedulers
 
 Config = Mapping[str, Any]
 
-# Settings of networks that read more than x_t, t and a text or a class, and their values where they do not.
+# Settings by which networks read more than x_t, t and a text or a class, and their values where
+# they do not.
 PLAIN = {
     "UNet2DModel": {"class_embed_type": None},
-    "UNet2DConditionModel": {"class_embed_type": None, "num_class_embeds": None,
-                             "encoder_hid_dim_type": None, "time_cond_proj_dim": None},
+    "UNet2DConditionModel": {
+        "class_embed_type": None,
+        "num_class_embeds": None,
+        "encoder_hid_dim_type": None,
+        "time_cond_proj_dim": None,
+    },
 }
-ADDED = {"StableDiffusionPipeline": None, "StableDiffusionXLPipeline": "text_time"}  # addition_embed_type
+# The same, of addition_embed_type.
+ADDED = {"StableDiffusionPipeline": None, "StableDiffusionXLPipeline": "text_time"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -42,25 +48,29 @@ def index(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     path = folder / "model_index.json"
     content = read_json(path)
     if content.get("_class_name") not in kinds:
-        raise ValueError(f"{path}: {content.get('_class_name')} is none of the pipelines that can "
-                         f"be studied: {', '.join(kinds)}")
+        raise ValueError(
+            f"{path}: {content.get('_class_name')} is none of the pipelines that can "
+            f"be studied: {', '.join(kinds)}"
+        )
     return content
 
 
 def place(folder: Path, part: str) -> Path:
     """Where a part lies: in a folder of its own, or, in old pipelines, flat beside the others."""
-    return folder / part if (folder / part).is_dir() or not (folder / "config.json").is_file() else folder
+    flat = (folder / "config.json").is_file() and not (folder / part).is_dir()
+    return folder if flat else folder / part
 
 
 def declared(folder: Path, index: Config, part: str, kinds: Sequence[str]) -> type:
-    """The class of a part, one of `kinds`, by the pipeline's index and by the part's config.json."""
+    """The class of a part, one of `kinds`, by the pipeline's index and the part's config.json."""
     import diffusers
     import transformers
 
     library, name = _entry(folder, index, part)
     if name not in kinds:
-        raise ValueError(f"{folder / 'model_index.json'}: {part} is a {name} instead of a "
-                         f"{' or '.join(kinds)}")
+        raise ValueError(
+            f"{folder / 'model_index.json'}: {part} is a {name} instead of a {' or '.join(kinds)}"
+        )
     path = place(folder, part) / "config.json"
     config = read_json(path)
     said = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
@@ -88,26 +98,32 @@ def scheduler(folder: Path, index: Config) -> object:
     try:
         with loading.quiet():
             made = getattr(diffusers, name).from_config(config)
-    except Exception as error:  # whatever a value out of range raises, the user needs the file and one line
+    except Exception as error:  # of any kind: the user needs the file's name and one line
         raise ValueError(f"{path} describes no {name}: {_line(error)}") from None
     schedulers.check(made, path)
     return made
 
 
 def pipeline(folder: Path, index: Config, **parts: object) -> object:
-    """The pipeline with the parts that are loaded; what else it has, such as tokenizers, from disk."""
+    """The pipeline of loaded parts; what else it has, such as tokenizers, from disk."""
     import diffusers
 
     try:
         with loading.quiet():
             made = getattr(diffusers, index["_class_name"]).from_pretrained(
-                folder, local_files_only=True, **parts)
-    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
-        raise ValueError(f"files in {folder} are missing, damaged or foreign: {_line(error)}") from None
+                folder, local_files_only=True, **parts
+            )
+    except Exception as error:  # of any kind: the user needs the file's name and one line
+        raise ValueError(
+            f"files in {folder} are missing, damaged or foreign: {_line(error)}"
+        ) from None
     for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
         if tokenizer in made.components:
-            loading.check_tokenizer(folder / tokenizer, made.components[tokenizer],
-                                    made.components[encoder].config.vocab_size)
+            loading.check_tokenizer(
+                folder / tokenizer,
+                made.components[tokenizer],
+                made.components[encoder].config.vocab_size,
+            )
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -116,8 +132,9 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The network that predicts
+
 
 def check_network(path: Path, pipeline: str, config: Config, latent: Config | None = None) -> None:
     """Check that a network reads what the study gives it: x_t, t, and a text or a class.
@@ -129,17 +146,23 @@ def check_network(path: Path, pipeline: str, config: Config, latent: Config | No
         plain["addition_embed_type"] = ADDED[pipeline]
     for setting, value in plain.items():
         if config.get(setting) != value:
-            raise ValueError(f"{path}: {setting} is {config.get(setting)!r}, and the study has "
-                             f"nothing to give such a network; only {value!r} can be studied")
+            raise ValueError(
+                f"{path}: {setting} is {config.get(setting)!r}, and the study has "
+                f"nothing to give such a network; only {value!r} can be studied"
+            )
     ins, outs = config.get("in_channels"), config.get("out_channels")
     wanted = (1, 3) if latent is None else (latent.get("latent_channels", 4),)
     if ins not in wanted:
         what = "images" if latent is None else "latents of its autoencoder"
-        raise ValueError(f"{path}: in_channels is {ins}, and the {what} have "
-                         f"{' or '.join(map(str, wanted))} channels")
+        raise ValueError(
+            f"{path}: in_channels is {ins}, and the {what} have "
+            f"{' or '.join(map(str, wanted))} channels"
+        )
     if outs not in (ins, 2 * ins, None):
-        raise ValueError(f"{path}: out_channels is {outs}; only {ins} can be studied, "
-                         f"or {2 * ins} with learned variances")
+        raise ValueError(
+            f"{path}: out_channels is {outs}; only {ins} can be studied, "
+            f"or {2 * ins} with learned variances"
+        )
     size(path, config)
 
 
@@ -149,16 +172,20 @@ def size(path: Path, config: Config) -> int:
     if isinstance(said, list | tuple) and len(said) == 2 and said[0] == said[1]:
         return int(said[0])
     if not isinstance(said, int):
-        raise ValueError(f"{path}: sample_size is {said}; only squares can be studied: "
-                         "set the width of x_t, one number")
+        raise ValueError(
+            f"{path}: sample_size is {said}; only squares can be studied: "
+            "set the width of x_t, one number"
+        )
     return said
 
 
 def check_autoencoder(path: Path, config: Config) -> None:
     """Check that latents are scaled by one number alone."""
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
-        raise ValueError(f"{path}: latents_mean and latents_std are given, and the study scales "
-                         "latents by scaling_factor alone")
+        raise ValueError(
+            f"{path}: latents_mean and latents_std are given, and the study scales "
+            "latents by scaling_factor alone"
+        )
 
 
 def labels(folder: Path, index: Config, classes: int) -> dict[str, int]:
@@ -173,9 +200,12 @@ def labels(folder: Path, index: Config, classes: int) -> dict[str, int]:
         for number, names in given.items():
             found |= {name.strip(): int(number) for name in str(names).split(",")}
     except (AttributeError, ValueError, TypeError):
-        raise ValueError(f"{path}: id2label must name classes by their numbers, such as "
-                         '{"0": "cat"}') from None
+        raise ValueError(
+            f'{path}: id2label must name classes by their numbers, such as {{"0": "cat"}}'
+        ) from None
     if outside := [number for number in found.values() if not 0 <= number < classes]:
-        raise ValueError(f"{path}: id2label names class {outside[0]}, and the network has "
-                         f"{classes}, from 0 to {classes - 1}")
+        raise ValueError(
+            f"{path}: id2label names class {outside[0]}, and the network has "
+            f"{classes}, from 0 to {classes - 1}"
+        )
     return found

@@ -154,13 +154,15 @@ class Subject:
     def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
         """What the network says of x_t, which is what `predicts` names: (B, C, H, W) float32.
 
-        `texts` are one per image; None is the empty one, and a model without text reads none. Learned
-        variances, where a model has them, are cut off. Behind a fork (`hooks.fork`) the batch is
-        [plain; edited], (copies B, ...).
+        `texts` are one per image; None is the empty one, and a model without text reads none.
+        Learned variances, where a model has them, are cut off. Behind a fork (`hooks.fork`) the
+        batch is [plain; edited], (copies B, ...).
         """
         return self._run(x, timestep)
 
-    def epsilon(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, **how: bool) -> Tensor:
+    def epsilon(
+        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, **how: bool
+    ) -> Tensor:
         """`predict` as noise: (B, C, H, W) float32."""
         return self._as_noise(self.predict(x, timestep, texts, **how), x, timestep)
 
@@ -171,7 +173,7 @@ class Subject:
 
     @property
     def predicts(self) -> str:
-        """What the network predicts: epsilon, v_prediction (Salimans and Ho, 2022) or sample, which is x_0."""
+        """What the network predicts: epsilon, v_prediction, or sample, which is x_0."""
         return self.scheduler.config.prediction_type
 
     @property
@@ -180,7 +182,11 @@ class Subject:
         return self.scheduler.config.timestep_spacing
 
     def _as_noise(self, said: Tensor, x: Tensor, timestep: int) -> Tensor:
-        """Epsilon, of what a network says of x_t: sqrt(a) v + sqrt(1 - a) x_t, or (x_t - sqrt(a) x_0) / sqrt(1 - a)."""
+        """Epsilon, of what a network says of x_t: (B, C, H, W).
+
+        That is sqrt(a) v + sqrt(1 - a) x_t of a velocity (Salimans and Ho, 2022), and
+        (x_t - sqrt(a) x_0) / sqrt(1 - a) of x_0.
+        """
         if self.predicts == "epsilon":
             return said
         a = self.scheduler.alphas_cumprod[timestep].item()
@@ -247,7 +253,9 @@ class TextSubject(Subject):
         """`embed` of texts that are new."""
         return {"encoder_hidden_states": self.pipeline.encode_prompt(texts, self.device, 1, False)[0]}
 
-    def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True) -> Tensor:
+    def predict(
+        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
+    ) -> Tensor:
         """What the network says with guidance, or with the text alone: (B, C, H, W) float32."""
         texts = [""] * len(x) if texts is None else texts
         read = self.embed([*[""] * len(x), *texts] if guided else texts)
@@ -312,18 +320,20 @@ class ClassSubject(TextSubject):
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
         none = self.network.config.num_embeds_ada_norm
-        numbers = [_number("class", text, self.pipeline.labels, none) if text else none for text in texts]
+        labels = self.pipeline.labels
+        numbers = [_number("class", text, labels, none) if text else none for text in texts]
         return {"class_labels": torch.tensor(numbers, device=self.device)}
 
 
 @dataclass
 class LabelledSubject(Subject):
-    """A U-Net in pixels that is told a class. Prompts are names of classes, each of which is asked for in turn by default.
+    """A U-Net in pixels that is told a class. Prompts are names of classes.
 
-    It has no class for nothing: there is no empty prompt, and no guidance.
+    By default all classes are asked for in turn. There is no class for nothing: no empty prompt,
+    and no guidance.
     """
 
-    labels: Mapping[str, int] = field(default_factory=dict)  # {name: number}; the first name of a number is its own
+    labels: Mapping[str, int] = field(default_factory=dict)  # {name: number}, the main name first
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -338,7 +348,7 @@ class LabelledSubject(Subject):
         return {i: names.get(i, str(i)) for i in range(self.network.config.num_class_embeds)}
 
     def _given(self, name: str) -> dict[str, str]:
-        """What a class states of the data: {factor: class}, where the classes of one factor are those of the network."""
+        """What a class states of the data: {factor: class}, if a factor has these classes."""
         factors = self.world.factors if self.world is not None else {}
         return {factor: name for factor, known in factors.items()
                 if set(known.classes) == set(self._names.values())}
@@ -355,7 +365,10 @@ class LabelledSubject(Subject):
         return [names[i % len(names)] for i in range(len(batch))]
 
     def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
-        """What the network says of x_t, whose classes are the `texts`, by default those of the evaluation in turn: (B, C, H, W) float32."""
+        """What the network says of x_t of the classes `texts`: (B, C, H, W) float32.
+
+        None is those of the evaluation, in turn.
+        """
         own = self.texts()
         texts = [own[i % len(own)] for i in range(len(x))] if texts is None else texts
         asked = f"class of {self.name}, which cannot be asked for anything else,"
@@ -365,7 +378,7 @@ class LabelledSubject(Subject):
 
 
 def _number(parameter: str, text: str, labels: Mapping[str, int], count: int) -> int:
-    """The number of one of `count` classes by its name or its number; ValueError for another text."""
+    """The number of one of `count` classes, by its name or number; ValueError for others."""
     numbers = {str(i): i for i in range(count)}
     if text not in labels and text not in numbers:
         one_of(parameter, text, labels or numbers)
@@ -389,18 +402,23 @@ class Kind(NamedTuple):
     """How a pipeline of diffusers is read."""
 
     subject: type[Subject]
-    parts: Mapping[str, tuple[str, ...]]  # what has weights, the network that predicts first: {part: its classes}
+    parts: Mapping[str, tuple[str, ...]]  # {part with weights: its classes}, the network first
     options: Mapping[str, object] = {}  # of the pipeline: None for what is not run
 
 
-_PIXELS = Kind(Subject, {"unet": ("UNet2DModel",)})  # LabelledSubject, where the U-Net is told a class
-_LATENT = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",)}
+_PIXELS = Kind(Subject, {"unet": ("UNet2DModel",)})  # LabelledSubject, if it is told a class
+_LATENT = {
+    "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",)
+}
+_XL = _LATENT | {"text_encoder_2": ("CLIPTextModelWithProjection",)}
+_DIT = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
 _UNUSED = {"feature_extractor": None, "image_encoder": None}
+_UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 KINDS = {
     "DDPMPipeline": _PIXELS, "DDIMPipeline": _PIXELS,
-    "StableDiffusionPipeline": Kind(TextSubject, _LATENT, _UNUSED | {"safety_checker": None, "requires_safety_checker": False}),
-    "StableDiffusionXLPipeline": Kind(XLSubject, _LATENT | {"text_encoder_2": ("CLIPTextModelWithProjection",)}, _UNUSED),
-    "DiTPipeline": Kind(ClassSubject, {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}),
+    "StableDiffusionPipeline": Kind(TextSubject, _LATENT, _UNUSED | _UNCHECKED),
+    "StableDiffusionXLPipeline": Kind(XLSubject, _XL, _UNUSED),
+    "DiTPipeline": Kind(ClassSubject, _DIT),
 }
 LARGE = 256  # pixels a side: images from this size on pass the autoencoder one by one, which bounds its memory
 
@@ -420,17 +438,22 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     network = getattr(pipeline, next(iter(kind.parts)))
     about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
     subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
-                           fingerprint=_fingerprint(folder, kind.parts, dtype), device=device, dtype=dtype, **fields, **about)
+                           fingerprint=_fingerprint(folder, kind.parts, dtype),
+                           device=device, dtype=dtype, **fields, **about)
     if "vae" in kind.parts and subject.size >= LARGE:
         pipeline.vae.enable_slicing()
     return subject
 
 
 def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object, dict[str, object]]:
-    """A pipeline, what kind it is, and fields of its subject; ValueError, in one line, for whatever is wrong with its files."""
+    """A pipeline, what kind it is, and fields of its subject.
+
+    Raises ValueError, in one line, for whatever is wrong with its files.
+    """
     index = opening.index(folder, KINDS)
     kind = KINDS[index["_class_name"]]
-    classes = {part: opening.declared(folder, index, part, names) for part, names in kind.parts.items()}
+    classes = {part: opening.declared(folder, index, part, names)
+               for part, names in kind.parts.items()}
     path, *others = (opening.place(folder, part) / "config.json" for part in kind.parts)
     config, latent = opening.read_json(path), opening.read_json(others[0]) if others else None
     opening.check_network(path, index["_class_name"], config, latent)
@@ -442,7 +465,8 @@ def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object, dict[str
         kind = kind._replace(subject=LabelledSubject)
         fields["labels"] = opening.labels(folder, index, count)
     scheduler = opening.scheduler(folder, index)
-    parts = {part: loading.part(cls, opening.place(folder, part), dtype) for part, cls in classes.items()}
+    parts = {part: loading.part(cls, opening.place(folder, part), dtype)
+             for part, cls in classes.items()}
     pipeline = opening.pipeline(folder, index, scheduler=scheduler, **parts, **kind.options)
     return kind, pipeline, fields
 

@@ -2,8 +2,9 @@
 
 The step is our own because three things have to be exact that schedulers leave to the caller: the previous timestep (the
 next entry of the list, not t - T/steps), the same epsilon in the edited and the unedited path, and the asymmetric step
-(Eq. 11), in which only the predicted clean image feels the edit. Timesteps are those of diffusers' `DDIMScheduler` at every
-spacing, and images too wherever its previous timestep, t - T // steps, is the next entry: always where the spacing is leading.
+(Eq. 11), in which only the predicted clean image feels the edit. Timesteps are those of diffusers'
+`DDIMScheduler` at every spacing, and so are images wherever its previous timestep, t - T // steps,
+is the next entry, as it always is where the spacing is leading.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Schedule:
     alpha_previous: Tensor  # (T,)
     sigma: Tensor  # (T,)
     clip: float | None  # the predicted clean image is clipped to [-clip, clip], and epsilon re-derived from it
-    threshold: tuple[float, float] | None = None  # dynamic thresholding: (quantile, largest), instead of `clip`
-    predicts: str = "epsilon"  # what the network says: epsilon, v_prediction or sample, which is x_0
+    threshold: tuple[float, float] | None = None  # (quantile, largest), instead of `clip`
+    predicts: str = "epsilon"  # what the network says: epsilon, v_prediction, or sample (x_0)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -81,10 +82,13 @@ def timesteps(total: int, steps: int, spacing: str, offset: int = 0) -> Tensor:
     return torch.from_numpy(times.astype(np.int64))
 
 
-def schedule(scheduler: object, steps: int, eta: float = 0.0, spacing: str | None = None) -> Schedule:
-    """The trajectory of `steps` DDIM steps over a diffusers scheduler's noise levels, at its own spacing unless another is given.
+def schedule(
+    scheduler: object, steps: int, eta: float = 0.0, spacing: str | None = None
+) -> Schedule:
+    """The trajectory of `steps` DDIM steps over the noise levels of a diffusers scheduler.
 
-    Raises ValueError for steps outside 1..T, eta outside 0..1, or an unknown spacing.
+    The spacing of timesteps is the scheduler's own unless another is given. Raises ValueError for
+    steps outside 1..T, eta outside 0..1, or an unknown spacing.
     """
     alphas, config = scheduler.alphas_cumprod.double(), scheduler.config
     within("eta", eta, 0, 1)
@@ -119,7 +123,7 @@ def clean_image(predicted: Tensor, x: Tensor, keep: float, spread: float, predic
 
 
 def predicted_clean(x: Tensor, predicted: Tensor, s: Schedule, index: int) -> Tensor:
-    """P_t of Eq. 11 by the network's prediction, clipped where the schedule says so: (B, C, H, W)."""
+    """P_t of Eq. 11 by what the network predicts, clipped if the schedule says so: (B, C, H, W)."""
     a = s.alpha[index].item()
     clean = clean_image(predicted, x, a**0.5, (1 - a) ** 0.5, s.predicts)
     if s.threshold is not None:
@@ -128,9 +132,9 @@ def predicted_clean(x: Tensor, predicted: Tensor, s: Schedule, index: int) -> Te
 
 
 def dynamically_thresholded(clean: Tensor, quantile: float, largest: float) -> Tensor:
-    """Each image clipped to a quantile s of its absolute values, 1 <= s <= `largest`, and divided by s: (B, C, H, W).
+    """Images (B, C, H, W), each clipped to a quantile s of its absolute values and divided by s.
 
-    Saharia et al. (2022), section 2.3.
+    1 <= s <= `largest` (Saharia et al., 2022, section 2.3).
     """
     s = torch.stack([image.abs().flatten().quantile(quantile) for image in clean])
     s = s.clamp(1, largest)[:, None, None, None]
@@ -226,9 +230,14 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     return torch.cat(images).clamp(-1, 1)
 
 
-def _predictions(subject: Subject, x: Tensor, texts: Sequence[str], step: Step, edit: Edit | None, asymmetric: bool,
-                 watch: Watch | None) -> tuple[Tensor, Tensor]:
-    """The network's predictions for D_t and for P_t, (B, C, H, W) each; one tensor twice unless an asymmetric edit moved something."""
+def _predictions(
+    subject: Subject, x: Tensor, texts: Sequence[str], step: Step, edit: Edit | None,
+    asymmetric: bool, watch: Watch | None
+) -> tuple[Tensor, Tensor]:
+    """The network's predictions for D_t and for P_t, (B, C, H, W) each.
+
+    They are one tensor twice unless an asymmetric edit moved something.
+    """
     run = lambda: subject.predict(x, step.timestep, texts)  # noqa: E731
     if edit is None and watch is None:
         predicted = run()

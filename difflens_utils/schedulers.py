@@ -19,23 +19,45 @@ if TYPE_CHECKING:
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
-READ = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler",
-        "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
-        "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler",
-        "UniPCMultistepScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
+READ = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "UniPCMultistepScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+)
 
 # What chooses other noise levels than those at the timesteps, and its value where it does not.
-ELSEWHERE = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-             "use_lu_lambdas": False, "use_flow_sigmas": False, "use_dynamic_shifting": False,
-             "timestep_type": "discrete", "lambda_min_clipped": -math.inf}
+ELSEWHERE = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "use_flow_sigmas": False,
+    "use_dynamic_shifting": False,
+    "timestep_type": "discrete",
+    "lambda_min_clipped": -math.inf,
+}
 
 
 def known(name: str, where: object) -> None:
     """Raise ValueError, in one line, for a class whose noise levels are not those of DDIM."""
     if name not in READ:
-        raise ValueError(f"{where}: {name} cannot be read as DDIM steps over given noise levels; "
-                         "take another, such as DDIMScheduler")
+        raise ValueError(
+            f"{where}: {name} cannot be read as DDIM steps over given noise levels; "
+            "take another, such as DDIMScheduler"
+        )
 
 
 def check(scheduler: object, where: object) -> None:
@@ -48,8 +70,10 @@ def check(scheduler: object, where: object) -> None:
     for setting, without in ELSEWHERE.items():
         value = config.get(setting)
         if value is not None and value != without:
-            raise ValueError(f"{where}: {setting} is {value!r}, which DDIM steps cannot honour; "
-                             f"set it to {without!r}, or put a DDIMScheduler there")
+            raise ValueError(
+                f"{where}: {setting} is {value!r}, which DDIM steps cannot honour; "
+                f"set it to {without!r}, or put a DDIMScheduler there"
+            )
     one_of(f"{where}: timestep_spacing", config.get("timestep_spacing", "leading"), SPACINGS)
     one_of(f"{where}: prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
     _check_levels(scheduler, config, where)
@@ -58,17 +82,22 @@ def check(scheduler: object, where: object) -> None:
 def _check_levels(scheduler: object, config: dict[str, object], where: object) -> None:
     betas, total = scheduler.betas, config["num_train_timesteps"]
     if len(betas) != total:
-        raise ValueError(f"{where}: trained_betas has {len(betas)} values, "
-                         f"and num_train_timesteps is {total}")
+        raise ValueError(
+            f"{where}: trained_betas has {len(betas)} values, and num_train_timesteps is {total}"
+        )
     if not ((betas >= 0) & (betas <= 1)).all():
-        raise ValueError(f"{where}: the betas must lie between 0 and 1; they go from "
-                         f"{betas.min():.4g} to {betas.max():.4g}")
+        raise ValueError(
+            f"{where}: the betas must lie between 0 and 1; they go from "
+            f"{betas.min():.4g} to {betas.max():.4g}"
+        )
     rescaled = config.get("rescale_betas_zero_snr", False)
     zero_snr = rescaled or (1 - betas).prod() == 0
     if config.get("prediction_type", "epsilon") == "epsilon" and zero_snr:
         setting = "rescale_betas_zero_snr" if rescaled else "trained_betas"
-        raise ValueError(f"{where}: {setting} leaves nothing of the image at the last timestep, where "
-                         "the prediction_type epsilon says nothing of it; only v_prediction and sample do")
+        raise ValueError(
+            f"{where}: {setting} leaves nothing of the image at the last timestep, where the "
+            "prediction_type epsilon says nothing of it; only v_prediction and sample do"
+        )
 
 
 def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
@@ -88,6 +117,9 @@ def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
     if scheduler.config.get("final_sigmas_type", "zero") == "sigma_min":
         config["set_alpha_to_one"] = False
     if config.get("beta_schedule") not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
-        config |= {"beta_schedule": "linear", "rescale_betas_zero_snr": False,
-                   "trained_betas": scheduler.betas.tolist()}
+        config |= {
+            "beta_schedule": "linear",
+            "rescale_betas_zero_snr": False,
+            "trained_betas": scheduler.betas.tolist(),
+        }
     return DDIMScheduler(**config)

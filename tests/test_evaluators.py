@@ -107,10 +107,18 @@ def test_weights_of_another_architecture_are_foreign(net, tmp_path):
     assert "\n" not in str(error.value)
 
 
-CHANGES = [(lambda state, name: state.pop(name), "{path} lacks {name}$"),
-           (lambda state, name: state.update(more=torch.zeros(2)), "{path} has the unknown more$"),
-           (lambda state, name: state.update({name: torch.zeros(7)}), r"{path}: {name} has shape \(7,\) instead of \("),
-           (lambda state, name: state[name].view(-1)[:1].fill_(torch.nan), "{path}: {name} holds values that are not finite$")]
+CHANGES = [
+    (lambda state, name: state.pop(name), "{path} lacks {name}$"),
+    (lambda state, name: state.update(more=torch.zeros(2)), "{path} has the unknown more$"),
+    (
+        lambda state, name: state.update({name: torch.zeros(7)}),
+        r"{path}: {name} has shape \(7,\) instead of \(",
+    ),
+    (
+        lambda state, name: state[name].view(-1)[:1].fill_(torch.nan),
+        "{path}: {name} holds values that are not finite$",
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "told"), CHANGES)

@@ -186,7 +186,8 @@ def test_an_inception_that_is_not_finite_is_refused_in_one_line(tmp_path: Path) 
     network.layers[2].bias.data[7] = torch.nan
     path = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(network).save(str(path))
-    with pytest.raises(ValueError, match=f"^{path}: .*layers.2.bias holds values that are not finite$"):
+    told = f"^{path}: .*layers.2.bias holds values that are not finite$"
+    with pytest.raises(ValueError, match=told):
         Inception(path, torch.device("cpu"))
 
 
