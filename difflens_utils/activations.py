@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import artifacts, gpu, hooks, ksae, sampling, shards
+from . import artifacts, gpu, keys, ksae, sampling, shards
 from .sampling import Step
 from .pipelines import Prompt, Subject
 
@@ -26,6 +26,10 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.h)
+
+    def fingerprint(self) -> str:
+        """What stands for it in the keys of what is computed from it."""
+        return self.key
 
     def at(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step: (rows, C, H, W) float32."""
@@ -70,12 +74,12 @@ def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Pr
     Workers (`shards`) share the batches, which are as large as `gpu.batch_size` says by default.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "n": n, "seed": seed, "steps": steps,
-                  "eta": eta, **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks)}
+    texts = subject.texts(prompts)
+    parameters = keys.of(record, {"subject": subject, "n": n, "seed": seed, "steps": steps, "texts": texts, "eta": eta})
     batch = batch or gpu.batch_size(subject)
 
     def make(block: slice | None, folder: Path) -> None:
-        _write(subject, n, block or slice(0, n), seed, steps, subject.texts(prompts), eta, batch, folder)
+        _write(subject, n, block or slice(0, n), seed, steps, texts, eta, batch, folder)
 
     folder = shards.shared("recording", parameters, shards.blocks(n, batch), make, _merge)
     trajectory = sampling.trajectory(subject, steps, eta)

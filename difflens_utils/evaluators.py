@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from transformers import CLIPModel, CLIPTokenizer
 
-from . import checkpoints, loading
+from . import checkpoints, keys, loading
 from .errors import one_of
 
 
@@ -164,6 +164,13 @@ class Clip:
     def to(self, device: torch.device) -> Clip:
         self.model.to(device)
         return self
+
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: weights, vocabulary and preprocessing."""
+        vocabulary = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        lasting = {name: part for name, part in vocabulary.items() if name not in ("padding", "truncation")}  # of the last call
+        return keys.digest({"model": self.model, "vocabulary": keys.key_of(lasting), "preprocessing": self.preprocessing,
+                            "size": self.size, "context": self.context})
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""

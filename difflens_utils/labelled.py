@@ -23,6 +23,7 @@ from PIL import Image
 from scipy.stats import chi2_contingency
 from torch import Tensor
 
+from . import keys
 from .errors import distribution, one_of
 from .evaluators import resized
 from .worlds import Factor, Portraits, World
@@ -58,6 +59,12 @@ class LabelledImages(World):
         self.weights = raked(self.labels, {a: [float(own[c]) for c in self.classes[a]] for a, own in (shares or {}).items()})
         self._cells = self._rows_of_cells()
         super().__init__(self._model(attributes), tuple(attributes), 1, self._render)
+
+    def fingerprint(self) -> object:
+        """Besides the shares: the images, and which has which label and weight."""
+        images = [keys.of_file(self.folder / name) for name in self.table.file]
+        hashed = keys.key_of({"images": images, "table": self.table.to_dict("list")})
+        return {"world": super().fingerprint(), "table": hashed, "weights": keys.digest(self.weights)}
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
         """From attributes to the factors that hang together with them; between two attributes, from the first."""

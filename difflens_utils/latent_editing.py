@@ -8,8 +8,6 @@ anchor. One delta for all images; `edits.push` adds it, and only the asymmetric 
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,14 +36,12 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
     From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0.
     """
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
-    parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
-                  "seed": seed, "steps": steps, "batch": batch, **subject.asked(), "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
-    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress).half()}  # noqa: E731
-    shipped = subject.folder / "latent_editing" / attribute
-    return artifacts.cached_tensors("latent_editing", parameters, make, shipped)["delta"].float()
+    return _learn(subject, attribute, n, rounds, seed, steps, batch, progress)["delta"].float()
 
 
-def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
+@artifacts.stored("latent_editing", reads=("texts", "clip"), shipped=lambda a: a["subject"].folder / "latent_editing" / a["attribute"])
+def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int,
+           progress: bool) -> dict[str, Tensor]:
     directions = text_directions(subject, attribute).detach()
     s = sampling.trajectory(subject, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
@@ -60,7 +56,7 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
                 _loss(subject, x, texts, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
-    return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
+    return {"delta": torch.stack([delta.detach() for delta, _ in states], 1).cpu().half()}
 
 
 def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:

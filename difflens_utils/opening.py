@@ -191,10 +191,10 @@ def check_autoencoder(path: Path, config: Config) -> None:
 def labels(folder: Path, index: Config, classes: int) -> dict[str, int]:
     """The names of a class-conditional network's classes: {name: number}; none if none are given.
 
-    `id2label` of model_index.json is {"0": "name, other name"}, as of a DiT; `labels` is a list.
+    `id2label` of model_index.json is {"0": "name, other name"}, as of a DiT.
     """
     path = folder / "model_index.json"
-    given = index.get("id2label", dict(enumerate(index.get("labels") or [])))
+    given = index.get("id2label") or {}
     found: dict[str, int] = {}
     try:
         for number, names in given.items():

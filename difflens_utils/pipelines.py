@@ -6,6 +6,7 @@ beside x_t: nothing, texts or classes, and what it predicts of it: epsilon, velo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import hooks, loading, occupations, opening, schedulers
+from . import hooks, keys, loading, occupations, opening, schedulers
 from .errors import one_of
 from .evaluators import Evaluator, Clip
 from .paper import Table
-from .weights import file_fingerprint
 from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -55,7 +55,7 @@ class Subject:
     module: str  # the module whose output is h
     shape: tuple[int, int, int]
     attributes: tuple[str, ...]  # the social attributes that are studied
-    fingerprint: str  # identifies the weights and the precision in the keys of artifacts
+    fingerprint: str  # identifies the files that it was read from: weights and configurations
     device: torch.device
     dtype: torch.dtype
     evaluators: Callable[[], Judges] | None = field(default=None, repr=False)
@@ -78,20 +78,41 @@ class Subject:
     @property
     def labeller(self) -> Evaluator:
         """Labels the data that probes and attribution learn from; never scores a result."""
+        keys.reading("labeller")
         return self._judges[0]
 
     @property
     def scorer(self) -> Evaluator:
         """Scores results; its features give the Fréchet distance."""
+        keys.reading("scorer")
         return self._judges[1]
 
     @property
     def clip(self) -> Clip:
+        keys.reading("clip")
         return self._judges[2]
 
-    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        """What a model with text is asked for, and how, for the keys of artifacts; nothing for others."""
-        return {}
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        """What determines the images, for the keys of artifacts, and the parts of it that a stage `reads`, among `keys.PARTS`.
+
+        `runtime` is what may differ between machines for what ships: the precision, and the configuration that diffusers
+        made of the files.
+        """
+        parts = {part: self._part(part) for part in reads}
+        own = {"files": self.fingerprint, "module": self.module, "runtime": self._runtime()}
+        code = [keys.code_of(parts[name]) for name in ("labeller", "scorer", "clip") if parts.get(name) is not None]
+        return own | parts | {"code": code}
+
+    def _part(self, name: str) -> object:
+        one_of("reads", name, keys.PARTS)
+        if name == "data":
+            keys.reading("data")
+            return self.world
+        return self.texts() if name == "texts" else getattr(self, name)
+
+    def _runtime(self) -> dict[str, object]:
+        configured = {name: _configuration(part) for name, part in (("scheduler", self.scheduler), ("network", self.network))}
+        return {"dtype": str(self.dtype), "spacing": self.spacing, **configured}
 
     @property
     def folder(self) -> Path:
@@ -99,14 +120,9 @@ class Subject:
         return MODELS / self.name
 
     @property
-    def weights(self) -> str:
-        """Identifies the weights alone, in whatever precision they run."""
-        return self.fingerprint.rpartition("-")[0]
-
-    @property
     def factors(self) -> dict[str, tuple[str, ...]]:
         """Everything the evaluators read: {factor: classes}, the social attributes first."""
-        return self.scorer.factors
+        return self._judges[1].factors
 
     def classes(self, attribute: str) -> tuple[str, ...]:
         """The classes of a factor; ValueError with the known factors otherwise."""
@@ -115,6 +131,8 @@ class Subject:
 
     def texts(self, prompts: Sequence[Prompt] | None = None) -> list[str]:
         """The texts of some prompts, by default those that results are reported on; images take them in turn."""
+        if prompts is None:
+            keys.reading("texts")
         return [p.text for p in (self.prompts.evaluate if prompts is None else prompts)]
 
     def describe(self, batch: Portraits) -> list[str] | None:
@@ -124,6 +142,7 @@ class Subject:
     @property
     def data(self) -> World:
         """The world, for what cannot do without; ValueError, in one line, where none is known."""
+        keys.reading("data")
         if self.world is None:
             raise ValueError(f"nothing is known of the data behind subject {self.name}: this compares with them; put a study.yml beside the model, "
                              "or label its reference images (models/own/label.py)")
@@ -228,8 +247,8 @@ class TextSubject(Subject):
     edit_both: bool = False
     _embedded: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
-    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        return {"texts": self.texts(prompts), "guidance": self.guidance, "edit_both": self.edit_both}
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        return super().identity(reads) | {"guidance": self.guidance, "edit_both": self.edit_both}
 
     def parts(self, images: int) -> tuple[slice, ...]:
         halves = slice(0, images), slice(images, 2 * images)
@@ -315,9 +334,6 @@ class ClassSubject(TextSubject):
 
     guidance: float = 4.0
 
-    def describe(self, batch: Portraits) -> list[str]:
-        return [""] * len(batch)
-
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
         none = self.network.config.num_embeds_ada_norm
         labels = self.pipeline.labels
@@ -353,8 +369,8 @@ class LabelledSubject(Subject):
         return {factor: name for factor, known in factors.items()
                 if set(known.classes) == set(self._names.values())}
 
-    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        return {"texts": self.texts(prompts), "labels": dict(self.labels)}
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        return super().identity(reads) | {"labels": dict(self.labels)}
 
     def describe(self, batch: Portraits) -> list[str]:
         """The class that is drawn where the data have it as a factor, else all classes in turn."""
@@ -438,7 +454,7 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     network = getattr(pipeline, next(iter(kind.parts)))
     about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
     subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
-                           fingerprint=_fingerprint(folder, kind.parts, dtype),
+                           fingerprint=_fingerprint(folder, kind.parts),
                            device=device, dtype=dtype, **fields, **about)
     if "vae" in kind.parts and subject.size >= LARGE:
         pipeline.vae.enable_slicing()
@@ -477,8 +493,29 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _fingerprint(folder: Path, parts: Sequence[str], dtype: torch.dtype) -> str:
-    """That of the weights of some parts of a pipeline, and of the precision they run in."""
-    places = dict.fromkeys(folder / part if (folder / part).is_dir() else folder for part in parts)  # old pipelines lie flat
-    files = [file for place in places for file in sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))]
-    return f"{'.'.join(file_fingerprint(file)[: max(1, 16 // len(files))] for file in files)}-{str(dtype)[6:]}"
+def _configuration(part: object) -> dict[str, object]:
+    """The settings of a part of a pipeline, as plain values, without diffusers' own notes (one has an order that changes)."""
+    config = dict(getattr(part, "config", None) or {})
+    plain = json.loads(json.dumps(config, sort_keys=True, default=str))
+    return {name: value for name, value in plain.items() if not name.startswith("_")}
+
+
+UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}  # parts that no image of the study depends on
+
+
+def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
+    """16 hex digits that stand for all files of a pipeline that its images depend on: weights, configurations, tokenizers."""
+    index = json.loads((folder / "model_index.json").read_text())
+    named = [name for name, value in index.items() if isinstance(value, list) and any(value) and name not in UNREAD]
+    components = dict.fromkeys([*parts, *sorted(named)])
+    places = dict.fromkeys(folder / name if (folder / name).is_dir() else folder for name in components)  # old pipelines lie flat
+    files = [file for place in places for file in _files(place)]
+    about = {name: value for name, value in index.items() if not isinstance(value, list) and name not in keys.UNSAID}
+    return keys.key_of({"files": keys.of_files(files), "about": about})
+
+
+def _files(place: Path) -> list[Path]:
+    """The files of one part of a pipeline: its weights, in whatever formats, and what else it reads."""
+    weights = sorted([*place.glob("*.safetensors"), *place.glob("*.bin")])
+    texts = [file for file in place.iterdir() if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"]
+    return weights + sorted(texts)

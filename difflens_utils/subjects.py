@@ -111,8 +111,7 @@ def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
     network = pipelines.ready(torch.nn.Module.to(guided_diffusion.load(path, layout), dtype), device)  # diffusers' own `to` warns of other models
     scheduler = DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True, timestep_spacing="linspace")
     return Subject("p2-celebahq", network, scheduler, pipelines.bottleneck(network), (3, layout.size, layout.size),
-                   fingerprint=f"{weights.file_fingerprint(path)}-{str(dtype)[6:]}",
-                   device=device, dtype=dtype, **faces)
+                   fingerprint=weights.file_fingerprint(path), device=device, dtype=dtype, **faces)
 
 
 def _ddpm(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:

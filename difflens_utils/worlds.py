@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,6 +11,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from . import keys
 from .errors import one_of, positive
 
 
@@ -67,6 +69,11 @@ class World:
     def __init__(self, model: Sequence[Factor], attributes: tuple[str, ...], nuisances: int, render: Callable[..., Tensor]) -> None:
         self.factors = {f.name: f for f in model}
         self.attributes, self.nuisances, self.render = attributes, nuisances, render
+
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: its factors, and the code that draws them."""
+        drawn_by = sys.modules[self.render.__module__]
+        return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
 
     def sample(self, n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool | tuple[str, ...] = False) -> Portraits:
         """Draw `n` portraits from the causal model by ancestral sampling.

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -62,19 +61,6 @@ def test_two_that_want_the_same_artifact_make_it_once(store):
     with ThreadPoolExecutor() as pool:  # each call opens the lock file for itself, as another process would
         folders = set(pool.map(lambda _: artifacts.cached("stage", {"same": 1}, make), range(3)))
     assert len(made) == 1 and len(folders) == 1 and (folders.pop() / "whole").exists()
-
-
-def test_code_version_ignores_comments_but_not_code(tmp_path):
-    def version(text):
-        file = tmp_path / f"m{abs(hash(text))}.py"
-        file.write_text(text)
-        module = types.ModuleType("m")
-        module.__file__ = str(file)
-        return artifacts.code_version(module)
-
-    a = version('"""Doc."""\ndef f():\n    """One."""\n    return 1\n')
-    assert a == version('"""Other."""\n# why\ndef f():\n    """Two."""\n    return 1\n')
-    assert a != version('"""Doc."""\ndef f():\n    """One."""\n    return 2\n')
 
 
 def test_results_round_trip(tmp_path, monkeypatch):

@@ -488,7 +488,7 @@ def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> 
     assert not torch.allclose(
         sampling.sample(subject, 4, 4, steps=4, prompts=["two"])[:2], ours[:2], atol=1e-3
     )
-    assert subject.asked()["texts"] == ["zero", "1", "two"] and len(subjects.describe(subject)) > 10
+    assert len(subjects.describe(subject)) > 10
     with hooks.fork(
         subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2])
     ) as forked:
@@ -498,7 +498,7 @@ def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> 
 
 
 def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
-    subject = subjects.load(str(told_classes(tmp_path, labels=["young", "adult", "old"])), "cpu")
+    subject = subjects.load(str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu")
     age = replace(subject, world=portraits.WORLD, prompts=pipelines.Prompts())
     assert [dict(p.given) for p in age.prompts.evaluate] == [
         {"age": "young"},
@@ -510,12 +510,6 @@ def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
         portraits.WORLD.factors["age"].classes[i] for i in batch.labels["age"].tolist()
     ]
     assert age.planted("age", 2).tolist() == [0, 0, 1]
-
-
-def test_a_transformer_is_asked_for_no_class(opened) -> None:
-    subject = replace(opened("dit"), world=portraits.WORLD)
-    asked = subject.describe(portraits.WORLD.sample(2, 0))
-    assert sampling.activation(subject, noise(subject, 2), 300, asked).shape == (2, 16, 16)
 
 
 def test_a_class_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:

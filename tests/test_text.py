@@ -138,12 +138,18 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 class BrightClip:
     """CLIP features that are the mean colour."""
 
+    def fingerprint(self) -> str:
+        return "bright"
+
     def image_features(self, images: Tensor) -> Tensor:
         return F.normalize(images.mean((2, 3)) + 1, dim=-1)
 
 
 class Reddish:
     """A labeller that takes redder images than the untrained model's median for female: every image alike, before it is tuned."""
+
+    def fingerprint(self) -> str:
+        return "reddish"
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         red = 40 * (images[:, 0] - images[:, 1]).mean((1, 2)) + 3

@@ -22,7 +22,7 @@ import nbformat
 import yaml
 
 from workflow import cost, verdicts
-from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug
+from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug, subjects_of
 
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text", "digits": "Part III: handwritten digits, as your own model"}
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--profile", default="book")
     parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
     args = parser.parse_args()
-    gather(args.profile, args.subject.split(","))
+    gather(args.profile, subjects_of(args.subject))
     build()
 
 

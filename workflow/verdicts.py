@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from difflens_utils.scorecard import estimate, number
-from workflow.execute import result_path, slug
+from workflow.execute import result_path, slug, subjects_of
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--profile", default="book")
     parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
     args = parser.parse_args()
-    for subject in args.subject.split(","):
+    for subject in subjects_of(args.subject):
         print(f"\nVerdicts: subject {slug(subject)}, profile {args.profile}\n")
         print(text(load(result_path(args.profile, subject, "").parent)), end="\n\n")
 
