@@ -166,7 +166,7 @@ def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, text
             return leaf[-1]
 
         with torch.enable_grad(), hooks.edit(subject.network, subject.module, replace, subject.parts(len(x))):
-            clean = sampling.predicted_clean(x, subject.epsilon(x, timestep, texts), s, index)
+            clean = sampling.predicted_clean(x, subject.predict(x, timestep, texts), s, index)
             return leaf[-1], measure(clean)
 
     h, outcome = run(lambda h: h)
@@ -252,7 +252,7 @@ def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: 
             return torch.cat(moved).to(h.dtype)
 
         with hooks.fork(subject.network, subject.module, versions, subject.parts(len(x))) as forked:
-            plain, edited = forked.split(subject.epsilon(x, s.timesteps[index], texts), len(x))
+            plain, edited = forked.split(subject.predict(x, s.timesteps[index], texts), len(x))
         read = lambda e, again: subject.labeller.logits(subject.decode(  # noqa: E731
             sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index)))[attribute].log_softmax(-1)[:, target]
         rows.append((read(edited, len(part)).reshape(len(part), -1) - read(plain, 1)).cpu())

@@ -11,7 +11,7 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
-from . import keys
+from . import checkpoints, keys
 from .evaluators import Evaluator
 
 
@@ -24,6 +24,7 @@ class Inception:
             self.network = InceptionV3W(str(path.parent), download=False).to(device).eval()
         except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
             raise ValueError(f"{path} is missing, damaged or not clean-fid's Inception: {str(error).strip().splitlines()[-1][:200]}") from None
+        checkpoints.finite(path, self.network.state_dict())
         self.device, self.resize = device, build_resizer("clean")
 
     @torch.no_grad()

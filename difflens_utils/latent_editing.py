@@ -72,6 +72,7 @@ def _loss(subject: Subject, x: Tensor, texts: list[str], clean: Tensor, before: 
           index: int) -> Tensor:
     """The loss of one class at one timestep, averaged over the batch: (). `before` are CLIP's features of `clean`."""
     with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype), subject.parts(len(x))):
-        edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index], texts), s, index)
+        predicted = subject.predict(x, s.timesteps[index], texts)
+        edited = sampling.predicted_clean(x, predicted, s, index)
     moved = subject.clip.image_features(subject.decode(edited)) - before
     return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (edited - clean).abs().mean()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import artifacts, hooks, metrics
+from . import artifacts, hooks, metrics, sampling
 from .metrics import Estimate
 from .pipelines import Subject
 from .precision import full_precision
@@ -92,7 +92,8 @@ def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tenso
             return h
 
         with hooks.edit(subject.network, subject.module, exchange):
-            return (x - spread * subject.epsilon(x, t, texts)) / keep, seen[0]
+            predicted = subject.predict(x, t, texts)
+        return sampling.clean_image(predicted, x, keep, spread, subject.predicts), seen[0]
 
     from_a, _ = clean(x_a)
     from_b, h_b = clean(x_b)

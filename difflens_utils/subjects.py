@@ -111,7 +111,7 @@ def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
     network = pipelines.ready(torch.nn.Module.to(guided_diffusion.load(path, layout), dtype), device)  # diffusers' own `to` warns of other models
     scheduler = DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True, timestep_spacing="linspace")
     return Subject("p2-celebahq", network, scheduler, pipelines.bottleneck(network), (3, layout.size, layout.size),
-                   fingerprint=weights.file_fingerprint(path), device=device, dtype=dtype, spacing="linspace", **faces)
+                   fingerprint=weights.file_fingerprint(path), device=device, dtype=dtype, **faces)
 
 
 def _ddpm(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
@@ -171,7 +171,9 @@ def _own(name: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(name))
+        folder = Path(DiffusionPipeline.download(name))
+        weights_there = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+        return folder if weights_there else Path(DiffusionPipeline.download(name, variant="fp16"))
     except Exception as error:  # offline, unknown or private: the user needs one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"subject {name} is neither here nor on the hub, or the hub cannot be reached: {reason}") from None
