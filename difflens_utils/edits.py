@@ -151,9 +151,16 @@ def reconstruct(ksae: KSAE) -> Edit:
     return edit
 
 
+def _of_h(*edits: Edit) -> None:
+    """Raise ValueError for an edit of the network itself: it is for a whole batch and every step, or for none."""
+    if any(hasattr(edit, "around") for edit in edits):
+        raise ValueError("an edit of the network itself (adapt) cannot be combined with others")
+
+
 @keyed
 def only(edit: Edit, steps: Sequence[int]) -> Edit:
     """The edit at the given sampling steps only (0 is the noisiest)."""
+    _of_h(edit)
     chosen = frozenset(steps)
     return lambda h, step: edit(h, step) if step.index in chosen else None
 
@@ -161,6 +168,7 @@ def only(edit: Edit, steps: Sequence[int]) -> Edit:
 @keyed
 def compose(*edits: Edit) -> Edit:
     """One edit after the other; the identity where all are. Each may work in place."""
+    _of_h(*edits)
 
     def combined(h: Tensor, step: Step) -> Tensor | None:
         current = h
@@ -175,6 +183,7 @@ def compose(*edits: Edit) -> Edit:
 @keyed
 def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
     """Give every image the edit of its class: `classes` (n,) for all n images of a run; a class without an edit stays."""
+    _of_h(*edits.values())
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         mine, out = classes[step.rows], None

@@ -205,9 +205,12 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
 
     `edit` sees the output of the subject's module at every step. With the asymmetric step it acts on the predicted
     clean image only (Asyrp, and the released DiffLens), and only what lies behind the module runs twice. `watch` sees
-    (h, x_t, step) before any edit. `progress` names the bar. Raises ValueError for sizes <= 0.
+    (h, x_t, step) before any edit. `progress` names the bar. Raises ValueError for sizes <= 0, for an edit of the network itself
+    with the asymmetric step, and for images that are not finite.
     """
     positive("batch", batch)
+    if asymmetric and hasattr(edit, "around"):
+        raise ValueError("edit changes the network itself, where no asymmetric step is defined; take asymmetric=False")
     seeds = image_seeds(n, seed)
     s = trajectory(subject, steps, eta, spacing)
     prompts = subject.texts() if prompts is None else prompts
@@ -227,7 +230,16 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
                 x = ddim_step(x, clean, direction, s, index, noise.draw() if eta > 0 else None)
                 bar.update(len(x))
             images.append(subject.decode(x).float().cpu())
-    return torch.cat(images).clamp(-1, 1)
+    return _finite(torch.cat(images), subject).clamp(-1, 1)
+
+
+def _finite(images: Tensor, subject: Subject) -> Tensor:
+    """The images as they are; ValueError, in one line, for values that are not finite."""
+    if images.isfinite().all():
+        return images
+    first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+    raise ValueError(f"{subject.name} drew image {first} with values that are not finite, in {subject.dtype}: "
+                     "its network, its decoder or an edit has overflowed")
 
 
 def _predictions(
