@@ -16,6 +16,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -35,6 +36,7 @@ from .worlds import Factor, Portraits, World
 
 HELD_OUT = 5  # without a column `split`, every fifth row is kept from all training
 HALVES = {"train": "to learn from", "test": "held out"}
+MANY = 2000  # images whose check takes seconds and is remembered
 MET = 1e-6  # how far planted shares may lie from those asked for
 ASSOCIATED = 0.01  # p-value of the chi-squared test below which two factors are said to hang together
 
@@ -65,7 +67,8 @@ class LabelledImages(World):
         self.classes = {c: given.get(c) or tuple(sorted(self.table[c].unique())) for c in order}
         for name, own in self.classes.items():
             if len(own) < 2 or set(own) != set(self.table[name]):
-                raise ValueError(f"{source}: column {name} has the classes {', '.join(sorted(self.table[name].unique()))}; it needs two or more"
+                raise ValueError(f"{source if name in given else folder / 'labels.csv'}: column {name} has the classes "
+                                 f"{', '.join(sorted(self.table[name].unique()))}; it needs two or more"
                                  + f", and these: {', '.join(own)}" * (name in given))
         targets = {f: _planted(f"{source}: shares.{f}", self.classes[f], own) for f, own in (shares or {}).items()}
         self.training = self.table[self.table.split == "train"]
@@ -194,7 +197,8 @@ def _check_columns(path: Path, header: list[str]) -> None:
         raise ValueError(f"{path}: column {header.index('') + 1} has no name")
     if twice := [name for name, times in Counter(header).items() if times > 1]:
         raise ValueError(f"{path}: column {twice[0]} occurs twice")
-    one_of(f"{path}: a column", "file", header)
+    if "file" not in header:
+        raise ValueError(f"{path}: no column is named file; its first line names {', '.join(header)}")
     if not set(header) - {"file", "split"}:
         raise ValueError(f"{path} has no column that says what is on the images")
 
@@ -204,6 +208,9 @@ def _check_split(path: Path, table: pd.DataFrame, lines: list[int]) -> None:
     for number, name in zip(lines, table.split, strict=True):
         one_of(f"{path}, line {number}: split", name, HALVES)
     for column in table.columns.drop(["file", "split"]):
+        if (classes := table[column].nunique()) > max(2, len(table) // 2):
+            raise ValueError(f"{path}: column {column} has {classes} classes in {len(table)} rows; "
+                             "a number or a name of each image is no factor, leave the column out")
         for half, use in HALVES.items():
             if lacking := set(table[column]) - set(table[column][table.split == half]):
                 raise ValueError(f"{path}: none of the rows of split {half} ({use}) has {column} {min(lacking)}; "
@@ -221,9 +228,35 @@ def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
             raise ValueError(f"{where}: {name} is named in line {first} already")
     if missing := [(n, name) for n, name in zip(lines, files, strict=True) if not (path.parent / name).is_file()]:
         raise ValueError(f"{path} names {len(missing)} images that are not there, such as {missing[0][1]} in line {missing[0][0]}")
-    if faults := pictures.unreadable([path.parent / name for name in files]):
+    if faults := _faults(path.parent, files):
         row, text = next(iter(faults.items()))
         raise ValueError(f"{path}, line {lines[row]}: {text}" + f" (and {len(faults) - 1} more)" * (len(faults) > 1))
+
+
+def _faults(folder: Path, files: Sequence[str]) -> dict[int, str]:
+    """`pictures.unreadable`. That many images can be read is remembered in the store, until one of the files has changed."""
+    paths = [folder / name for name in files]
+    if len(paths) < MANY:
+        return pictures.unreadable(paths)
+    from . import artifacts  # which is built on what is to the right of this module
+
+    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    parameters = {"files": artifacts.key_of({"states": states}), "code": artifacts.code_version(pictures)}
+    faults: dict[int, str] = {}
+
+    def check(made: Path) -> None:
+        faults.update(pictures.unreadable(paths))
+        if faults:
+            raise _Unreadable
+        (made / "images.txt").write_text(f"{len(paths)} images of {folder} can be read\n")
+
+    with suppress(_Unreadable):
+        artifacts.cached("images", parameters, check)
+    return faults
+
+
+class _Unreadable(Exception):
+    """Keeps a check that failed out of the store."""
 
 
 def raked(labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], rounds: int = 200) -> Tensor:

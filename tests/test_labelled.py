@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difflens_utils import mediation, subjects
+from difflens_utils import labelled, mediation, pictures, subjects
 from difflens_utils.labelled import LabelledImages, declared, raked
 
 SHARES = {"shape": {"round": 0.7, "square": 0.2, "flat": 0.1}, "tint": {"dark": 0.4, "light": 0.6}}
@@ -81,8 +81,9 @@ def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
 
 
 @pytest.mark.parametrize(("edit", "told"), [
-    (lambda t: t.drop(columns="file"), "labels.csv: a column must be one of"),
-    (lambda t: t.assign(tint="dark"), "column tint has the classes dark; it needs two or more"),
+    (lambda t: t.drop(columns="file"), "labels.csv: no column is named file; its first line names shape, tint, edge"),
+    (lambda t: t.assign(tint="dark"), "labels.csv: column tint has the classes dark; it needs two or more"),
+    (lambda t: t.assign(number=range(120)), "column number has 120 classes in 120 rows"),
     (lambda t: t.assign(file=["gone.png", *t["file"][1:]]), "names 1 images that are not there, such as gone.png"),
     (lambda t: t.assign(edge=["", *t["edge"][1:]]), "labels.csv, line 2: column edge has no value"),
     (lambda t: t[~((t["shape"] == "flat") & (t["tint"] == "dark"))].assign(split=["train", "train", "test"] * 33 + ["test"]),
@@ -156,6 +157,21 @@ def test_images_that_cannot_be_read_are_named_with_the_table(folder: Path) -> No
         with pytest.raises(ValueError, match=r"labels.csv, line 9: .*007.png cannot be read as an image: .* \(and 1 more\)") as refused:
             LabelledImages(folder, ["tint"])
         assert "\n" not in str(refused.value)
+
+
+def test_the_check_of_many_images_is_remembered_until_one_changes(folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    shown = pictures.shown
+    monkeypatch.setattr(labelled, "MANY", 100)
+    monkeypatch.setattr(pictures, "shown", lambda path: (decoded.append(path), shown(path))[1])
+    for expected in (120, 120):
+        labelled.read_labels(folder)
+        assert len(decoded) == expected
+    (folder / "007.png").write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="line 9: .*007.png cannot be read"):
+            labelled.read_labels(folder)
+    assert len(decoded) == 360
 
 
 # ---------------------------------------------------------------------------------------------------------------------
