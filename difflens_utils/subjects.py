@@ -65,38 +65,42 @@ def about(folder: Path, device: torch.device) -> dict[str, object]:
     """What `study.yml` beside a pipeline says of its data, who judges its images and what it is asked for, as fields of `Subject`.
 
     Nothing without that file: the pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a file that
-    will not do (`labelled.declared`), and for prompts or guidance of a pipeline that reads neither texts nor classes.
+    will not do (`labelled.declared`), and for prompts or guidance beside a pipeline that knows none.
     """
     path = folder / "study.yml"
     if not path.is_file():
         return {}
     study = labelled.declared(folder)
     fields = {"attributes": study.world.attributes, "world": study.world, "evaluators": lambda: _judges(study, device)}
-    reads = _reads(folder)
-    for entry in ("prompts", "guidance"):
-        if reads is None and getattr(study, entry) is not None:
-            raise ValueError(f"{path}: {entry} must not be there: the pipeline beside it reads neither texts nor classes")
+    knows = _knows(folder)
+    for entry, lacks in (("prompts", "reads neither texts nor classes"), ("guidance", "has no classifier-free guidance")):
+        if getattr(study, entry) is not None and entry not in knows:
+            raise ValueError(f"{path}: {entry} must not be there: the pipeline beside it {lacks}")
     if study.prompts is not None:
-        fields["prompts"] = _prompts(study.prompts, study.world, reads)
+        fields["prompts"] = _prompts(study.prompts, study.world, "texts" in knows)
     if study.guidance is not None:
         fields["guidance"] = study.guidance
     return fields
 
 
-def _reads(folder: Path) -> str | None:
-    """What a pipeline reads beside x_t: "texts", "classes" or nothing, by its own files. Whether they are intact is for `pipelines.read` to say."""
+def _knows(folder: Path) -> frozenset[str]:
+    """Which of texts, prompts (texts or names of classes) and guidance a pipeline knows, by its own files.
+
+    Whether those are intact is for `pipelines.read` to say.
+    """
     try:
         parts = json.loads((folder / "model_index.json").read_text())
-        network = json.loads((folder / ("transformer" if "transformer" in parts else "unet") / "config.json").read_text())
+        if "text_encoder" in parts:
+            return frozenset({"texts", "prompts", "guidance"})
+        if "transformer" in parts:  # a DiT
+            return frozenset({"prompts", "guidance"})
+        network = json.loads((folder / "unet/config.json").read_text())
     except (OSError, ValueError):
-        return None
-    if "text_encoder" in parts:
-        return "texts"
-    named = ("num_class_embeds", "class_embed_type", "num_embeds_ada_norm")
-    return "classes" if any(network.get(name) is not None for name in named) else None
+        return frozenset()
+    return frozenset({"prompts"} if network.get("num_class_embeds") else ())
 
 
-def _prompts(asked: Stages, world: labelled.LabelledImages, reads: str) -> Prompts:
+def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prompts:
     """The prompts of a study. Those that it does not name are made of the evaluation's: to learn from, each with each class of an attribute
     behind it ("a cup, red"); for the h-classifiers, with each combination. Names of classes are left as they are.
     """
@@ -105,7 +109,7 @@ def _prompts(asked: Stages, world: labelled.LabelledImages, reads: str) -> Promp
 
     evaluate = some(asked.evaluate)
     learn, probe = evaluate, evaluate
-    if reads == "texts":
+    if texts:
         classes = {a: world.classes[a] for a in world.attributes}
         each = [{a: c} for a, names in classes.items() for c in names]
         pairs = [dict(zip(classes, names, strict=True)) for names in itertools.product(*classes.values())]

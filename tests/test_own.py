@@ -113,6 +113,22 @@ def test_ten_batches_are_as_good_as_nine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert recipe.train(2 * batches, source).model.logit_scale.isfinite()
 
 
+def test_no_caption_is_cut_off(folder: Path, tmp_path: Path) -> None:
+    """Two factors whose classes have twelve words and numbers: more than the twenty tokens that others need."""
+    recipe = importlib.import_module("models.clip.train")
+    words = {"dark": "as dark as a night in the winter of 1885-86", "light": "as light as a day in the summer of 1885-86"}
+    for image in (folder / "images").glob("*.png"):
+        (tmp_path / image.name).write_bytes(image.read_bytes())
+    table = pd.read_csv(folder / "images/labels.csv").assign(tint=lambda t: t["tint"].map(words))
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    (tmp_path / "study.yml").write_text("images: .\nattributes: [tint]")
+    source = recipe.source_of(str(tmp_path))
+    tokens = recipe.tokenizer(source)
+    captions = [source.full({"tint": t, "shape": s}, None) for t in words.values() for s in ("full", "line")]
+    assert 20 < max(len(tokens(text).input_ids) for text in captions) == tokens.model_max_length
+    assert recipe.source_of(str(folder)).context == 20  # as it was
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Models that read text, or classes
 
@@ -149,7 +165,12 @@ def test_a_text_model_of_ones_own_is_asked_for_its_prompts(beside: Path) -> None
 
 def test_a_model_of_classes_learns_from_the_classes_that_it_is_asked_for(beside: Path) -> None:
     (beside / "model_index.json").write_text('{"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}')
-    (beside / "transformer").mkdir()
-    (beside / "transformer/config.json").write_text('{"num_embeds_ada_norm": 1000}')
     asked = subjects.about(beside, torch.device("cpu"))
     assert asked["guidance"] == 3 and asked["prompts"].learn == asked["prompts"].probe == asked["prompts"].evaluate
+    (beside / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}')
+    (beside / "unet").mkdir()
+    (beside / "unet/config.json").write_text('{"num_class_embeds": 10}')
+    with pytest.raises(ValueError, match="guidance must not be there: the pipeline beside it has no classifier-free guidance"):
+        subjects.about(beside, torch.device("cpu"))
+    (beside / "study.yml").write_text((beside / "study.yml").read_text().replace("guidance: 3", ""))
+    assert len(subjects.about(beside, torch.device("cpu"))["prompts"].learn) == 2

@@ -102,7 +102,16 @@ def source_of(name: str) -> Source:
         return SOURCES[name]
     study = declared(Path(name))
     words = {w for f in study.world.factors.values() for text in (f.name, *f.classes) for w in text.split()} | {","}
-    return Source(study.world, _of_labels, lambda: words, 20, study.clip, lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()), (10,))
+    source = Source(study.world, _of_labels, lambda: words, 20, study.clip, lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()), (10,))
+    return source._replace(context=max(source.context, _longest(source)))
+
+
+def _longest(source: Source) -> int:
+    """Tokens of the longest full caption: what goes beyond the context would be cut off, and still count as stated."""
+    tokens = tokenizer(source)
+    count = lambda text: len(tokens(text).input_ids)  # noqa: E731
+    classes = {name: max(factor.classes, key=count) for name, factor in source.world.factors.items()}
+    return count(source.full(classes, random.Random(0)))
 
 
 SOURCES = {"portraits": Source(portraits.WORLD, _full_or_part, _words_of_portraits, 77, HERE, lambda p, _: portraits.caption(p), (100, 1000)),
