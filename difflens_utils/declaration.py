@@ -134,8 +134,8 @@ class _Loader(yaml.BaseLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} occurs twice", key.start_mark)
-            if isinstance(key.value, str):
-                seen.add(key.value)
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                fault = f"{key.value} occurs twice" if isinstance(key, yaml.ScalarNode) else "a name must be a text"
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -165,8 +165,9 @@ def read_labels(folder: Path) -> pd.DataFrame:
     for number, cells in lines.items():
         if len(cells) != len(header):
             raise ValueError(f"{path}, line {number}: {len(cells)} values for {len(header)} columns")
-        if "" in cells:
-            raise ValueError(f"{path}, line {number}: column {header[cells.index('')]} has no value")
+        for column, cell in zip(header, cells, strict=True):
+            if not cell or len(cell.splitlines()) > 1:
+                raise ValueError(f"{path}, line {number}: column {column} has {'a line break in its' if cell else 'no'} value")
     table = pd.DataFrame(list(lines.values()), columns=header, dtype=str)
     if "split" not in table:
         at_least(f"{path}: rows", len(table), HELD_OUT, "every fifth is held out")
@@ -226,7 +227,7 @@ def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
             raise ValueError(f"{where}: file must lie in the folder of the table, got {name}")
         if (first := named.setdefault(os.path.normpath(name), number)) != number:
             raise ValueError(f"{where}: {name} is named in line {first} already")
-    if missing := [(n, name) for n, name in zip(lines, files, strict=True) if not (path.parent / name).is_file()]:
+    if missing := [(n, name) for n, name in zip(lines, files, strict=True) if not os.path.isfile(path.parent / name)]:
         raise ValueError(f"{path} names {len(missing)} images that are not there, such as {missing[0][1]} in line {missing[0][0]}")
     if faults := _faults(path.parent, files):
         row, text = next(iter(faults.items()))

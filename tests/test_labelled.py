@@ -85,6 +85,7 @@ def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
     (lambda t: t.assign(tint="dark"), "labels.csv: column tint has the classes dark; it needs two or more"),
     (lambda t: t.assign(number=range(120)), "column number has 120 classes in 120 rows"),
     (lambda t: t.assign(file=["gone.png", *t["file"][1:]]), "names 1 images that are not there, such as gone.png"),
+    (lambda t: t.assign(file=["a" * 5000, *t["file"][1:]]), "names 1 images that are not there"),
     (lambda t: t.assign(edge=["", *t["edge"][1:]]), "labels.csv, line 2: column edge has no value"),
     (lambda t: t[~((t["shape"] == "flat") & (t["tint"] == "dark"))].assign(split=["train", "train", "test"] * 33 + ["test"]),
      "no image to learn from is labelled"),
@@ -134,6 +135,7 @@ def test_shares_that_no_weights_meet_are_refused() -> None:
     (b"file,tint\n000.png,dark,\n", "line 2: 3 values for 2 columns"), (b"file,tint\n\n000.png\n", "line 3: 1 values for 2 columns"),
     (b"file,tint\n000.png,\"dark\n001.png,light\n", "is missing or no table"), (b"file,tint\n000.png,fonc\xe9\n", "is missing or no table"),
     ("file,tint\n000.png,dark\n".encode("utf-16"), "is missing or no table"), (b"", "is empty"), (b"\n\n", "is empty"),
+    (b"file,tint\n000.png,\"da\nrk\"\n", "line 3: column tint has a line break in its value"),
 ])
 def test_what_is_no_table_is_refused_in_one_line(folder: Path, raw: bytes, told: str) -> None:
     (folder / "labels.csv").write_bytes(raw)
@@ -185,7 +187,8 @@ HEAD = "images: .\nattributes: [shape]\n"
     (HEAD + "share: 1", "an entry must be one of shares, .* got 'share'"), ("images: .\nattributes: shape", r"attributes must be a list, .*; got 'shape'"),
     ("images: .\nattributes: []", "attributes must not be empty"), ("images: .\nattributes: [shape, shape]", "names a column twice"),
     ("images: .\nattributes: [form]", "attributes must be one of shape"), ("images: [.]\nattributes: [shape]", "images must be a text"),
-    (HEAD + "attributes: [tint]", "line 3 is no YAML: attributes occurs twice"), (HEAD + "shares: 0.5", "shares must be a mapping"),
+    (HEAD + "attributes: [tint]", "line 3 is no YAML: attributes occurs twice"), (HEAD + "? [a, b]\n: 1", "line 3 is no YAML: a name must be"),
+    (HEAD + "shares: {<<: 1}", "shares.<< must be a mapping"), (HEAD + "---\nimages: .", "is no YAML"), (HEAD + "shares: 0.5", "shares must be a mapping"),
     (HEAD + "shares: {tint: {dark: 70%, light: 30%}}", r"shares.tint.dark must be a number, such as 0.7; got '70%'"),
     (HEAD + "shares: {tint: {dark: .nan, light: 1}}", "shares.tint.dark must be a"), (HEAD + "shares: {tint: {dark: inf, light: 1}}", "finite"),
     (HEAD + "shares: {tone: {dark: 0.5, light: 0.5}}", "shares must be one of"), (HEAD + "shares: {file: {dark: 0.5, light: 0.5}}", "shares must be one of"),
