@@ -1,7 +1,9 @@
-"""What `study.yml` beside a diffusion model may say, as pydantic models: which entries there are, and of what kind.
+"""What `study.yml` beside a diffusion model may say, as pydantic models: which entries there are,
+and of what kind.
 
-Every scalar is read as the text that stands there. YAML itself would make `yes`, `1` and `-1` a truth value and numbers,
-and then they would be no classes of `labels.csv`, where all classes are text.
+Every scalar is read as the text that stands there. YAML itself would make `yes`, `1` and `-1` a
+truth value and numbers, and then they would be no classes of `labels.csv`, where all classes are
+text.
 """
 
 from __future__ import annotations
@@ -18,11 +20,19 @@ from .errors import one_of
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-WORDS = {"missing": "is missing", "list_type": "must be a list, such as [a, b]", "tuple_type": "must be a list, such as [a, b]",
-         "dict_type": "must be a mapping, such as {a: b}",
-         "model_type": "must be a mapping, such as {a: b}", "float_parsing": "must be a number, such as 0.7",
-         "float_type": "must be a number, such as 0.7", "finite_number": "must be a finite number", "string_type": "must be a text",
-         "string_too_short": "must not be empty", "too_short": "must not be empty"}  # of the kinds of error that pydantic tells apart
+WORDS = {
+    "missing": "is missing",
+    "list_type": "must be a list, such as [a, b]",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping, such as {a: b}",
+    "model_type": "must be a mapping, such as {a: b}",
+    "float_parsing": "must be a number, such as 0.7",
+    "float_type": "must be a number, such as 0.7",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}  # of the kinds of error that pydantic tells apart
 
 
 class _Entries(BaseModel):
@@ -30,7 +40,9 @@ class _Entries(BaseModel):
 
 
 class Asked(_Entries):
-    """A prompt: its text, what it states of the image {factor: class}, and how it reads without the class that it names."""
+    """A prompt: its text, what it states of the image {factor: class}, and how it reads without the
+    class that it names.
+    """
 
     text: Text
     given: dict[str, str] = {}
@@ -47,7 +59,9 @@ Prompts = Annotated[tuple[Asked, ...], Field(min_length=1)]
 
 
 class Stages(_Entries):
-    """What each stage asks for; `learn` and `probe` have defaults, which depend on the kind of model."""
+    """What each stage asks for; `learn` and `probe` have defaults, which depend on the kind of
+    model.
+    """
 
     evaluate: Prompts
     learn: Prompts | None = None
@@ -74,13 +88,22 @@ class Declaration(_Entries):
 
     def conditions(self) -> tuple[str, ...]:
         """The factors that the prompts of results state, in the order of their first mention."""
-        return tuple(dict.fromkeys(factor for entry, prompt in self.asked() if _reported(entry) for factor in prompt.given))
+        return tuple(
+            dict.fromkeys(
+                factor
+                for entry, prompt in self.asked()
+                if _reported(entry)
+                for factor in prompt.given
+            )
+        )
 
 
 def read_declaration(path: Path) -> Declaration:
-    """Read `study.yml`. Raises ValueError, in one line with the file and the entry, for what will not do."""
+    """Read `study.yml`. Raises ValueError, in one line with the file and the entry, for what will
+    not do.
+    """
     try:
-        said = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506  a loader of texts, lists and mappings
+        said = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line} is no YAML: {error.problem}") from None
@@ -89,7 +112,9 @@ def read_declaration(path: Path) -> Declaration:
     if not isinstance(said, dict):
         raise ValueError(f"{path} must have the entries images and attributes")
     try:
-        declaration = Declaration.model_validate({name: value for name, value in said.items() if value != ""})  # an entry without value
+        declaration = Declaration.model_validate(
+            {name: value for name, value in said.items() if value != ""}
+        )  # an entry without value
     except ValidationError as error:
         raise ValueError(f"{path}: {_in_words(error)}") from None
     _check(path, declaration)
@@ -97,15 +122,24 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _check(path: Path, declaration: Declaration) -> None:
-    """What no type says: names and texts that occur twice, and prompts of results that decide what they measure."""
+    """What no type says: names and texts that occur twice, and prompts of results that decide what
+    they measure.
+    """
     if len(set(declaration.attributes)) < len(declaration.attributes):
-        raise ValueError(f"{path}: attributes names a column twice: {', '.join(declaration.attributes)}")
+        raise ValueError(
+            f"{path}: attributes names a column twice: {', '.join(declaration.attributes)}"
+        )
     first: dict[tuple[str, str], str] = {}
     for entry, prompt in declaration.asked():
         if (before := first.setdefault((entry.rpartition(".")[0], prompt.text), entry)) != entry:
             raise ValueError(f"{path}: {entry} asks for the same as {before}: {prompt.text!r}")
-        if _reported(entry) and (decided := [a for a in declaration.attributes if a in prompt.given]):
-            raise ValueError(f"{path}: {entry}.given must not name an attribute, got {decided[0]}: its shares would be the prompt's")
+        if _reported(entry) and (
+            decided := [a for a in declaration.attributes if a in prompt.given]
+        ):
+            raise ValueError(
+                f"{path}: {entry}.given must not name an attribute, got {decided[0]}: "
+                "its shares would be the prompt's"
+            )
 
 
 def _reported(entry: str) -> bool:
@@ -125,7 +159,9 @@ def _in_words(error: ValidationError) -> str:
         except ValueError as unknown:
             return str(unknown)
     words = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-    return f"{where} {words}" + ("" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}")
+    return f"{where} {words}" + (
+        "" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}"
+    )
 
 
 class _Loader(yaml.BaseLoader):
@@ -135,7 +171,11 @@ class _Loader(yaml.BaseLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                fault = f"{key.value} occurs twice" if isinstance(key, yaml.ScalarNode) else "a name must be a text"
+                fault = (
+                    f"{key.value} occurs twice"
+                    if isinstance(key, yaml.ScalarNode)
+                    else "a name must be a text"
+                )
                 raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

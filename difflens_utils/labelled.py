@@ -44,35 +44,46 @@ ASSOCIATED = 0.01  # p-value of the chi-squared test below which two factors are
 class LabelledImages(World):
     """A folder of images with their labels.
 
-    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet. `shares` {factor: {class: share}} plants
-    other shares than the folder has, by weighting its images; a generator that is trained on `sample` then sees those. What a text can ask
-    for (`conditions`) comes first in the causal order, then the attributes; the other factors depend on all of these. Images of any
-    shape are cut to the square in their middle (`pictures`).
-    Raises ValueError, in one line, for a table or an image that will not do (`read_labels`), and, with `said_in` or the folder, for a
-    column that is not there or has one class only, a combination of classes without a single image, and shares that are no
-    distribution or leave a class out.
+    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet.
+    `shares` {factor: {class: share}} plants other shares than the folder has, by weighting its
+    images; a generator that is trained on `sample` then sees those. What a prompt can state
+    (`conditions`) comes first in the causal order, then the attributes; the other factors depend on
+    all of these. Images of any shape are cut to the square in their middle (`pictures`).
+    Raises ValueError, in one line, for a table or an image that will not do (`read_labels`), for a
+    column that is not there or has one class only, a combination of classes without a single image,
+    and shares that are no distribution or leave a class out; `said_in` is the file to name, if one
+    says all that.
     """
 
-    def __init__(self, folder: Path, attributes: Sequence[str], shares: Mapping[str, Mapping[str, float]] | None = None,
-                 classes: Mapping[str, Sequence[str]] | None = None, *, conditions: Sequence[str] = (), said_in: Path | None = None) -> None:
-        self.folder, self.table, source = folder, read_labels(folder), said_in or folder
+    def __init__(
+        self,
+        folder: Path,
+        attributes: Sequence[str],
+        shares: Mapping[str, Mapping[str, float]] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        *,
+        conditions: Sequence[str] = (),
+        said_in: Path | None = None,
+    ) -> None:
+        self.folder, self.table, self.conditions = folder, read_labels(folder), tuple(conditions)
+        source, shares, classes = said_in or folder, shares or {}, classes or {}
         columns = [c for c in self.table.columns if c not in ("file", "split")]
-        for entry, names in (("attributes", attributes), ("shares", shares or {}), ("classes", classes or {}), ("a factor that prompts state", conditions)):
+        named = {"attributes": attributes, "shares": shares, "classes": classes}
+        for entry, names in (named | {"a factor that prompts state": conditions}).items():
             for name in names:
                 one_of(f"{source}: {entry}", name, columns)
-        self.conditions = tuple(conditions)
         core = [*conditions, *attributes]
         order = [*core, *(c for c in columns if c not in core)]
-        given = {c: tuple(own) for c, own in ((shares or {}) | dict(classes or {})).items()}
-        self.classes = {c: given.get(c) or tuple(sorted(self.table[c].unique())) for c in order}
-        for name, own in self.classes.items():
-            if len(own) < 2 or set(own) != set(self.table[name]):
-                raise ValueError(f"{source if name in given else folder / 'labels.csv'}: column {name} has the classes "
-                                 f"{', '.join(sorted(self.table[name].unique()))}; it needs two or more"
-                                 + f", and these: {', '.join(own)}" * (name in given))
-        targets = {f: _planted(f"{source}: shares.{f}", self.classes[f], own) for f, own in (shares or {}).items()}
+        given = {c: tuple(own) for c, own in (dict(shares) | dict(classes)).items()}
+        self.classes = {c: _classes(self.table[c], given.get(c), source, folder) for c in order}
+        targets = {
+            f: _planted(f"{source}: shares.{f}", self.classes[f], p) for f, p in shares.items()
+        }
         self.training = self.table[self.table.split == "train"]
-        self.labels = {c: torch.tensor([own.index(v) for v in self.training[c]]) for c, own in self.classes.items()}
+        self.labels = {
+            c: torch.tensor([names.index(v) for v in self.training[c]])
+            for c, names in self.classes.items()
+        }
         self._cells = self._rows_of_cells()
         self.weights = raked(self.labels, targets)
         super().__init__(self._model(core), tuple(attributes), 1, self._render)
@@ -84,12 +95,14 @@ class LabelledImages(World):
     def planted_causes(self, attribute: str) -> tuple[str, ...]:
         """The factors that hang together with an attribute in the training images (chi-squared test): which of two is the cause, a table does not say."""
         one_of("attribute", attribute, self.attributes)
-        return tuple(f for f in self.factors if f not in (attribute, *self.conditions) and self._associated(attribute, f))
+        others = (f for f in self.factors if f not in (attribute, *self.conditions))
+        return tuple(f for f in others if self._associated(attribute, f))
 
     def independent_factors(self) -> tuple[str, ...]:
         """The factors that hang together with no attribute, and that no prompt decides."""
         decided = {*self.attributes, *self.conditions}
-        return tuple(f for f in self.factors if f not in decided and not any(self._associated(a, f) for a in self.attributes))
+        rest = (f for f in self.factors if f not in decided)
+        return tuple(f for f in rest if not any(self._associated(a, f) for a in self.attributes))
 
     def held_out(self, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The images that nothing was trained on, (n, 3, size, size), and their labels."""
@@ -100,7 +113,8 @@ class LabelledImages(World):
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that stand for the table, the images and the shares that are planted."""
-        digest = hashlib.sha256(repr((self.classes, self.attributes, self.conditions, self.weights.tolist())).encode())
+        planted = self.classes, self.attributes, self.conditions, self.weights.tolist()
+        digest = hashlib.sha256(repr(planted).encode())
         digest.update(self.table.to_csv().encode())
         for name in self.table.file:
             digest.update(file_fingerprint(self.folder / name).encode())
@@ -134,40 +148,56 @@ class LabelledImages(World):
     def _rows_of_cells(self) -> dict[tuple[int, ...], Tensor]:
         """Which training images have each combination of classes."""
         wanted = prod(map(len, self.classes.values()))
-        if wanted > len(self.training):  # forty columns of two classes have 10^12: they are not gone through
-            raise ValueError(f"{self.folder}/labels.csv: its columns have {wanted} combinations of classes, and {len(self.training)} images "
-                             "to learn from; each combination needs one: merge classes or leave columns out")
+        if wanted > len(self.training):  # of 10^12, which forty columns have, none is looked for
+            raise ValueError(
+                f"{self.folder}/labels.csv: its columns have {wanted} combinations of classes, and "
+                f"{len(self.training)} images to learn from; each combination needs one: "
+                "merge classes or leave columns out"
+            )
         keys, cells = torch.stack(list(self.labels.values()), 1), {}
         for cell in itertools.product(*(range(len(c)) for c in self.classes.values())):
             cells[cell] = (keys == torch.tensor(cell)).all(1).nonzero().flatten()
             if len(cells[cell]) == 0:
                 names = ", ".join(f"{f} {c[i]}" for (f, c), i in zip(self.classes.items(), cell, strict=True))
-                raise ValueError(f"{self.folder}/labels.csv: no image to learn from is labelled {names}; merge classes or leave a column out")
+                raise ValueError(
+                    f"{self.folder}/labels.csv: no image to learn from is labelled {names}; "
+                    "merge classes or leave a column out"
+                )
         return cells
 
     def _render(self, batch: Portraits, size: int | None = None) -> Tensor:
-        """For each set of labels one of the images that have it, chosen by the nuisance: (B, 3, size, size) in [-1, 1], by default as large as the smallest."""
+        """For each set of labels one of the images that have it, chosen by the nuisance.
+
+        (B, 3, size, size) in [-1, 1], by default as large as the smallest image.
+        """
         keys = torch.stack([batch.labels[f] for f in self.classes], 1).tolist()
         rows = [self._cells[tuple(key)] for key in keys]
         chosen = torch.stack([own[min(int((u + 1) / 2 * len(own)), len(own) - 1)] for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)])
-        return pictures.stack([self.folder / name for name in self.training.file.iloc[chosen.numpy()]], size or self.side)
+        names = self.training.file.iloc[chosen.numpy()]
+        return pictures.stack([self.folder / name for name in names], size or self.side)
 
 
 def read_labels(folder: Path) -> pd.DataFrame:
     """`labels.csv` of a folder, with a column `split` (train or test).
 
-    Raises ValueError, in one line with the file and the line in it, for whatever will not do: a table or an image that cannot be
-    read, a column or a row that occurs twice, a value that is missing, a class that either half of the split lacks.
+    Raises ValueError, in one line with the file and the line in it, for whatever will not do: a
+    table or an image that cannot be read, a column or a row that occurs twice, a value that is
+    missing, a class that either half of the split lacks.
     """
     path = folder / "labels.csv"
     header, lines = _cells(path)
     _check_columns(path, header)
     for number, cells in lines.items():
         if len(cells) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(cells)} values for {len(header)} columns")
+            raise ValueError(
+                f"{path}, line {number}: {len(cells)} values for {len(header)} columns"
+            )
         for column, cell in zip(header, cells, strict=True):
             if not cell or len(cell.splitlines()) > 1:
-                raise ValueError(f"{path}, line {number}: column {column} has {'a line break in its' if cell else 'no'} value")
+                raise ValueError(
+                    f"{path}, line {number}: column {column} has "
+                    f"{'a line break in its' if cell else 'no'} value"
+                )
     table = pd.DataFrame(list(lines.values()), columns=header, dtype=str)
     if "split" not in table:
         at_least(f"{path}: rows", len(table), HELD_OUT, "every fifth is held out")
@@ -178,11 +208,17 @@ def read_labels(folder: Path) -> pd.DataFrame:
 
 
 def _cells(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The names of the columns, and the values of each row by the number of its line; blanks around them do not count."""
+    """The names of the columns, and the values of each row by the number of its line.
+
+    Blanks around them do not count.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin UTF-8 with a mark
+        with path.open(
+            encoding="utf-8-sig", newline=""
+        ) as file:  # spreadsheets begin UTF-8 with a mark
             reader = csv.reader(file, strict=True)
-            rows = {reader.line_num: [cell.strip() for cell in row] for row in reader if any(map(str.strip, row))}
+            stripped = ([cell.strip() for cell in row] for row in reader)
+            rows = {reader.line_num: row for row in stripped if any(row)}
     except (OSError, ValueError, csv.Error) as error:  # one that is not UTF-8 is a ValueError
         raise ValueError(f"{path} is missing or no table: {str(error).splitlines()[0]}") from None
     first = next(iter(rows), None)
@@ -193,13 +229,18 @@ def _cells(path: Path) -> tuple[list[str], dict[int, list[str]]]:
 
 def _check_columns(path: Path, header: list[str]) -> None:
     if len(header) == 1 and (mark := re.search(r"[;\t|]", header[0])):
-        raise ValueError(f"{path}: columns must be separated by commas, got {mark[0]!r}; save the table with commas")
+        raise ValueError(
+            f"{path}: columns must be separated by commas, got {mark[0]!r}; "
+            "save the table with commas"
+        )
     if "" in header:
         raise ValueError(f"{path}: column {header.index('') + 1} has no name")
     if twice := [name for name, times in Counter(header).items() if times > 1]:
         raise ValueError(f"{path}: column {twice[0]} occurs twice")
     if "file" not in header:
-        raise ValueError(f"{path}: no column is named file; its first line names {', '.join(header)}")
+        raise ValueError(
+            f"{path}: no column is named file; its first line names {', '.join(header)}"
+        )
     if not set(header) - {"file", "split"}:
         raise ValueError(f"{path} has no column that says what is on the images")
 
@@ -210,12 +251,17 @@ def _check_split(path: Path, table: pd.DataFrame, lines: list[int]) -> None:
         one_of(f"{path}, line {number}: split", name, HALVES)
     for column in table.columns.drop(["file", "split"]):
         if (classes := table[column].nunique()) > max(2, len(table) // 2):
-            raise ValueError(f"{path}: column {column} has {classes} classes in {len(table)} rows; "
-                             "a number or a name of each image is no factor, leave the column out")
+            raise ValueError(
+                f"{path}: column {column} has {classes} classes in {len(table)} rows; "
+                "a number or a name of each image is no factor, leave the column out"
+            )
         for half, use in HALVES.items():
             if lacking := set(table[column]) - set(table[column][table.split == half]):
-                raise ValueError(f"{path}: none of the rows of split {half} ({use}) has {column} {min(lacking)}; "
-                                 "both halves need every class: add images, or a column split that shares them out")
+                raise ValueError(
+                    f"{path}: none of the rows of split {half} ({use}) has {column} "
+                    f"{min(lacking)}; both halves need every class: add images, or a column split "
+                    "that shares them out"
+                )
 
 
 def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
@@ -227,22 +273,37 @@ def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
             raise ValueError(f"{where}: file must lie in the folder of the table, got {name}")
         if (first := named.setdefault(os.path.normpath(name), number)) != number:
             raise ValueError(f"{where}: {name} is named in line {first} already")
-    if missing := [(n, name) for n, name in zip(lines, files, strict=True) if not os.path.isfile(path.parent / name)]:
-        raise ValueError(f"{path} names {len(missing)} images that are not there, such as {missing[0][1]} in line {missing[0][0]}")
+    if missing := [
+        (n, name)
+        for n, name in zip(lines, files, strict=True)
+        if not os.path.isfile(path.parent / name)
+    ]:
+        raise ValueError(
+            f"{path} names {len(missing)} images that are not there, such as "
+            f"{missing[0][1]} in line {missing[0][0]}"
+        )
     if faults := _faults(path.parent, files):
         row, text = next(iter(faults.items()))
-        raise ValueError(f"{path}, line {lines[row]}: {text}" + f" (and {len(faults) - 1} more)" * (len(faults) > 1))
+        raise ValueError(
+            f"{path}, line {lines[row]}: {text}"
+            + f" (and {len(faults) - 1} more)" * (len(faults) > 1)
+        )
 
 
 def _faults(folder: Path, files: Sequence[str]) -> dict[int, str]:
-    """`pictures.unreadable`. That many images can be read is remembered in the store, until one of the files has changed."""
+    """`pictures.unreadable`, by row. That many images can be read is remembered, until a file
+    changes.
+    """
     paths = [folder / name for name in files]
     if len(paths) < MANY:
         return pictures.unreadable(paths)
     from . import artifacts  # which is built on what is to the right of this module
 
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    parameters = {"files": artifacts.key_of({"states": states}), "code": artifacts.code_version(pictures)}
+    parameters = {
+        "files": artifacts.key_of({"states": states}),
+        "code": artifacts.code_version(pictures),
+    }
     faults: dict[int, str] = {}
 
     def check(made: Path) -> None:
@@ -260,8 +321,13 @@ class _Unreadable(Exception):
     """Keeps a check that failed out of the store."""
 
 
-def raked(labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], rounds: int = 200) -> Tensor:
-    """Weights (n,) that sum to 1 and give every attribute its shares, as near to equal as that allows (iterative proportional fitting).
+def raked(
+    labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], rounds: int = 200
+) -> Tensor:
+    """Weights (n,) that sum to 1 and give every attribute its shares, as near to equal as that
+    allows.
+
+    By iterative proportional fitting.
 
     Raises ValueError for shares that are no distribution, and for those that no weights meet.
     """
@@ -273,23 +339,51 @@ def raked(labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], r
             now = torch.bincount(labels[a], weights, minlength=len(target))
             weights = weights * (target / now)[labels[a]]
     for a, target in targets.items():
-        off = (torch.bincount(labels[a], weights, minlength=len(target)) - target).abs().max().item()
+        off = (
+            (torch.bincount(labels[a], weights, minlength=len(target)) - target).abs().max().item()
+        )
         if not off < MET:  # nan, where a class has no image
-            raise ValueError(f"shares of {a} cannot be met together with the others: {off:.2g} off after {rounds} rounds of weighting")
+            raise ValueError(
+                f"shares of {a} cannot be met together with the others: "
+                f"{off:.2g} off after {rounds} rounds of weighting"
+            )
     return weights
 
 
+def _classes(
+    column: pd.Series, given: tuple[str, ...] | None, source: Path, folder: Path
+) -> tuple[str, ...]:
+    """The classes of a column, in the order that was given, else of the alphabet."""
+    there = tuple(sorted(column.unique()))
+    classes = given or there
+    if len(classes) < 2 or set(classes) != set(there):
+        where = source if given else folder / "labels.csv"
+        wanted = f", and these: {', '.join(classes)}" if given else ""
+        raise ValueError(
+            f"{where}: column {column.name} has the classes {', '.join(there)}; "
+            f"it needs two or more{wanted}"
+        )
+    return classes
+
+
 def _planted(parameter: str, classes: Sequence[str], shares: Mapping[str, float]) -> list[float]:
-    """Shares in the order of the classes. A class that is never generated cannot be studied, so each has some."""
+    """Shares in the order of the classes. A class that is never generated cannot be studied, so
+    each has some.
+    """
     for name in classes:
         if shares[name] == 0:
-            raise ValueError(f"{parameter}.{name} must be greater than 0: no notebook can study a class that is never shown; "
-                             "take its rows out of labels.csv instead")
+            raise ValueError(
+                f"{parameter}.{name} must be greater than 0: "
+                "no notebook can study a class that is never shown; "
+                "take its rows out of labels.csv instead"
+            )
     return distribution(parameter, [shares[name] for name in classes]).tolist()
 
 
 class Study(NamedTuple):
-    """What the file `study.yml` beside a diffusion model says of its data and of those who judge its images."""
+    """What the file `study.yml` beside a diffusion model says of its data and of those who judge
+    its images.
+    """
 
     world: LabelledImages
     evaluators: Path  # a folder with labeller/ and scorer/
@@ -301,12 +395,18 @@ class Study(NamedTuple):
 def declared(folder: Path) -> Study:
     """Read `study.yml` of a folder, and the table of its images.
 
-    Raises ValueError, in one line with the file, for what is no YAML, an entry that is missing, unknown or of the wrong kind, and
-    what does not fit the table.
+    Raises ValueError, in one line with the file, for what is no YAML, an entry that is missing,
+    unknown or of the wrong kind, and what does not fit the table.
     """
     path = folder / "study.yml"
     said = read_declaration(path)
-    world = LabelledImages(folder / said.images, said.attributes, said.shares, conditions=said.conditions(), said_in=path)
+    world = LabelledImages(
+        folder / said.images,
+        said.attributes,
+        said.shares,
+        conditions=said.conditions(),
+        said_in=path,
+    )
     for entry, prompt in said.asked():
         for factor, name in prompt.given.items():
             one_of(f"{path}: {entry}.given", factor, world.classes)

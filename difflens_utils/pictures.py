@@ -1,7 +1,8 @@
 """Image files as a viewer shows them on a white page, cut to the square in their middle.
 
-Files differ in what a number in them means: 16-bit grey, palettes, transparency, colour profiles, cameras held
-upright. Pillow's `convert("RGB")` alone turns 16-bit grey into white and what is transparent into black.
+Files differ in what a number in them means: 16-bit grey, palettes, transparency, colour profiles,
+cameras held upright. Pillow's `convert("RGB")` alone turns 16-bit grey into white and what is
+transparent into black.
 """
 
 from __future__ import annotations
@@ -28,22 +29,28 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
 def shown(path: Path) -> Image.Image:
-    """The file as a square RGB image of 8 bits: upright, in sRGB, on white; of several frames the first.
+    """The file as a square RGB image of 8 bits: upright, in sRGB, on white; of several frames the
+    first.
 
-    Raises ValueError, in one line with the file, for what is damaged, cut off or has no defined white.
+    Raises ValueError, in one line with the file, for what is damaged, cut off or has no defined
+    white.
     """
     try:
         with Image.open(path) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _centre(_on_white(image))
-    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+    except (
+        Exception
+    ) as error:  # whatever a damaged file raises, the user needs its name and one line
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
 
 
 def stack(paths: Sequence[Path], size: int) -> Tensor:
-    """The images of some files, (n, 3, size, size) in [-1, 1]; ValueError, in one line, for one that cannot be read."""
+    """The images of some files, (n, 3, size, size) in [-1, 1]; ValueError, in one line, for one
+    that cannot be read.
+    """
     pixels = [_cache.read(path, size) for path in paths]
     if len({p.shape for p in pixels}) == 1:
         return _scaled(torch.stack(pixels), size)
@@ -51,7 +58,11 @@ def stack(paths: Sequence[Path], size: int) -> Tensor:
 
 
 def unreadable(paths: Sequence[Path]) -> dict[int, str]:
-    """What is wrong with each file that cannot be read as an image, by its place among the paths; every one is decoded."""
+    """What is wrong with each file that cannot be read as an image, by its place among the paths.
+
+    Every file is decoded.
+    """
+
     def fault(path: Path) -> str:
         try:
             shown(path)
@@ -65,7 +76,10 @@ def unreadable(paths: Sequence[Path]) -> dict[int, str]:
 
 
 def smallest(paths: Sequence[Path]) -> int:
-    """The side of the smallest square among the images, by what their files' heads say; 0 where one has no head."""
+    """The side of the smallest square among the images, by what their files' heads say; 0 where one
+    has no head.
+    """
+
     def side(path: Path) -> int:
         with suppress(Exception), Image.open(path) as image:
             return min(image.size)
@@ -77,7 +91,8 @@ def smallest(paths: Sequence[Path]) -> int:
 class Cache:
     """Pixels of the files that were read last, at most `room` bytes of them.
 
-    What is larger than the size asked for is kept at that size; a file that has changed is read again.
+    What is larger than the size asked for is kept at that size; a file that has changed is read
+    again.
     """
 
     def __init__(self, room: int = ROOM) -> None:
@@ -122,7 +137,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = _of_more_bits(image)
     if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are numbers of 32 bits (mode {image.mode}), which say not what is white; save it with 8 or 16")
+        raise ValueError(
+            f"its pixels are numbers of 32 bits (mode {image.mode}), which say not what is white; "
+            "save it with 8 or 16"
+        )
     if not image.has_transparency_data:
         return _in_srgb(image)
     alpha = image.convert("RGBA").getchannel("A")
@@ -131,19 +149,25 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _of_more_bits(image: Image.Image) -> Image.Image:
-    """Grey of up to 16 bits as 8 bits, from black to white; with the level that PNG calls transparent, if it has one."""
+    """Grey of up to 16 bits as 8 bits, from black to white; with the level that PNG calls
+    transparent, if it has one.
+    """
     tags = getattr(image, "tag_v2", {})  # a TIFF may have 12 bits, or black where others have white
     white = 2 ** tags.get(_BITS, (16,))[0] - 1
     levels = np.array(image).astype(np.float64)
     grey = levels / white if tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO else 1 - levels / white
     result = Image.fromarray((grey * 255).round().astype(np.uint8))
     if "transparency" in image.info:
-        result.putalpha(Image.fromarray((levels != image.info["transparency"]).astype(np.uint8) * 255))
+        result.putalpha(
+            Image.fromarray((levels != image.info["transparency"]).astype(np.uint8) * 255)
+        )
     return result
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB of an opaque image, by its colour profile; one that does not fit the image is ignored, as viewers do."""
+    """RGB of an opaque image, by its colour profile; one that does not fit the image is ignored, as
+    viewers do.
+    """
     if profile := image.info.get("icc_profile"):
         if image.mode == "P":
             image = image.convert("RGB")

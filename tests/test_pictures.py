@@ -1,4 +1,6 @@
-"""Image files are read as a viewer shows them: against numpy, and against what Pillow makes of the same pixels in 8 bits."""
+"""Image files are read as a viewer shows them: against numpy, and against what Pillow makes of the
+same pixels in 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_what_is_transparent_shows_the_white_behind_it(tmp_path: Path, mode: str
     image.save(tmp_path / "a.png")
     colours = np.asarray(image.convert("RGBA")).astype(float)
     share = ALPHA[..., None] / 255
-    assert np.abs(read(tmp_path / "a.png") - (share * colours[..., :3] + (1 - share) * 255)).max() <= 1
+    assert (
+        np.abs(read(tmp_path / "a.png") - (share * colours[..., :3] + (1 - share) * 255)).max() <= 1
+    )
 
 
 def test_palettes_have_their_colours_and_their_holes(tmp_path: Path) -> None:
@@ -72,7 +76,9 @@ def test_inks_become_light(tmp_path: Path) -> None:
 def test_a_colour_profile_says_what_the_numbers_mean(tmp_path: Path) -> None:
     """A profile in which red and blue have changed places: what it calls red is blue."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exchanged = profile.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+    exchanged = (
+        profile.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+    )
     assert exchanged != profile
     Image.fromarray(RGB).save(tmp_path / "exchanged.png", icc_profile=exchanged)
     assert np.abs(read(tmp_path / "exchanged.png") - RGB[..., ::-1]).max() <= 3
@@ -88,7 +94,17 @@ def test_what_has_no_white_or_no_end_is_refused_in_one_line(tmp_path: Path) -> N
         (tmp_path / f"cut_{name}").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
-    bad = [tmp_path / n for n in ("float.tif", "cut_whole.png", "cut_whole.jpg", "text.png", "empty.png", "gone.png")]
+    bad = [
+        tmp_path / n
+        for n in (
+            "float.tif",
+            "cut_whole.png",
+            "cut_whole.jpg",
+            "text.png",
+            "empty.png",
+            "gone.png",
+        )
+    ]
     faults = pictures.unreadable([tmp_path / "whole.png", *bad, tmp_path / "whole.jpg"])
     assert list(faults) == [1, 2, 3, 4, 5, 6] and "32 bits" in faults[1]
     for path, text in zip(bad, faults.values(), strict=True):
@@ -123,11 +139,15 @@ def test_large_images_are_kept_small_and_within_a_bound(tmp_path: Path) -> None:
 def test_sizes_may_differ(tmp_path: Path) -> None:
     """Each image is scaled as it would be alone."""
     for i, side in enumerate((8, 24, 40)):
-        Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     images = pictures.stack(paths, 16)
     assert images.shape == (3, 3, 16, 16) and pictures.smallest(paths) == 8
     for path, image in zip(paths, images, strict=True):
-        exact = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+        exact = (
+            torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+        )
         exact = torch.nn.functional.interpolate(exact, (16, 16), mode="bilinear", antialias=True)[0]
         assert (image - exact).abs().max() <= 1 / 255 + 1e-6
