@@ -62,18 +62,27 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None
 # Labelled images, with a model beside them
 
 def about(folder: Path, device: torch.device) -> dict[str, object]:
-    """What `study.yml` beside a pipeline says of its data, who judges its images and what it is asked for, as fields of `Subject`.
+    """What `study.yml` beside a pipeline says of it, as fields of `Subject`.
 
-    Nothing without that file: the pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a file that
-    will not do (`labelled.declared`), and for prompts or guidance beside a pipeline that knows none.
+    That is: its data, who judges its images, and what it is asked for. Nothing without that file:
+    the pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a
+    file that will not do (`labelled.declared`), and for prompts or guidance beside a pipeline that
+    knows none.
     """
     path = folder / "study.yml"
     if not path.is_file():
         return {}
     study = labelled.declared(folder)
-    fields = {"attributes": study.world.attributes, "world": study.world, "evaluators": lambda: _judges(study, device)}
+    fields = {
+        "attributes": study.world.attributes,
+        "world": study.world,
+        "evaluators": lambda: _judges(study, device),
+    }
     knows = _knows(folder)
-    for entry, lacks in (("prompts", "reads neither texts nor classes"), ("guidance", "has no classifier-free guidance")):
+    for entry, lacks in (
+        ("prompts", "reads neither texts nor classes"),
+        ("guidance", "has no classifier-free guidance"),
+    ):
         if getattr(study, entry) is not None and entry not in knows:
             raise ValueError(f"{path}: {entry} must not be there: the pipeline beside it {lacks}")
     if study.prompts is not None:
@@ -84,9 +93,9 @@ def about(folder: Path, device: torch.device) -> dict[str, object]:
 
 
 def _knows(folder: Path) -> frozenset[str]:
-    """Which of texts, prompts (texts or names of classes) and guidance a pipeline knows, by its own files.
+    """Which of texts, prompts (texts or names of classes) and guidance a pipeline knows.
 
-    Whether those are intact is for `pipelines.read` to say.
+    By its own files. Whether those are intact is for `pipelines.read` to say.
     """
     try:
         parts = json.loads((folder / "model_index.json").read_text())
@@ -101,9 +110,12 @@ def _knows(folder: Path) -> frozenset[str]:
 
 
 def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prompts:
-    """The prompts of a study. Those that it does not name are made of the evaluation's: to learn from, each with each class of an attribute
-    behind it ("a cup, red"); for the h-classifiers, with each combination. Names of classes are left as they are.
+    """The prompts of a study. Those that it does not name are made of the evaluation's.
+
+    To learn from, each with each class of an attribute behind it ("a cup, red"); for the
+    h-classifiers, with each combination. Names of classes are left as they are.
     """
+
     def some(stage: Sequence[Asked]) -> tuple[Prompt, ...]:
         return tuple(Prompt(p.text, p.given, p.without) for p in stage)
 
@@ -112,25 +124,45 @@ def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prom
     if texts:
         classes = {a: world.classes[a] for a in world.attributes}
         each = [{a: c} for a, names in classes.items() for c in names]
-        pairs = [dict(zip(classes, names, strict=True)) for names in itertools.product(*classes.values())]
-        learn, probe = (tuple(_naming(p, named) for named in every for p in evaluate) for every in (each, pairs))
-    return Prompts(evaluate, some(asked.learn or ()) or learn, some(asked.probe or ()) or probe, some(asked.held_out))
+        pairs = [
+            dict(zip(classes, names, strict=True)) for names in itertools.product(*classes.values())
+        ]
+        learn, probe = (
+            tuple(_naming(p, named) for named in every for p in evaluate) for every in (each, pairs)
+        )
+    return Prompts(
+        evaluate,
+        some(asked.learn or ()) or learn,
+        some(asked.probe or ()) or probe,
+        some(asked.held_out),
+    )
 
 
 def _naming(prompt: Prompt, named: Mapping[str, str]) -> Prompt:
     """A prompt with the names of some classes behind it."""
-    return Prompt(", ".join([prompt.text, *named.values()]), dict(prompt.given) | dict(named), prompt.text)
+    return Prompt(
+        ", ".join([prompt.text, *named.values()]), dict(prompt.given) | dict(named), prompt.text
+    )
 
 
 def _judges(study: labelled.Study, device: torch.device) -> Judges:
-    """Those of a study; ValueError, in one line, for networks that were trained before its table or the order of its classes changed."""
+    """The evaluators of a study.
+
+    Raises ValueError, in one line, for networks that were trained before its table or the order of
+    its classes changed: the shares of one class would be read as those of another.
+    """
     *networks, clip = portrait_evaluators(device, study.evaluators, study.clip)
     for name, network in zip(("labeller", "scorer"), networks, strict=True):
         for factor in dict.fromkeys((*study.world.classes, *network.factors)):
-            read, labelled_as = (", ".join(c.get(factor, ())) or "nothing" for c in (network.factors, study.world.classes))
+            read, labelled_as = (
+                ", ".join(c.get(factor, ())) or "nothing"
+                for c in (network.factors, study.world.classes)
+            )
             if read != labelled_as:
-                raise ValueError(f"{study.evaluators / name} reads {factor} as {read}, and the study says {labelled_as}; "
-                                 "train it again (models/evaluators/train.py)")
+                raise ValueError(
+                    f"{study.evaluators / name} reads {factor} as {read}, and the study says "
+                    f"{labelled_as}; train it again (models/evaluators/train.py)"
+                )
     return (*networks, clip)
 
 

@@ -138,7 +138,8 @@ class World:
 
     def _probability(self, wanted: tuple[str, ...], given: Mapping[str, str] | None = None) -> Tensor:
         """Exact P(wanted | given), one axis per wanted factor in that order; one given twice is spread over its diagonal."""
-        axes = {name: i for i, name in enumerate(dict.fromkeys((*self._core, *wanted, *(given or {}))))}
+        names = dict.fromkeys((*self._core, *wanted, *(given or {})))
+        axes = {name: i for i, name in enumerate(names)}
         terms: list = []
         for name in axes:
             terms += [self._table(name), [*(axes[p] for p in self.factors[name].parents), axes[name]]]

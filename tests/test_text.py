@@ -120,7 +120,9 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
     outcome = stages.Outcome(torch.zeros(4, 3), {"gender": hot}, {"gender": hot}, torch.zeros(4, 3), torch.zeros(4, 3), sampling.assigned(4, 2))
     got = stages.obeyed(outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")})
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
-    prompts = [Prompt("a cup, light blue", {"gender": "light blue"}), Prompt("a bluebell", {"gender": "blue"})]  # several words, and part of one
+    several = Prompt("a cup, light blue", {"gender": "light blue"})
+    within = Prompt("a bluebell", {"gender": "blue"})
+    prompts = [several, within]
     assert stages.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 

@@ -102,15 +102,25 @@ def source_of(name: str) -> Source:
         return SOURCES[name]
     study = declared(Path(name))
     words = {w for f in study.world.factors.values() for text in (f.name, *f.classes) for w in text.split()} | {","}
-    source = Source(study.world, _of_labels, lambda: words, 20, study.clip, lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()), (10,))
+    source = Source(
+        study.world,
+        _of_labels,
+        lambda: words,
+        20,
+        study.clip,
+        lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()),
+        (10,),
+    )
     return source._replace(context=max(source.context, _longest(source)))
 
 
 def _longest(source: Source) -> int:
-    """Tokens of the longest full caption: what goes beyond the context would be cut off, and still count as stated."""
+    """Tokens of the longest full caption: what is cut off would still count as stated."""
     tokens = tokenizer(source)
     count = lambda text: len(tokens(text).input_ids)  # noqa: E731
-    classes = {name: max(factor.classes, key=count) for name, factor in source.world.factors.items()}
+    classes = {
+        name: max(factor.classes, key=count) for name, factor in source.world.factors.items()
+    }
     return count(source.full(classes, random.Random(0)))
 
 
@@ -202,7 +212,9 @@ def train(images: int, source: Source) -> Clip:
     rise = 0.1 if steps != 10 else 0.2  # OneCycleLR divides by rise x steps - 1
     weights = [*clip.model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=rise)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, pct_start=rise
+    )
     progress = tqdm(range(steps), desc="clip", mininterval=20)
     for step in progress:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)

@@ -39,7 +39,10 @@ def network(size: int, widths: tuple[int, ...] = WIDTHS) -> UNet2DModel:
 
 
 def train(world: LabelledImages, size: int, images: int, state_file: Path, open_blocks: int = OPEN) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights. ValueError for a state file of another size or other data."""
+    """Run to `images` training images and return the averaged weights.
+
+    Raises ValueError for a state file of another size or of other data.
+    """
     torch.manual_seed(SEED)
     unet = network(size).to(memory_format=torch.channels_last)
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
@@ -50,7 +53,9 @@ def train(world: LabelledImages, size: int, images: int, state_file: Path, open_
         return weighted_loss(unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator)
 
     made_with = f"size {size}, {open_blocks} open blocks and data {world.fingerprint}"
-    return loop(str(world.folder), unet, loss_at, RATE, DECAY, images // BATCH, state_file, made_with=made_with)
+    steps = images // BATCH
+    name = str(world.folder)
+    return loop(name, unet, loss_at, RATE, DECAY, steps, state_file, made_with=made_with)
 
 
 def main() -> None:
@@ -67,7 +72,8 @@ def main() -> None:
         at_least("--images", args.images, BATCH, "one batch")
         within("--open-blocks", args.open_blocks, 0, len(WIDTHS))
         world = declared(args.folder).world
-        weights = train(world, args.size, args.images, args.state or args.folder / "state.pt", args.open_blocks)
+        state = args.state or args.folder / "state.pt"
+        weights = train(world, args.size, args.images, state, args.open_blocks)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     unet = network(args.size)

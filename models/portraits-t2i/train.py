@@ -191,13 +191,16 @@ def check(part: str, images: int) -> None:
     if part == "unet":
         Clip.load(HERE / "clip")
         if not (HERE / "vae/config.json").is_file():
-            raise ValueError(f"{HERE / 'vae'} has no autoencoder; train it first, with vae in the place of unet")
+            raise ValueError(
+                f"{HERE / 'vae'} has no autoencoder; train it first, with vae in the place of unet"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("vae", "unet"))
-    parser.add_argument("--images", type=int, help=f"default: {', '.join(f'{n:,} for {part}' for part, n in IMAGES.items())}")
+    defaults = ", ".join(f"{n:,} for {part}" for part, n in IMAGES.items())
+    parser.add_argument("--images", type=int, help=f"default: {defaults}")
     parser.add_argument("--scratch", type=Path, default=HERE / "scratch", help="renders, latents and checkpoints to resume from")
     args = parser.parse_args()
     images = IMAGES[args.part] if args.images is None else args.images
