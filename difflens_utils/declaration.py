@@ -88,19 +88,14 @@ class Declaration(_Entries):
 
     def conditions(self) -> tuple[str, ...]:
         """The factors that the prompts of results state, in the order of their first mention."""
-        return tuple(
-            dict.fromkeys(
-                factor
-                for entry, prompt in self.asked()
-                if _reported(entry)
-                for factor in prompt.given
-            )
-        )
+        reported = [prompt for entry, prompt in self.asked() if _reported(entry)]
+        return tuple(dict.fromkeys(factor for prompt in reported for factor in prompt.given))
 
 
 def read_declaration(path: Path) -> Declaration:
-    """Read `study.yml`. Raises ValueError, in one line with the file and the entry, for what will
-    not do.
+    """Read `study.yml`. An entry without a value counts as left out.
+
+    Raises ValueError, in one line with the file and the entry, for what will not do.
     """
     try:
         said = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506
@@ -112,9 +107,8 @@ def read_declaration(path: Path) -> Declaration:
     if not isinstance(said, dict):
         raise ValueError(f"{path} must have the entries images and attributes")
     try:
-        declaration = Declaration.model_validate(
-            {name: value for name, value in said.items() if value != ""}
-        )  # an entry without value
+        filled = {name: value for name, value in said.items() if value != ""}
+        declaration = Declaration.model_validate(filled)
     except ValidationError as error:
         raise ValueError(f"{path}: {_in_words(error)}") from None
     _check(path, declaration)
@@ -122,9 +116,7 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _check(path: Path, declaration: Declaration) -> None:
-    """What no type says: names and texts that occur twice, and prompts of results that decide what
-    they measure.
-    """
+    """What no type says: what occurs twice, and prompts that decide what they measure."""
     if len(set(declaration.attributes)) < len(declaration.attributes):
         raise ValueError(
             f"{path}: attributes names a column twice: {', '.join(declaration.attributes)}"
@@ -159,9 +151,8 @@ def _in_words(error: ValidationError) -> str:
         except ValueError as unknown:
             return str(unknown)
     words = WORDS.get(first["type"], first["msg"][0].lower() + first["msg"][1:])
-    return f"{where} {words}" + (
-        "" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}"
-    )
+    got = "" if first["type"] == "missing" else f"; got {reprlib.repr(first['input'])}"
+    return f"{where} {words}{got}"
 
 
 class _Loader(yaml.BaseLoader):

@@ -213,9 +213,7 @@ def _cells(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     Blanks around them do not count.
     """
     try:
-        with path.open(
-            encoding="utf-8-sig", newline=""
-        ) as file:  # spreadsheets begin UTF-8 with a mark
+        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets mark UTF-8
             reader = csv.reader(file, strict=True)
             stripped = ([cell.strip() for cell in row] for row in reader)
             rows = {reader.line_num: row for row in stripped if any(row)}
@@ -291,8 +289,9 @@ def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
 
 
 def _faults(folder: Path, files: Sequence[str]) -> dict[int, str]:
-    """`pictures.unreadable`, by row. That many images can be read is remembered, until a file
-    changes.
+    """`pictures.unreadable`, by row.
+
+    That many images can be read is remembered in the store until a file changes.
     """
     paths = [folder / name for name in files]
     if len(paths) < MANY:
@@ -324,11 +323,9 @@ class _Unreadable(Exception):
 def raked(
     labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], rounds: int = 200
 ) -> Tensor:
-    """Weights (n,) that sum to 1 and give every attribute its shares, as near to equal as that
-    allows.
+    """Weights (n,) that sum to 1 and give every attribute its shares.
 
-    By iterative proportional fitting.
-
+    As near to equal as that allows, by iterative proportional fitting (200 rounds by default).
     Raises ValueError for shares that are no distribution, and for those that no weights meet.
     """
     n = len(next(iter(labels.values())))
@@ -339,9 +336,8 @@ def raked(
             now = torch.bincount(labels[a], weights, minlength=len(target))
             weights = weights * (target / now)[labels[a]]
     for a, target in targets.items():
-        off = (
-            (torch.bincount(labels[a], weights, minlength=len(target)) - target).abs().max().item()
-        )
+        met = torch.bincount(labels[a], weights, minlength=len(target))
+        off = (met - target).abs().max().item()
         if not off < MET:  # nan, where a class has no image
             raise ValueError(
                 f"shares of {a} cannot be met together with the others: "

@@ -40,16 +40,15 @@ def shown(path: Path) -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _centre(_on_white(image))
-    except (
-        Exception
-    ) as error:  # whatever a damaged file raises, the user needs its name and one line
+    except Exception as error:  # whatever a damaged file raises, the user needs one line
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
 
 
 def stack(paths: Sequence[Path], size: int) -> Tensor:
-    """The images of some files, (n, 3, size, size) in [-1, 1]; ValueError, in one line, for one
-    that cannot be read.
+    """The images of some files, (n, 3, size, size) in [-1, 1].
+
+    Raises ValueError, in one line, for one that cannot be read.
     """
     pixels = [_cache.read(path, size) for path in paths]
     if len({p.shape for p in pixels}) == 1:
@@ -76,14 +75,11 @@ def unreadable(paths: Sequence[Path]) -> dict[int, str]:
 
 
 def smallest(paths: Sequence[Path]) -> int:
-    """The side of the smallest square among the images, by what their files' heads say; 0 where one
-    has no head.
-    """
+    """The side of the smallest square among the images, by what their files' heads say."""
 
     def side(path: Path) -> int:
-        with suppress(Exception), Image.open(path) as image:
+        with Image.open(path) as image:
             return min(image.size)
-        return 0
 
     return min(map(side, paths))
 
@@ -149,8 +145,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _of_more_bits(image: Image.Image) -> Image.Image:
-    """Grey of up to 16 bits as 8 bits, from black to white; with the level that PNG calls
-    transparent, if it has one.
+    """Grey of up to 16 bits as 8 bits, from black to white.
+
+    With transparency, where a PNG says which level is transparent.
     """
     tags = getattr(image, "tag_v2", {})  # a TIFF may have 12 bits, or black where others have white
     white = 2 ** tags.get(_BITS, (16,))[0] - 1
@@ -165,8 +162,9 @@ def _of_more_bits(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB of an opaque image, by its colour profile; one that does not fit the image is ignored, as
-    viewers do.
+    """RGB of an opaque image, by its colour profile.
+
+    A profile that does not fit the image is ignored, as viewers do.
     """
     if profile := image.info.get("icc_profile"):
         if image.mode == "P":
