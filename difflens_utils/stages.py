@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,11 +177,18 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
                    evaluators.embed(subject.clip, on), sampling.assigned(len(images), prompts or len(subject.texts())))
 
 
+def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
+    """Which class of a factor the text of a prompt names, in whole words: its number, or -1."""
+    name = prompt.given.get(factor, "")
+    stands_there = name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt.text)
+    return classes.index(name) if stands_there else -1
+
+
 def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
     """How often the scorer sees what a prompt names: per factor the share, over the images whose prompt names a class of it."""
     result = {}
     for factor, names in classes.items():
-        named = torch.tensor([names.index(p.given[factor]) if factor in p.given and p.given[factor] in p.text.split() else -1 for p in prompts])[outcome.prompt]
+        named = torch.tensor([_named(p, factor, names) for p in prompts])[outcome.prompt]
         if (asked := named >= 0).any():
             hits = outcome.scored[factor].argmax(-1)[asked] == named[asked]
             result[factor] = metrics.wilson(int(hits.sum()), int(asked.sum()))

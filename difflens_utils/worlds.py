@@ -108,7 +108,7 @@ class World:
         return {(a, name): self._probability((a, name)) for a in self.attributes for name in self.factors}
 
     def marginal(self, factor: str, given: Mapping[str, str] | None = None) -> Tensor:
-        """Exact planted P(factor | what is `given` of the attributes and their ancestors): (classes,) float64."""
+        """Exact planted P(factor | what is `given`): (classes,) float64."""
         one_of("factor", factor, self.factors)
         self._check(given or {})
         return self._probability((factor,), given or {})
@@ -145,7 +145,8 @@ class World:
 
     def _probability(self, wanted: tuple[str, ...], given: Mapping[str, str] | None = None) -> Tensor:
         """Exact P(wanted | given), one axis per wanted factor in that order; one given twice is spread over its diagonal."""
-        axes = {name: i for i, name in enumerate((*self._core, *dict.fromkeys(w for w in wanted if w not in self._core)))}
+        names = dict.fromkeys((*self._core, *wanted, *(given or {})))
+        axes = {name: i for i, name in enumerate(names)}
         terms: list = []
         for name in axes:
             terms += [self._table(name), [*(axes[p] for p in self.factors[name].parents), axes[name]]]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difflens_utils import activations, edits, finetuning, hooks, latent_direction, methods, sampling, stages
+from difflens_utils.pipelines import Prompt
 
 STEPS = 3
 
@@ -119,6 +120,10 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
     outcome = stages.Outcome(torch.zeros(4, 3), {"gender": hot}, {"gender": hot}, torch.zeros(4, 3), torch.zeros(4, 3), sampling.assigned(4, 2))
     got = stages.obeyed(outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")})
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
+    several = Prompt("a cup, light blue", {"gender": "light blue"})
+    within = Prompt("a bluebell", {"gender": "blue"})
+    prompts = [several, within]
+    assert stages.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:
