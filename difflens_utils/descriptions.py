@@ -39,7 +39,7 @@ def words(figure: Figure) -> str:
 
 
 def _panel(axis: Axes) -> str:
-    """A panel in words: its title, its axes and its notes; empty for a colour bar, or without any."""
+    """A panel in words: its title, axes and notes; empty for a colour bar, or without any."""
     if axis.get_label() == "<colorbar>":
         return ""
     title = axis.get_title() or axis.get_title("left")
@@ -50,8 +50,9 @@ def _panel(axis: Axes) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names in a row, with commas."""
-    return ", ".join(map(str, names))
+    """Names in a row, with commas, or with semicolons where a name holds a comma itself."""
+    shown = [str(name) for name in names]
+    return ("; " if any("," in name for name in shown) else ", ").join(shown)
 
 
 def register() -> None:

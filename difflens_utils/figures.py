@@ -133,7 +133,8 @@ def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap:
     for tick in axis.get_xticklabels():
         tick.set_ha("right")
     values = table.to_numpy(float)
-    smallest, largest = (_cell(table, int(i), fmt) for i in (np.nanargmin(values), np.nanargmax(values)))
+    places = int(np.nanargmin(values)), int(np.nanargmax(values))
+    smallest, largest = (_cell(table, place, fmt) for place in places)
     note(axis, f"{label}; rows {listed(table.index)}; columns {listed(table.columns)}; "
                f"smallest {smallest}, largest {largest}")
 
@@ -217,12 +218,15 @@ def slider(frames: Mapping[str, Tensor], caption: Mapping[str, str], columns: in
     shown = html.escape(values[start])
     count = len(next(iter(frames.values())))
     return f"""<div class="difflens-slider" style="text-align:center">
-<img alt="{count} images: {shown}" style="max-width:100%;image-rendering:pixelated" src="{pictures[start]}"><br>
-<label>strength <input aria-valuetext="{shown}" type="range" min="0" max="{len(pictures) - 1}" value="{start}" style="width:70%"></label>
+<img alt="{count} images: {shown}" style="max-width:100%;image-rendering:pixelated"
+ src="{pictures[start]}"><br>
+<label style="display:block">strength <input aria-valuetext="{shown}" type="range" style="width:70%"
+ min="0" max="{len(pictures) - 1}" value="{start}"></label>
 <div class="value" aria-hidden="true">{shown}</div>
 <noscript>Without JavaScript the slider shows one strength only.</noscript>
 <script>(function () {{
-  const box = document.currentScript.parentElement, frames = {json.dumps(pictures)}, values = {_for_script(values)};
+  const box = document.currentScript.parentElement;
+  const frames = {json.dumps(pictures)}, values = {_for_script(values)};
   const input = box.querySelector("input"), img = box.querySelector("img");
   input.addEventListener("input", function () {{
     img.src = frames[input.value];

@@ -7,11 +7,12 @@ WHY = (
     f"{MARK} This value lies outside its own 95 % interval. The interval holds the distances of "
     "resampled images, and resampling adds noise of its own: a distance such as FD counts every "
     "deviation as positive, so near zero nearly all resampled distances exceed the measured one, "
-    "and the interval lies too high. Read such a value beside the noise level, not by its interval.")
+    "and the interval lies too high. Read such a value beside the noise level, not by its "
+    "interval.")
 
 
 def is_outside(value: float | None, low: float | None, high: float | None) -> bool:
-    """Whether a value lies outside its interval by more than rounding; never without an interval."""
+    """Whether a value lies outside its interval by more than rounding; False without one."""
     if value is None or low is None or high is None:
         return False
     rounding = 1e-6 * max(abs(low), abs(high))
@@ -19,7 +20,7 @@ def is_outside(value: float | None, low: float | None, high: float | None) -> bo
 
 
 def mark(value: float | None, low: float | None, high: float | None) -> str:
-    """What to put behind a value and its interval: a mark if the value lies outside, else nothing."""
+    """What stands behind a value and its interval: a mark if it lies outside, else nothing."""
     return f" {MARK}" if is_outside(value, low, high) else ""
 
 

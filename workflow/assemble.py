@@ -150,7 +150,7 @@ def scaling_tables(rates: list[dict], profile: str = "paper") -> str:
 
 
 def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
-    """_toc.yml, with one part per subject before its own parts, and without the bench page where none was run.
+    """_toc.yml, with a part per subject before its own parts, without the bench page if none ran.
 
     `notebooks` are their titles by their names. In the contents they stand without the part, which
     is the caption above them.
@@ -196,7 +196,10 @@ def gather(profile: str, subjects: list[str]) -> None:
 
 
 def build() -> None:
-    """Run jupyter-book and put its site at `_build/html`; SystemExit with its warnings, or with what `sitecheck` finds."""
+    """Run jupyter-book and put its site at `_build/html`.
+
+    SystemExit with its warnings, or with what `sitecheck` finds.
+    """
     print("building the book (about half a minute)", file=sys.stderr, flush=True)
     nested = BUILD / "jupyter-book"
     shutil.rmtree(nested, ignore_errors=True)

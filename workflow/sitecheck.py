@@ -1,4 +1,4 @@
-"""What must be true of the built site, found by reading its pages: it opens from disk, alone and whole.
+"""What must be true of the built site, found by reading its pages.
 
 Nothing is loaded from the network or twice, every link and anchor leads somewhere, and every
 picture says in words what it shows.
@@ -39,7 +39,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
-        self.anchors |= {values[key] for key in (("id", "name") if tag == "a" else ("id",)) if key in values}
+        keys = ("id", "name") if tag == "a" else ("id",)
+        self.anchors |= {values[key] for key in keys if key in values}
         self._collect_links(tag, values)
         self.loads += re.findall(r"url\(['\"]?([^'\")]+)", values.get("style", ""))
         if tag == "script" and "src" in values:

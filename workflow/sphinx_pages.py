@@ -61,21 +61,33 @@ def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, A
     if 'class="math' not in body:
         scripts = context["script_files"]
         scripts[:] = [script for script in scripts if "mathjax" not in str(script.filename)]
+    summaries = {name: html.escape(values.get("summary", ""))
+                 for name, values in app.env.metadata.items()}
+    if summary := summaries.get(pagename):
+        context["metatags"] += f'<meta name="description" content="{summary}" />'
     if pagename == "search":
-        pages = app.env.metadata.items()
-        summaries = {name: html.escape(values.get("summary", "")) for name, values in pages}
         app.add_js_file(None, body=SCORER % json.dumps(summaries).replace("</", r"<\/"))
 
 
-def remove_templates(app: Sphinx, exception: Exception | None) -> None:
-    """Delete the theme's templates, which it copies among the files of the site."""
-    if exception is None:
-        for path in Path(app.outdir, "_static").glob("*webpack-macros.html"):
-            path.unlink()
+def finish_site(app: Sphinx, exception: Exception | None) -> None:
+    """Delete the theme's templates from the site, and the outputs from notebooks to download.
+
+    The outputs stand on the pages; with them the downloads would double the size of the site.
+    """
+    if exception is not None:
+        return
+    for path in Path(app.outdir, "_static").glob("*webpack-macros.html"):
+        path.unlink()
+    for path in Path(app.outdir, "_sources").rglob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, path)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", read_page)
     app.connect("html-page-context", finish_page, priority=900)  # after MathJax has been added
-    app.connect("build-finished", remove_templates)
+    app.connect("build-finished", finish_site)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
