@@ -61,8 +61,8 @@ def executed(title: str, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNo
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of two tiny notebooks on two subjects."""
     root = tmp_path_factory.mktemp("my study")
-    shutil.copytree(REPOSITORY / "book/_static", root / "book/_static")
-    shutil.copytree(REPOSITORY / "book/_files", root / "book/_files")
+    for folder in ("_static", "_files", "_templates"):
+        shutil.copytree(REPOSITORY / "book" / folder, root / "book" / folder)
     shutil.copy(REPOSITORY / "book/references.bib", root / "book")
     shutil.copy(REPOSITORY / "_config.yml", root)
     pages = {"index": "# Front\n\nNo formula.", "howto": "# How\n\n$x^2$", "scaling": "# Sizes"}
@@ -156,6 +156,13 @@ def test_what_unfolds_code_is_called_what_it_says(site: Path) -> None:
     shown = page(site, "notebooks/portraits/00_tiny")
     summary = re.search(r"<summary[^>]*>.*?</summary>", shown, re.DOTALL)
     assert "aria-label" not in summary[0] and "Show code cell source" in summary[0]
+
+
+def test_buttons_are_called_what_they_say(site: Path) -> None:
+    shown = page(site, "index")
+    field = re.search(r"<button[^>]*search-button-field[^>]*>", shown)
+    switch = re.search(r"<button[^>]*theme-switch-button.*?</button>", shown, re.DOTALL)
+    assert "aria-label" not in field[0] and not re.search(r"\stitle=", switch[0])
 
 
 def test_lines_wrap_in_print(site: Path) -> None:
