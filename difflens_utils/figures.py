@@ -132,11 +132,12 @@ def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap:
     axis.tick_params(axis="y", rotation=0)
     for tick in axis.get_xticklabels():
         tick.set_ha("right")
+    note(axis, f"{label}; rows {listed(table.index)}; columns {listed(table.columns)}")
     values = table.to_numpy(float)
-    places = int(np.nanargmin(values)), int(np.nanargmax(values))
-    smallest, largest = (_cell(table, place, fmt) for place in places)
-    note(axis, f"{label}; rows {listed(table.index)}; columns {listed(table.columns)}; "
-               f"smallest {smallest}, largest {largest}")
+    if np.isfinite(values).any():
+        places = int(np.nanargmin(values)), int(np.nanargmax(values))
+        smallest, largest = (_cell(table, place, fmt) for place in places)
+        note(axis, f"smallest {smallest}, largest {largest}")
 
 
 def _cell(table: pd.DataFrame, place: int, fmt: str) -> str:
