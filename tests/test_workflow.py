@@ -235,7 +235,7 @@ def test_a_page_says_nothing_of_other_subjects() -> None:
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:
-    toc = assemble.contents(["portraits", "a/b"], ["00_bias"], has_bench=False)
+    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, has_bench=False)
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     assert files[:2] == ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
     assert "method" in files and "bench" not in files
@@ -250,18 +250,6 @@ def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> Non
     assert "| sampling | 20 | 10 | 2 | >= 2 | yes |" in page and "| memory | 20 | 10 | 2 | >= 2 | **no** |" in page
     assert "| peers | 20 | 10 | – | >= 2 | not measured |" in page
     assert "- sampling: bf16" in page and "- memory" not in page and "- cores: 2" in page
-
-
-def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
-    (tmp_path / "good.html").write_text('<a href="https://x.org">x</a><script src="_static/a.js"></script>'
-                                        '<link rel="canonical" href="https://x.org"><img src="data:image/png;base64,">')
-    assert assemble.network_loads(tmp_path) == []
-    (tmp_path / "bad.html").write_text('<script src="https://cdn.x/a.js"></script>'
-                                       '<link rel="stylesheet" href="//cdn.x/b">'
-                                       '<p style="background: url(http://x/c.png)">')
-    (tmp_path / "bad.css").write_text("@import 'https://x/d.css'; @font-face { src: url(fonts/e.woff) }")
-    assert [load.split(": ")[1] for load in assemble.network_loads(tmp_path)] == [
-        "https://x/d.css", "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png"]
 
 
 def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> None:
