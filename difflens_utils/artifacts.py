@@ -30,7 +30,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import one_of, positive, within
+from .errors import one_of, positive
 from .metrics import NAN, Estimate
 from .weights import file_fingerprint
 
@@ -290,9 +290,3 @@ def check_sizes(**sizes: float) -> None:
     """One-line errors for sizes that are not greater than 0, before anything expensive starts."""
     for name, value in sizes.items():
         positive(name, value)
-
-
-def check_share(**shares: float) -> None:
-    """One-line errors for shares outside 0..1."""
-    for name, value in shares.items():
-        within(name, value, 0, 1)
