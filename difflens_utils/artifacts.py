@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 import shutil
@@ -26,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import keys
-from .errors import one_of, positive, within
-from .metrics import Estimate
+from .errors import one_of, positive
+from .metrics import NAN, Estimate
 from .names import slug
 from .weights import file_fingerprint
 
@@ -210,6 +211,19 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
 PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
 
 
+class Records(dict[str, dict[str, Any]]):
+    """Records by name. One that was added without a figure is not among them, and reads as nan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unmeasured: set[str] = set()
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        if name not in self.unmeasured:
+            raise KeyError(name)
+        return {"name": name, "value": NAN, "low": NAN, "high": NAN, "n": 0, "seed": None}
+
+
 class Results:
     """The figures of one executed notebook, for `_build/results/<profile>/<subject>/<notebook>.json`.
 
@@ -221,14 +235,22 @@ class Results:
         one_of("profile", profile, PROFILES)
         self.notebook, self.subject, self.profile = notebook, subject, profile
         self.parameters = parameters
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records = Records()
         self.verdicts: list[dict[str, Any]] = []
         self.scorecard: list[dict[str, str]] = []  # the paper's claims, in the notebook that judges them
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
-        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits."""
+        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
+
+        One that is no number (`metrics.NOTHING`) is no record; statements that rest on it are not
+        judged.
+        """
         estimate = value if isinstance(value, Estimate) else Estimate(float(value), None, None, n)
-        value, low, high = (None if v is None else float(f"{v:.6g}") for v in (estimate.value, estimate.low, estimate.high))
+        if not math.isfinite(estimate.value):
+            self.records.unmeasured.add(name)
+            return
+        value, low, high = (
+            None if v is None or math.isnan(v) else float(f"{v:.6g}") for v in estimate[:3])
         self.records[name] = {"name": name, "value": value, "low": low, "high": high, "n": n or estimate.n,
                               "seed": self.parameters.get("seed")}
 
@@ -236,8 +258,11 @@ class Results:
         """State whether a claim holds by a rule computed from records; returns the verdict.
 
         `close` marks one whose figure lies within noise of its target, so that other hardware may decide it differently: it is
-        shown, but is no reference to test against.
+        shown, but is no reference to test against. A statement without a figure is not tested, and no
+        verdict.
         """
+        if record in self.records.unmeasured:
+            return "not tested"
         one_of("record", record, self.records)
         verdict = "holds" if holds else "partly" if partly else "does not hold"
         self.verdicts.append({"claim": claim, "record": record, "target": target, "verdict": verdict, "close": close})
@@ -286,9 +311,3 @@ def check_sizes(**sizes: float) -> None:
     """One-line errors for sizes that are not greater than 0, before anything expensive starts."""
     for name, value in sizes.items():
         positive(name, value)
-
-
-def check_share(**shares: float) -> None:
-    """One-line errors for shares outside 0..1."""
-    for name, value in shares.items():
-        within(name, value, 0, 1)

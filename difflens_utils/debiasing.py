@@ -203,28 +203,37 @@ def prompted(subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | Non
 
 
 def matched(subject: Subject, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000) -> tuple[Estimate, Estimate]:
-    """CLIP-I and leak of a method that is dosed so that FD comes down to `level`."""
-    steps = metrics.class_changes({f: before.scored[f] for f in unrelated(subject, attribute)}, after.scored).values()
+    """CLIP-I and leak of a method that is dosed so that FD comes down to `level`.
+
+    The leak is `metrics.NOTHING` if no factor is unrelated.
+    """
+    away = {f: before.scored[f] for f in unrelated(subject, attribute)}
+    steps = list(metrics.class_changes(away, after.scored).values())
 
     def at(readout: Callable[..., NDArray[np.float64]], *arrays: ArrayLike) -> Estimate:
         return metrics.at_matched_fd(before.scored[attribute], after.scored[attribute], level, readout, *arrays, groups=after.prompt, n_boot=n_boot)
 
     return (at(lambda dose, c: 1 - dose * (1 - c), (before.clip * after.clip).sum(1)),
-            at(lambda dose, *means: dose * metrics.total_variation(*means), *steps))
+            at(lambda dose, *means: dose * metrics.total_variation(*means), *steps)
+            if steps else metrics.NOTHING)
 
 
 def score(subject: Subject, before: Outcome, after: Outcome, attribute: str, target: Sequence[float],
           references: Mapping[str, ArrayLike], seed: int) -> dict[str, Estimate]:
     """One cell of Table 1 or 2: fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited set, CLIP-I
     (Eq. 15), CLIP-T (Eq. 16) where there are prompts, and leakage: the mean shift (total variation) of the factors that are
-    `unrelated`, and the largest."""
+    `unrelated`, and the largest; `metrics.NOTHING` if there are none."""
     fd = after.fairness(attribute, target)
     similar = metrics.clip_i(before.clip, after.clip)
     away = unrelated(subject, attribute)
     changes = list(metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values())
-    worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)))
+    worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)), default=None)
     distances = {f"frechet_{name}": metrics.frechet(after.features, features, seed=seed) for name, features in references.items()}
     return {"fd": fd.soft, "fd_hard": fd.hard, **distances, "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
             "clip_i": similar.raw, "clip_i_rescaled": similar.rescaled, **prompted(subject, after), "agreement": after.agreement(attribute),
-            "leak": metrics.bootstrap_means(metrics.total_variation, *changes),
-            "leak_worst": metrics.bootstrap_means(metrics.total_variation, worst)}
+            "leak": _shift(*changes), "leak_worst": _shift(*([] if worst is None else [worst]))}
+
+
+def _shift(*changes: NDArray[np.float64]) -> Estimate:
+    """The mean total variation of some factors' changes of shares, (N, classes) each."""
+    return metrics.bootstrap_means(metrics.total_variation, *changes) if changes else metrics.NOTHING

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
 from .errors import positive
-from .metrics import Estimate, mean
+from .metrics import NOTHING, Estimate, mean
 
 Array = NDArray[np.float64]
 
@@ -73,11 +73,15 @@ def scores(importance: ArrayLike) -> tuple[Array, Array, Array]:
     total = r.sum(1)
     rows = r / np.where(total > 0, total, 1)[:, None]
     columns = r / np.where(r.sum(0) > 0, r.sum(0), 1)
-    return 1 - entropy(rows) / np.log(r.shape[1]), total / total.sum(), 1 - entropy(columns, axis=0) / np.log(len(r))
+    factors, units = np.log(np.maximum(2, r.shape[1])), np.log(np.maximum(2, len(r)))
+    return 1 - entropy(rows) / factors, total / (total.sum() or 1), 1 - entropy(columns, axis=0) / units
 
 
 def dci(units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, seed: int = 0) -> DCI:
-    """DCI with extremely randomised trees; every fourth image is held out. Intervals are over units (weighted) and over factors."""
+    """DCI with extremely randomised trees; every fourth image is held out. Intervals are over units (weighted) and over factors.
+
+    Between the units of one factor alone there is nothing to disentangle: `metrics.NOTHING`.
+    """
     x = np.asarray(units, dtype=np.float32)
     held = np.arange(len(x)) % 4 == 3
     importance, accuracy = [], []
@@ -89,5 +93,7 @@ def dci(units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, 
         accuracy.append((np.mean([right[y[held] == c].mean() for c in np.unique(y[held])]) - chance) / (1 - chance))
         importance.append(model.feature_importances_)
     by_unit, weight, by_factor = scores(np.stack(importance, 1))
-    disentangled = mean(by_unit * weight * len(weight))  # the weighted mean, as a mean over units
+    disentangled = NOTHING
+    if len(factors) > 1:
+        disentangled = mean(by_unit * weight * len(weight))  # the weighted mean, as a mean over units
     return DCI(disentangled, mean(by_factor), mean(accuracy))

@@ -221,14 +221,19 @@ def with_share(classes: int, target: int, share: float) -> list[float]:
 
 
 def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None) -> Tensor:
-    """The negative control: as many latents, each drawn among the 20 with the nearest density to its counterpart's."""
+    """The negative control: as many latents, each drawn among the 20 with the nearest density to its counterpart's.
+
+    Raises ValueError where no latents are left to draw.
+    """
     generator = torch.Generator().manual_seed(seed)
     taken = set(features.tolist()) | set([] if exclude is None else exclude.tolist())
     chosen = []
     for j in features.tolist():
         near = (density - density[j]).abs().argsort().tolist()
         near = [i for i in near if i not in taken][:20]
+        if not near:
+            raise ValueError(f"latents must be more than {len(density)}: none is left as a random control")
         pick = near[int(torch.randint(len(near), (1,), generator=generator))]
         taken.add(pick)
         chosen.append(pick)
-    return torch.tensor(chosen)
+    return torch.tensor(chosen, dtype=torch.int64)

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -49,6 +50,12 @@ def mosaic(images: Tensor, columns: int, scale: int = 3, gap: int = 2) -> np.nda
         y, x = divmod(i, columns)
         sheet[y * (h + gap):y * (h + gap) + h, x * (w + gap):x * (w + gap) + w] = tile
     return sheet
+
+
+def grid(values: Tensor) -> Tensor:
+    """One value per position or token, (..., P), as a map (..., H, W): a square, or else a row."""
+    side = math.isqrt(values.shape[-1])
+    return values.unflatten(-1, (side, side) if side**2 == values.shape[-1] else (1, -1))
 
 
 def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5) -> Figure:

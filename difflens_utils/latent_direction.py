@@ -21,6 +21,17 @@ RATE = 0.02  # of Adam, in standard deviations of h
 RECIPE = {"n": 256, "batches": 400, "seed": 0, "batch": 32}  # of what ships
 
 
+def _naming(subject: Subject, attribute: str) -> list[list[Prompt]]:
+    """The prompts that name each class of an attribute, and of which it is known how they read without."""
+    known = [p for p in subject.prompts.learn if p.without]
+    return [[p for p in known if p.given.get(attribute) == c] for c in subject.classes(attribute)]
+
+
+def learnable(subject: Subject, attribute: str) -> bool:
+    """Whether the prompts name every class of an attribute."""
+    return all(_naming(subject, attribute))
+
+
 def learn(subject: Subject, attribute: str, *, n: int, batches: int, seed: int, steps: int, batch: int = 32, progress: bool = True) -> Tensor:
     """The vectors of all classes, (classes, *h), each learned in so many batches of its `n` generated images.
 
@@ -28,7 +39,7 @@ def learn(subject: Subject, attribute: str, *, n: int, batches: int, seed: int, 
     prompts do not name the classes.
     """
     artifacts.check_sizes(n=n, batches=batches, steps=steps, batch=batch)
-    asked = [[p for p in subject.prompts.learn if p.given.get(attribute) == c and p.without] for c in subject.classes(attribute)]
+    asked = _naming(subject, attribute)
     if not all(asked):
         raise ValueError(f"subject {subject.name} has no prompts that name the classes of {attribute}; a latent direction is learned from those")
     prompts = dict(zip(subject.classes(attribute), asked, strict=True))

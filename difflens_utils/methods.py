@@ -48,9 +48,18 @@ class Method:
 
 def shifted(name: str, dictionary: KSAE | Neurons, chosen: Sequence[Tensor], gaps: Sequence[Tensor], *,
             measured_on: Sequence[Tensor] | None = None, asymmetric: bool = True) -> Method:
-    """Per class, add to the `chosen` latents (N,) the class difference `gaps` (T, P, D), that of other latents if `measured_on` names them."""
+    """Per class, add to the `chosen` latents (N,) the class difference `gaps` (T, P, D).
+
+    It is that of other latents if `measured_on` names them. Towards a class without latents the edit is the identity.
+    """
     on = chosen if measured_on is None else measured_on
-    return Method(name, lambda c, strength: edits.steer(dictionary, chosen[c], strength, "add", gaps[c][..., on[c]]), asymmetric=asymmetric)
+
+    def towards(c: int, strength: float) -> Edit:
+        if not len(chosen[c]):
+            return edits.compose()
+        return edits.steer(dictionary, chosen[c], strength, "add", gaps[c][..., on[c]])
+
+    return Method(name, towards, asymmetric=asymmetric)
 
 
 def scaled(name: str, sae: KSAE, chosen: Sequence[Tensor], gaps: Sequence[Tensor]) -> Method:
@@ -77,7 +86,8 @@ def dictionary_methods(subject: Subject, sae: KSAE, rec: Recording, found: Found
 
     features = found.features[attribute]
     random = [edits.random_features(features[c], found.density, seed, torch.cat(features)) for c in classes]
-    active = [[means[c].abs().mean((0, 1)).topk(n_features).indices for c in classes] for means in (by_latent, by_neuron)]
+    active = [[means[c].abs().mean((0, 1)).topk(min(n_features, means.shape[-1])).indices for c in classes]
+              for means in (by_latent, by_neuron)]
 
     @cache
     def attributed() -> list[Tensor]:
@@ -117,12 +127,20 @@ def guided(heads: Heads, target: Sequence[float]) -> Method:
 
 
 def text_methods(subject: Subject, attribute: str, steps: int) -> list[Method]:
-    """What only models with text have (Table 2): latent direction, and finetuning for all attributes at once; none for other models."""
+    """What only models with text have (Table 2); none for other models.
+
+    Latent direction, where the prompts name the classes of every attribute, and finetuning for all
+    attributes at once.
+    """
     if not any(subject.texts()):
         return []
-    vectors = latent_direction.learn(subject, attribute, steps=steps, **latent_direction.RECIPE)
     fair = {a: [1 / len(subject.classes(a))] * len(subject.classes(a)) for a in subject.attributes}
     change = finetuning.learn(subject, fair, steps=steps, **finetuning.RECIPE)
+    finetuned = Method("finetuning", lambda _class, strength: edits.adapt(change, strength), TUNED,
+                       asymmetric=False, whole=True, network=True)
+    if not all(latent_direction.learnable(subject, a) for a in subject.attributes):
+        return [finetuned]
+    vectors = latent_direction.learn(subject, attribute, steps=steps, **latent_direction.RECIPE)
     along = vectors[:, None].expand(-1, steps, *vectors.shape[1:])
-    return [Method("latent direction", lambda c, strength: edits.push(along[c], strength), DIRECTION, asymmetric=False),
-            Method("finetuning", lambda _class, strength: edits.adapt(change, strength), TUNED, asymmetric=False, whole=True, network=True)]
+    return [Method("latent direction", lambda c, strength: edits.push(along[c], strength), DIRECTION,
+                   asymmetric=False), finetuned]

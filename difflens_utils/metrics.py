@@ -29,8 +29,21 @@ class Estimate(NamedTuple):
     n: int
 
     def __str__(self) -> str:
+        if np.isnan(self.value):  # nothing was there to measure, or it was not reached
+            return "–"
         marked = intervals.mark(self.value, self.low, self.high)
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{marked}"
+
+
+class _Nothing(float):
+    """nan, shown as a dash."""
+
+    def __format__(self, _spec: str) -> str:
+        return "–"
+
+
+NAN = _Nothing("nan")
+NOTHING = Estimate(NAN, NAN, NAN, 0)  # a figure that there is not: nothing to count, or not reached
 
 
 class Fairness(NamedTuple):
@@ -102,6 +115,19 @@ def wilson(successes: int, n: int) -> Estimate:
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
     return Estimate(p, float(min(max(low, 0.0), p)), float(max(min(high, 1.0), p)), n)
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's, of two arrays (N,); `NAN` for fewer than three values, or values all alike."""
+    pairs = [np.asarray(x, dtype=np.float64) for x in (a, b)]
+    if len(pairs[0]) < 3 or any(np.ptp(x) == 0 for x in pairs):
+        return NAN
+    return float(stats.spearmanr(*pairs).statistic)
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """`wilson`, or `NOTHING` where there is nothing to count."""
+    return wilson(successes, n) if n else NOTHING
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -361,5 +387,7 @@ def _cosine(a: Array, b: Array) -> Cosine:
 
 
 def _estimate(value: float, draws: ArrayLike, n: int) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
+    draws = np.asarray(draws)
+    drawn = draws[~np.isnan(draws)]  # of few images a resample may lack a prompt
+    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high), n)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import portraits
 from .portraits import ATTRIBUTES, INK, LAYERS, Canvas, Colours, Face, Labels, Layer, ellipse, rgb, segment
-from .worlds import Factor, Portraits, World
+from .worlds import Factor, Portraits
 
 # occupation: (P(male), P(young, adult, old), P(light, tan, brown, dark))
 _PLANTED = {
@@ -223,7 +223,7 @@ def render(batch: Portraits, size: int = 64, device: str | torch.device = "cpu")
     return images
 
 
-WORLD = World(_model(), ATTRIBUTES, len(portraits.NUISANCES), render)
+WORLD = portraits.PortraitWorld(_model(), ATTRIBUTES, len(portraits.NUISANCES), render)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

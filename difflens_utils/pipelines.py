@@ -255,10 +255,22 @@ class TextSubject(Subject):
         return halves if self.edit_both else halves[1:]
 
     def describe(self, batch: Portraits) -> list[str]:
-        if "occupation" not in self.data.factors:  # photographs, of whom nothing else is known
-            return [occupations.neutral("none")] * len(batch)
-        occupation = self.data.factors["occupation"].classes
-        return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
+        if self.data is occupations.WORLD:
+            occupation = self.data.factors["occupation"].classes
+            return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
+        return [self._says(self.data.names(batch, i)) for i in range(len(batch))]
+
+    def _says(self, names: Mapping[str, str]) -> str:
+        """The first prompt of the evaluation that states something of an image with these classes, all of it true and
+        nothing of it an attribute; the neutral one if there is none."""
+        told = (p for p in self.prompts.evaluate if p.given and not p.given.keys() & set(self.attributes))
+        return next((p.text for p in told if p.given.items() <= names.items()), self._neutral)
+
+    @property
+    def _neutral(self) -> str:
+        """What is said of an image of which nothing else is known: of faces that they are some, else nothing."""
+        faces = any(p.text == occupations.neutral(p.given.get("occupation", "none")) for p in self.prompts.evaluate)
+        return occupations.neutral("none") if faces else ""
 
     def embed(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the network reads of B texts: {name of its argument: (B, ...)}, such as {"encoder_hidden_states": (B, L, F)}."""

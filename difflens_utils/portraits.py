@@ -300,7 +300,15 @@ Layer = Callable[[Canvas, Labels, Labels, Face, Colours], None]
 LAYERS: tuple[Layer, ...] = (_draw_hair_behind, draw_body, _draw_head, _draw_beard, _draw_features, _draw_hair_in_front,
                              _draw_glasses_and_earrings)
 
-WORLD = World(MODEL, ATTRIBUTES, len(NUISANCES), render)
+
+class PortraitWorld(World):
+    """A world of portraits, whose choices for notebooks 06 and 08 are ours."""
+
+    singles = {"side_pose": "present", "hair_length": "short", "smile": "present"}
+    wanted = {"age": [0.3, 0.4, 0.3], "tone": [0.4, 0.3, 0.2, 0.1]}
+
+
+WORLD = PortraitWorld(MODEL, ATTRIBUTES, len(NUISANCES), render)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

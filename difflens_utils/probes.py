@@ -34,7 +34,12 @@ class Fit:
     labels: Tensor  # (n_test,)
 
     def accuracy(self, step: int) -> Estimate:
-        """Held-out balanced accuracy (mean over classes) with a bootstrap interval; chance is 1 / classes."""
+        """Held-out balanced accuracy (mean over classes) with a bootstrap interval; chance is 1 / classes.
+
+        Over the classes that the held-out images have; `metrics.NOTHING` if that is one.
+        """
+        if len(self.labels.unique()) < 2:
+            return metrics.NOTHING
         def balanced(right: np.ndarray, labels: np.ndarray) -> float:
             return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
@@ -47,11 +52,11 @@ def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e
 
     `labels` (n,) int64. Standardised inputs, L2 penalty `decay`, full-batch Adam: with a few thousand images and
     thousands of dimensions an unpenalised head fits noise. Every class weighs the same, as in the paper, which generates
-    1,000 images of each. Kept in the store. Raises ValueError for a class without images.
+    1,000 images of each. A class without images is one that the head never names. Kept in the store.
+    Raises ValueError for fewer than 4 images.
     """
-    counts = labels.bincount(minlength=classes)
-    if (counts < 4).any():
-        raise ValueError(f"every class needs at least 4 labelled images, got {counts.tolist()}; raise n_images")
+    if len(labels) < 4:
+        raise ValueError(f"n_images must be at least 4, of which one is held out, got {len(labels)}")
     t = _fit(recording, labels, classes, decay, iterations, test_share, seed, progress)
     return Fit(Heads(t["weight"], t["bias"]), t["correct"], t["labels"])
 
@@ -77,7 +82,7 @@ def _logistic(x: Tensor, y: Tensor, classes: int, decay: float, iterations: int)
     """Class-balanced multinomial logistic regression on standardised x (n, F), folded back: ((classes, F), (classes,))."""
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4 * x.std().item() + 1e-12)
     z = (x - mean) / std
-    class_weight = len(y) / (classes * y.bincount(minlength=classes).float())
+    class_weight = len(y) / (classes * y.bincount(minlength=classes).float().clamp_min(1))
     w = torch.zeros(classes, x.shape[1], requires_grad=True)
     b = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.Adam([w, b], lr=1e-2)

@@ -21,6 +21,7 @@ from .metrics import Estimate
 from .probes import Heads
 from .sampling import Edit
 from .pipelines import Prompt, Subject
+from .worlds import Portraits
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
 VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
@@ -71,13 +72,18 @@ class FactorSet(NamedTuple):
     timesteps: tuple[int, ...]
 
 
+def factor_labels(subject: Subject, n: int, seed: int) -> Portraits:
+    """The images of `factor_set` before they are drawn: every factor uniform and independent."""
+    return subject.data.sample(n, seed + 555, balanced=True)
+
+
 def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) -> FactorSet:
     """h of portraits in which every factor is uniform and independent, at chosen noise levels.
 
     Renders are noised to each timestep (Eq. 1) and passed through the network up to the module, with a prompt that names no attribute. Because no two factors are
     correlated here, a unit that answers to two factors does so itself and not because the world ties them together.
     """
-    batch = subject.data.sample(n, seed + 555, balanced=True)
+    batch = factor_labels(subject, n, seed)
     chunks = [batch[slice(i, i + 128)] for i in range(0, n, 128)]
     with torch.no_grad():
         clean = [subject.encode(subject.data.render(chunk, subject.size).to(subject.device)) for chunk in chunks]
@@ -184,6 +190,30 @@ def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
     return classes.index(name) if stands_there else -1
 
 
+def short_names(texts: Sequence[str]) -> dict[str, str]:
+    """What prompts are called in records: their last word, or all their words where two end alike."""
+    last = [text.split()[-1] if text.strip() else "" for text in texts]
+    return {text: word if last.count(word) == 1 else "_".join(text.split())
+            for text, word in zip(texts, last, strict=True)}
+
+
+def class_names(subject: Subject) -> dict[tuple[str, int], str]:
+    """What the classes of all attributes are called in records, {(attribute, class): name}.
+
+    That is the class, or "attribute.class" where another attribute has one of that name.
+    """
+    classes = {(a, c): name for a in subject.attributes for c, name in enumerate(subject.classes(a))}
+    taken = list(classes.values())
+    return {at: name if taken.count(name) == 1 else f"{at[0]}.{name}" for at, name in classes.items()}
+
+
+def extremes(shares: Tensor) -> tuple[int, int]:
+    """The commonest and the rarest of some classes (classes,): two, even where all are alike."""
+    common = int(shares.argmax())
+    others = [c for c in range(len(shares)) if c != common]
+    return common, others[int(shares[others].argmin())]
+
+
 def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
     """How often the scorer sees what a prompt names: per factor the share, over the images whose prompt names a class of it."""
     result = {}
@@ -209,8 +239,13 @@ def class_means(rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes
 
 
 def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:
-    """How far a class's mean latents (classes, T, P, D) lie from those of all other images: (T, P, D)."""
+    """How far a class's mean latents (classes, T, P, D) lie from those of all other images: (T, P, D).
+
+    Zero where one of the two sides has no images: nothing is known of the difference then.
+    """
     others = [c for c in range(len(means)) if c != target and counts[c] > 0]
+    if not others or counts[target] == 0:
+        return torch.zeros_like(means[target])
     weight = counts[others].float() / counts[others].sum()
     return means[target] - torch.einsum("c,c...->...", weight, means[others])
 
@@ -294,5 +329,10 @@ def heads(subject: Subject, n_images: int, seed: int, steps: int) -> dict[str, H
 
 
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
-    """The dense control: mean h of the images in a class minus that of all others, per timestep, (T, *h)."""
+    """The dense control: mean h of the images in a class minus that of all others, per timestep, (T, *h).
+
+    Zero where one of the two sides has no images.
+    """
+    if inside.all() or not inside.any():
+        return torch.zeros(rec.h.shape[1:])
     return torch.stack([rec.at(s, inside).mean(0) - rec.at(s, ~inside).mean(0) for s in range(rec.h.shape[1])])

@@ -75,6 +75,20 @@ class World:
         drawn_by = sys.modules[self.render.__module__]
         return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
 
+    @property
+    def singles(self) -> dict[str, str]:
+        """What is turned beside the first attribute where nothing is named: up to three other factors, the attributes
+        last, each towards its rarest class."""
+        others = [*(f for f in self.factors if f not in self.attributes), *self.attributes[1:]][:3]
+        return {f: self.factors[f].classes[int(self.marginal(f).argmin())] for f in others}
+
+    @property
+    def wanted(self) -> dict[str, list[float]]:
+        """What is asked for where no distribution is named: falling shares of each attribute's classes, such as
+        [0.5, 0.33, 0.17]."""
+        sizes = {a: len(self.factors[a].classes) for a in self.attributes}
+        return {a: [2 * (n - i) / (n * (n + 1)) for i in range(n)] for a, n in sizes.items()}
+
     def sample(self, n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool | tuple[str, ...] = False) -> Portraits:
         """Draw `n` portraits from the causal model by ancestral sampling.
 

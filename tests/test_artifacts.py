@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, probes, stages, subjects
+from difflens_utils import activations, artifacts, metrics, probes, stages, subjects
 from difflens_utils.metrics import Estimate
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -116,8 +117,34 @@ def test_probes_find_a_planted_direction_and_nothing_in_noise(store):
     assert fit.accuracy(1).low > 0.9 and fit.accuracy(0).low < 0.5 < fit.accuracy(0).high + 0.05
     weight = fit.heads.weight[1, 1] - fit.heads.weight[1, 0]
     assert weight.abs().argmax() == torch.tensor(3 * 4)
-    with pytest.raises(ValueError, match="every class needs"):
-        probes.fit(activations.Recording("k", h.numpy(), torch.zeros(1600, 3, 4, 4), (500, 0)), labels, 3, progress=False)
+
+
+def test_a_class_without_images_is_never_named_and_changes_no_other(store):
+    g = torch.Generator().manual_seed(0)
+    labels = (torch.rand(400, generator=g) < 0.5).long()
+    h = torch.randn(400, 1, 3, 2, 2, generator=g)
+    h[:, 0, 1] += 2 * labels[:, None, None]
+    rec = activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500,))
+    two, three = (probes.fit(rec, labels, classes, progress=False) for classes in (2, 3))
+    logits = three.heads.logits(rec.at(0), 0)
+    assert logits.isfinite().all() and not (logits.argmax(-1) == 2).any()
+    assert three.accuracy(0).value == pytest.approx(two.accuracy(0).value, abs=0.03)
+    one = probes.fit(rec, torch.zeros_like(labels), 2, progress=False)
+    assert math.isnan(one.accuracy(0).value)  # nothing to tell apart
+    with pytest.raises(ValueError, match="n_images must be at least 4"):
+        probes.fit(rec, labels[:3], 2, progress=False)
+
+
+def test_a_figure_that_there_is_not_is_no_record_and_carries_no_verdict():
+    results = artifacts.Results("05_interventions", subject="portraits", profile="book", seed=0)
+    results.add("there", metrics.Estimate(0.5, math.nan, math.nan, 3))
+    results.add("nothing", metrics.NOTHING)
+    results.add("nor here", float("nan"))
+    assert list(results.records) == ["there"] and results.records["there"]["low"] is None
+    assert f"{results.records['nothing']['value']:.2f}" == "–" and not results.records["nor here"]["value"] > 0
+    assert results.judge("it moves", "nothing", "at all", holds=True) == "not tested" and results.verdicts == []
+    with pytest.raises(KeyError):
+        results.records["never added"]
 
 
 def test_subject_errors_are_one_line(tmp_path):

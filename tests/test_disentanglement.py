@@ -52,3 +52,10 @@ def test_a_rotation_costs_disentanglement_but_no_information() -> None:
     assert straight.disentanglement.value > mixed.disentanglement.value + 0.3
     assert straight.completeness.value > mixed.completeness.value
     assert min(straight.informativeness.value, mixed.informativeness.value) > 0.95
+
+
+def test_one_factor_alone_is_not_disentangled(rng=np.random.default_rng(0)) -> None:
+    labels = rng.integers(0, 2, 80)
+    found = disentanglement.dci(np.stack([labels + 0.1 * rng.normal(size=80), rng.normal(size=80)], 1), {"a": labels})
+    assert np.isnan(found.disentanglement.value)
+    assert found.informativeness.value > 0.9 and 0 <= found.completeness.value <= 1

@@ -153,6 +153,9 @@ def test_random_features_match_density_and_differ():
     assert len(set(chosen.tolist()) | set(features.tolist())) == 6
     assert (density[chosen] - density[features]).abs().max() < 0.1
     assert not torch.equal(chosen, edits.random_features(features, density, 2))
+    assert edits.random_features(features[:0], density, 1).dtype == torch.int64
+    with pytest.raises(ValueError, match="latents must be more than 4"):
+        edits.random_features(torch.tensor([0, 1, 2]), torch.rand(4), 1)
 
 
 @pytest.mark.parametrize(("call", "match"), [

@@ -74,6 +74,12 @@ def test_factors_that_hang_together_are_told_from_those_that_do_not(folder: Path
     assert world.planted_causes("shape") == ("hat",) and world.independent_factors() == ("tint",)
 
 
+def test_what_is_tried_where_nothing_is_named(folder: Path) -> None:
+    world = LabelledImages(folder, ["shape", "tint"], SHARES)
+    assert world.singles.keys() == {"edge", "tint"} and world.singles["tint"] == "dark"
+    assert world.wanted == {"shape": pytest.approx([3 / 6, 2 / 6, 1 / 6]), "tint": pytest.approx([2 / 3, 1 / 3])}
+
+
 def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
     labels = {"a": torch.tensor([0, 0, 0, 1, 1, 1]), "b": torch.tensor([0, 0, 1, 0, 1, 1])}
     w = raked(labels, {"a": [0.8, 0.2], "b": [0.5, 0.5]})

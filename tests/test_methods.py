@@ -74,6 +74,12 @@ def test_scaling_turns_the_latents_of_the_class_up_and_the_others_down(parts) ->
     assert methods.scaled("scale", sae, chosen, gaps).towards(1, 0.0)(h, Step(1, 500, slice(0, 12))) is None
 
 
+def test_without_features_there_is_no_edit() -> None:
+    model = tiny.ksae()
+    nobody = methods.shifted("none", model, [torch.empty(0, dtype=torch.int64)], [torch.rand(1, 4, 48)])
+    assert nobody.towards(0, 2.0)(torch.rand(2, 24, 2, 2), Step(0, 500, slice(0, 2))) is None
+
+
 def test_names_as_keys() -> None:
     key = lambda name: methods.Method(name, lambda c, b: edits.compose()).key  # noqa: E731
     assert [key(n) for n in ("DiffLens", "Act@L", "latent editing", "H-Distribution")] == ["difflens", "act_at_l", "latent_editing", "h_distribution"]

@@ -155,6 +155,19 @@ def test_tracked_factors_counts_either_direction():
     assert metrics.tracked_factors([[0.95, 0.5, 0.03], [0.5, 0.6, 0.5]], 0.9).tolist() == [2, 0]
 
 
+def test_what_there_is_not_is_shown_as_a_dash():
+    assert metrics.proportion(1, 4) == metrics.wilson(1, 4)
+    assert str(metrics.proportion(0, 0)) == f"{metrics.proportion(0, 0).value:.1f}" == "–"
+    a, b = [1.0, 3.0, 2.0, 2.0], [1.0, 4.0, 3.0, 2.0]
+    assert metrics.rank_correlation(a, b) == stats.spearmanr(a, b).statistic
+    assert np.isnan(metrics.rank_correlation(a, [5.0] * 4)) and np.isnan(metrics.rank_correlation([], []))
+
+
+def test_a_resample_without_a_prompt_does_not_undo_the_interval(rng):
+    fd = metrics.fairness_discrepancy(rng.dirichlet([1, 1], 4), groups=[0, 1, 0, 1]).soft
+    assert np.isfinite(fd).all() and fd.low <= fd.high
+
+
 # Errors ------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("call", "words"), [

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from difflens_utils import portraits
+from difflens_utils import occupations, portraits
 from difflens_utils.portraits import ATTRIBUTES, WORLD
 
 ROOTS = [f for f in WORLD.factors.values() if not f.parents]
@@ -204,3 +206,11 @@ def test_bad_input_gets_one_line(call, words):
     with pytest.raises(ValueError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_what_is_tried_of_portraits_is_what_the_reference_results_have() -> None:
+    for subject, world in (("portraits", portraits.WORLD), ("portraits-t2i", occupations.WORLD)):
+        folder = Path(__file__).parents[1] / "results/book" / subject
+        for notebook, name in (("06_debiasing", "wanted"), ("08_multi_attribute", "singles")):
+            told = json.loads((folder / f"{notebook}.json").read_text())["parameters"][name]
+            assert getattr(world, name) == told

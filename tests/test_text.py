@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difflens_utils import activations, edits, finetuning, hooks, latent_direction, methods, sampling, stages
-from difflens_utils.pipelines import Prompt
+from difflens_utils import occupations, portraits
+from difflens_utils.pipelines import Prompt, Prompts
 
 STEPS = 3
 
@@ -212,3 +214,16 @@ def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path
     assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
     zero = sampling.sample(subject, 2, 5, steps=STEPS, edit=edits.adapt(change, 0.0), asymmetric=False)
     assert torch.equal(zero, sampling.sample(subject, 2, 5, steps=STEPS))
+
+
+def test_an_image_is_described_by_what_is_known_of_it_and_no_attribute() -> None:
+    faces = tiny.text_subject()
+    batch = occupations.WORLD.sample(4, 0, do={"occupation": "nurse"})
+    assert faces.describe(batch) == ["a face of a nurse"] * 4
+    photographs = replace(faces, world=portraits.WORLD)  # of faces, whose occupation nobody knows
+    batch = portraits.WORLD.sample(2, 0, do={"background": "blue", "gender": "male"})
+    assert photographs.describe(batch) == ["a face of a person"] * 2
+    prompts = (Prompt("a man", {"gender": "male"}), Prompt("on green", {"background": "green"}),
+               Prompt("on blue", {"background": "blue"}))
+    assert replace(photographs, prompts=Prompts(prompts)).describe(batch) == ["on blue"] * 2
+    assert replace(photographs, prompts=Prompts(prompts[:2])).describe(batch) == ["", ""]  # nothing is true of them

@@ -1,0 +1,381 @@
+"""All ten notebooks on models and data of every kind, with random weights and small sizes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import tiny_studies
+import torch
+from tiny_studies import NAMES, Tiny
+
+from difflens_utils import (
+    artifacts,
+    debiasing,
+    evaluators,
+    finetuning,
+    latent_direction,
+    latent_editing,
+    metrics,
+    pipelines,
+    sampling,
+    scorecard,
+    subjects,
+)
+from difflens_utils.pipelines import Prompt, Prompts, Subject
+
+matplotlib.use("Agg")
+
+SMALL = {
+    "n_images": 24,
+    "steps": 2,
+    "k": 2,
+    "latents": 24,
+    "train_steps": 2,
+    "n_probe": 32,
+    "n_support": 2,
+    "n_measured": 2,
+    "n_features": 2,
+    "n_tuned": 4,
+    "n_final": 10,
+    "n_reconstructed": 10,
+    "n_pairs": 3,
+    "n_curve": 10,
+    "n_sweep": 4,
+    "n_wanted": 4,
+    "n_pair": 3,
+    "n_single": 2,
+    "betas": [1.0, 2.0],
+    "ratios": [0.3, 0.6],
+    "counts": [1, 10],
+    "seeds": [1],
+    "ks": [1, 3],
+}
+LEAST = SMALL | {
+    "n_images": 5,
+    "steps": 1,
+    "k": 1,
+    "latents": 4,
+    "train_steps": 1,
+    "n_probe": 8,
+    "n_support": 1,
+    "n_measured": 1,
+    "n_features": 1,
+    "n_tuned": 1,
+    "n_final": 5,
+    "n_reconstructed": 5,
+    "n_pairs": 1,
+    "n_curve": 5,
+    "n_sweep": 1,
+    "n_wanted": 1,
+    "n_pair": 1,
+    "n_single": 1,
+    "betas": [1.0],
+    "ratios": [0.3],
+    "counts": [1],
+    "ks": [1],
+}
+RECIPES = {
+    latent_editing: {"n": 2, "rounds": 1, "seed": 0, "batch": 2},
+    latent_direction: {"n": 2, "batches": 2, "seed": 0, "batch": 2},
+    finetuning: {"rounds": 1, "batch": 2, "seed": 0},
+}
+RESPOND = debiasing.respond
+
+SHAPES, TINTS, EDGES = ("full", "line"), ("dark", "grey", "light"), ("no", "yes")
+TEXTS = Prompts(
+    evaluate=tuple(Prompt(f"a {t} picture", {"tint": t}) for t in ("dark", "light")),
+    learn=tuple(
+        Prompt(f"a {c} picture", {a: c}, "a picture")
+        for a, own in (("shape", SHAPES), ("tint", TINTS))
+        for c in own
+    ),
+    probe=tuple(Prompt(f"a {s} picture", {"shape": s}) for s in SHAPES),
+    held_out=(Prompt("a grey picture", {"tint": "grey"}),),
+)
+CLASSES = Prompts(
+    *[tuple(Prompt(name) for name in ("red fish", "blue fish"))] * 3
+)  # of which nothing is stated
+
+
+class Kind(NamedTuple):
+    """A kind of study, and the sizes that it is run with."""
+
+    make: Callable[[], Tiny]
+    sizes: dict[str, object] = SMALL
+
+
+STUDIES = {
+    "one attribute": Kind(lambda: Tiny(tiny_studies.unet(), {"shape": SHAPES}, ["shape"]), LEAST),
+    "prompts": Kind(
+        lambda: Tiny(
+            tiny_studies.stable_diffusion(),
+            {"shape": SHAPES, "tint": TINTS, "edge": EDGES},
+            ["shape", "tint"],
+            TEXTS,
+        )
+    ),
+    "a transformer": Kind(
+        lambda: Tiny(
+            tiny_studies.dit(),
+            {"shape": EDGES, "tint": TINTS, "edge": EDGES},
+            ["shape", "tint", "edge"],
+            CLASSES,
+        )
+    ),
+    "classes that are never generated": Kind(
+        lambda: Tiny(
+            tiny_studies.unet(),
+            {"tint": TINTS, "shape": SHAPES},
+            ["tint", "shape"],
+            never=("line", "dark"),
+        )
+    ),
+}
+
+
+class Ready(NamedTuple):
+    """A study on disk: its name among the subjects, where its results are, sizes, how to open it."""
+
+    name: str
+    root: Path
+    sizes: dict[str, object]
+    open: Callable[[], Subject]
+
+    def values(self, notebook: str) -> dict[str, object]:
+        """What is set in a notebook's cell of parameters."""
+        known = tiny_studies.parameters(notebook)
+        return {k: v for k, v in self.sizes.items() if k in known} | {
+            "subject": self.name,
+            "profile": "quick",
+            "device": "cpu",
+        }
+
+    def result(self, notebook: str) -> dict[str, object]:
+        """A notebook's result file, in which no value may be anything but a number."""
+        path = (
+            self.root
+            / "_build/results/quick"
+            / artifacts.results_folder(self.name, "quick").name
+            / f"{notebook}.json"
+        )
+        return json.loads(
+            path.read_text(),
+            parse_constant=lambda name: pytest.fail(f"{notebook}: a value is {name}"),
+        )
+
+
+def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
+    """Write a study, open a store beside it, and make what is not to be tested here small."""
+    torch.manual_seed(0)
+    for attribute, value in (("STORE", root / "store"), ("_verified", set()), ("ROOT", root)):
+        patch.setattr(artifacts, attribute, value)
+    patch.setitem(evaluators.ARCHITECTURES, "shallow", tiny_studies.shallow)
+    for module, recipe in RECIPES.items():
+        patch.setattr(module, "RECIPE", recipe)
+    patch.setattr(
+        debiasing,
+        "respond",
+        lambda s, m, a, **sizes: RESPOND(s, replace(m, grid=m.grid[-1:]), a, **sizes),
+    )
+    for function in (metrics.bootstrap, metrics.bootstrap_means):
+        patch.setitem(function.__kwdefaults__, "n_boot", 50)
+    study = STUDIES[name].make()
+    folder = tiny_studies.write(study, root / "model")
+
+    def build(device: torch.device, dtype: torch.dtype, _folder: Path | None) -> Subject:
+        about = subjects.about(folder, device) | {"prompts": study.prompts}
+        return pipelines.read(name, folder, device, dtype, **about)
+
+    patch.setitem(subjects.SUBJECTS, name, build)
+    return Ready(name, root, STUDIES[name].sizes, partial(subjects.load, name, "cpu"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    """One thread: networks as small as these would wait for others longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def study(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ready]:
+    """One study for all notebooks, which share a store."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield prepare(request.param, tmp_path_factory.mktemp("study"), patch)
+
+
+@pytest.mark.filterwarnings("ignore")  # of so few images numpy, scikit-learn and matplotlib warn
+@pytest.mark.parametrize("notebook", NAMES)
+def test_a_notebook_ends_with_finite_figures(study: Ready, notebook: str) -> None:
+    tiny_studies.run(notebook, study.values(notebook))
+    plt.close("all")
+    result = study.result(notebook)
+    names = [r["name"] for r in result["records"]]
+    assert names and len(set(names)) == len(names)
+    assert all(math.isfinite(r["value"]) for r in result["records"])
+    assert {v["record"] for v in result["verdicts"]} <= set(names)
+
+
+@pytest.fixture
+def done(study: Ready) -> Ready:
+    """A study whose ten notebooks have run (the test above)."""
+    if not (study.root / "_build").exists():
+        pytest.skip("the notebooks have not run")
+    return study
+
+
+def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
+    rows = {
+        r.id: r.verdict for r in scorecard.scorecard(artifacts.load_results(done.name, "quick"))
+    }
+    untested = {claim for claim, verdict in rows.items() if verdict == scorecard.UNTESTED}
+    if (
+        done.name == "one attribute"
+    ):  # one factor, one k, one held-out image, no N of 10 to 30, no ratio above one half
+        assert untested == {"C3", "C4", "C6", "C7", "C8", "C9", "C10", "C11"}
+    else:
+        assert "C9" not in untested and "C2" not in untested
+
+
+def test_each_prompt_has_records_of_its_own(done: Ready) -> None:
+    names = {r["name"] for r in done.result("00_bias")["records"]}
+    if done.name == "prompts":
+        assert {"prompts.a_dark_picture.clip_t", "prompts.a_light_picture.clip_t"} <= names
+    elif done.name == "a transformer":
+        assert {"prompts.red_fish.clip_t", "prompts.blue_fish.clip_t"} <= names
+    else:
+        assert not any(name.startswith("prompts.") for name in names)
+
+
+def test_classes_of_one_name_have_records_of_their_own(done: Ready) -> None:
+    if done.name != "a transformer":
+        pytest.skip("every class has a name of its own")
+    pairs = [r["name"] for r in done.result("08_multi_attribute")["records"]]
+    assert "multi.pair.shape.no.edge.yes.joint" in pairs and "multi.pair.shape.no.dark.joint" in pairs
+    assert sum(name.startswith("multi.pair.") and name.endswith(".joint") for name in pairs) == 16
+
+
+def test_a_class_without_images_has_no_features(done: Ready) -> None:
+    if "never" not in done.name:
+        pytest.skip("every class is generated")
+    found = {r["name"]: r["value"] for r in done.result("04_attribution")["records"]}
+    assert (
+        found["tint.dark.features"]
+        == found["shape.line.features"]
+        == found["shape.full.features"]
+        == 0
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# Bad parameters
+
+SHARES, STRENGTHS = (
+    {"max_density", "target_share", "matched", "threshold", "ratios"},
+    {"betas", "strong", "strength_single"},
+)
+
+
+def bad_values(name: str, value: object) -> list[object]:
+    """What a parameter with this default must not be."""
+    if name == "seed":
+        return [-1, 0.5]
+    if isinstance(value, list):
+        return [
+            [],
+            [value[0], value[0]],
+            *([one] for one in bad_values(name + "[0]", value[0]) if one != 0 or name != "seeds"),
+        ]
+    own = name.removesuffix("[0]")
+    if own in SHARES:
+        return [-0.1, 1.1]
+    return [0, -1, *([] if own in STRENGTHS else [1.5])] if isinstance(value, int | float) else []
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
+    """A study with prompts that is open, and of which nothing can be computed."""
+
+    def computed(*_args: object, **_options: object) -> None:
+        raise AssertionError("something was computed before the parameters were checked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        ready = prepare("prompts", tmp_path_factory.mktemp("idle"), patch)
+        opened = ready.open()
+        patch.setattr(subjects, "load", lambda *_args, **_options: opened)
+        for name in ("sample", "unedited", "activation"):
+            patch.setattr(sampling, name, computed)
+        yield ready
+
+
+def refused(ready: Ready, notebook: str, **values: object) -> str:
+    """What a notebook says of some values, in one line."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        tiny_studies.run(notebook, ready.values(notebook) | values)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("notebook", NAMES[:-1])
+def test_bad_sizes_are_refused_by_name_before_anything_is_computed(
+    idle: Ready, notebook: str
+) -> None:
+    for name, value in tiny_studies.parameters(notebook).items():
+        for bad in bad_values(name, value):
+            assert refused(idle, notebook, **{name: bad}).startswith(name), f"{name} = {bad!r}"
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values", "told"),
+    [
+        ("00_bias", {"steps": 1001}, "steps must be between 1 and 1000"),
+        ("00_bias", {"n_images": 4}, "n_images must be more than 4, the scorer's features"),
+        ("01_polysemanticity", {"k": 25}, r"k must be at most latents \(24\)"),
+        ("01_polysemanticity", {"n_probe": 4}, "n_probe must be larger"),
+        ("02_ksae", {"ks": [2, 25]}, r"ks\[1\] must be at most latents"),
+        ("02_ksae", {"ks": [4, 2]}, "ks must be different values that rise"),
+        ("02_ksae", {"n_reconstructed": 4}, "n_reconstructed must be more than 4"),
+        ("03_probes", {"n_images": 3}, "n_images must be at least 4"),
+        ("04_attribution", {"n_features": 5}, "latents must be at least 30"),
+        ("05_interventions", {"n_curve": 4}, "n_curve must be more than 4"),
+        ("06_debiasing", {"n_sweep": 1}, "n_sweep must be at least 2, one image for each prompt"),
+        (
+            "06_debiasing",
+            {"ratios": [0.5, 1.0]},
+            r"ratios\[1\] must be greater than 0 and less than 1",
+        ),
+        ("06_debiasing", {"wanted": {"tone": [0.5, 0.5]}}, "wanted: an attribute must be one of"),
+        ("06_debiasing", {"wanted": {"tint": [0.5, 0.5]}}, "wanted: tint must be 3 shares"),
+        ("07_ablations", {"seeds": [0, 1]}, "seeds must not hold seed itself"),
+        ("07_ablations", {"n_final": 1}, "n_final must be at least 2"),
+        (
+            "08_multi_attribute",
+            {"singles": {"smile": "present"}},
+            "singles: a factor must be one of",
+        ),
+        (
+            "08_multi_attribute",
+            {"singles": {"edge": "present"}},
+            "singles: a class of edge must be one of",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_each_other_or_the_subject_are_refused(
+    idle: Ready, notebook: str, values: dict, told: str
+) -> None:
+    line = refused(idle, notebook, **values)
+    assert re.match(told, line), line
