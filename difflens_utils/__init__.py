@@ -1,13 +1,21 @@
 """Open a diffusion model at its bottleneck, find the sparse features behind a bias, and turn them up or down.
 
-Data flows one way, and a module imports only from its left:
+Data flows one way, and a module imports only from the floors above its own:
 
-    names, worlds
-    -> portraits -> occupations -> evaluators, paper, hooks, weights, checkpoints, workers
-    -> labelled, guided_diffusion, fairface, inception -> gpu
-    -> pipelines -> precision -> subjects, sampling -> metrics -> artifacts -> shards -> ksae -> activations -> probes
-    -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
-    -> debiasing -> scorecard
+    checkpoints, descriptions, errors, intervals, names, paper, workers
+    -> declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers,
+       scorecard, weights
+    -> disentanglement, figures, keys, opening, precision, sampling
+    -> artifacts, evaluators, ksae, worlds
+    -> fairface, inception, pictures, portraits, shards
+    -> labelled, occupations
+    -> pipelines
+    -> activations, finetuning, latent_direction, latent_editing, mediation, subjects
+    -> probes
+    -> attribution, edits
+    -> stages
+    -> methods, sizes
+    -> debiasing
 """
 
 from __future__ import annotations
