@@ -101,7 +101,7 @@ def digest(value: Any) -> Any:
         return {str(name): digest(part) for name, part in value.items()}
     if (fingerprint := getattr(value, "fingerprint", None)) is not None:
         return fingerprint()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [digest(part) for part in value]
     if isinstance(value, nn.Module):
         return _of_network(value)

@@ -43,6 +43,11 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
 @artifacts.stored("latent_editing", reads=("texts", "clip"), shipped=lambda a: a["subject"].folder / "latent_editing" / a["attribute"])
 def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int,
            progress: bool) -> dict[str, Tensor]:
+    return {"delta": halved(_trained(subject, attribute, n, rounds, seed, steps, batch, progress))}
+
+
+def _trained(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
+    """Delta h of every class: (classes, T, *h) float32."""
     directions = text_directions(subject, attribute).detach()
     s = sampling.trajectory(subject, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
@@ -57,7 +62,7 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
                 _loss(subject, x, texts, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
-    return {"delta": halved(torch.stack([delta.detach() for delta, _ in states], 1).cpu())}
+    return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
 
 
 def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:

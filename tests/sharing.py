@@ -46,19 +46,19 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     os.environ["DIFFLENS_WORKER"] = worker
     artifacts.STORE = store
     artifacts._verified = set()
-    sample, epsilon, begun = sampling.sample, Subject.epsilon, []
+    sample, predict, begun = sampling.sample, Subject.predict, []
 
     def sampled(*args: object, **options: object) -> torch.Tensor:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
             file.write(f"{worker} {getattr(options.get('edit'), 'parts', {}).get('edit')} {options['rows'].tolist()}\n")
         if len(begun) - 1 == dies_in:
-            type(args[0]).epsilon = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+            type(args[0]).predict = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return sample(*args, **options)
 
     sampling.sample = sampled
     try:
         WORK[name]()
     finally:
-        sampling.sample, Subject.epsilon = sample, epsilon
+        sampling.sample, Subject.predict = sample, predict
         del os.environ["DIFFLENS_WORKER"]

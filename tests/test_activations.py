@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,8 @@ def test_an_evaluator_with_large_statistics_is_saved_as_it_is(tmp_path: Path) ->
 
 def test_a_large_direction_of_latent_editing_is_stored_as_it_is(store: Path, monkeypatch) -> None:
     learned = torch.full((2, STEPS, 24, 4, 4), 1e5)
-    monkeypatch.setattr(latent_editing, "_learn", lambda *_: learned)
-    subject = tiny.subject()
+    monkeypatch.setattr(latent_editing, "_trained", lambda *_: learned)
+    judge, subject = tiny.labeller(), tiny.subject()
+    subject = dataclasses.replace(subject, evaluators=lambda: (judge, judge, None))
     sizes = {"n": 2, "rounds": 1, "seed": 0, "steps": STEPS}
     assert torch.equal(latent_editing.learn(subject, "gender", **sizes), learned)
