@@ -10,12 +10,15 @@ TORCH_INDEX ?=
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 BIN   := .venv/bin
-comma := ,
 ENV   := .venv/.ready
-PIP   := $(BIN)/pip --disable-pip-version-check --no-input install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP   := $(BIN)/pip --disable-pip-version-check --no-input install \
+         $(if $(TORCH_INDEX),--extra-index-url "$$TORCH_INDEX")
 
 # The same seed of Python's hashes everywhere, so that sets have one order.
 export PYTHONHASHSEED := 0
+
+# Recipes read these as "$$NAME": the shell then takes spaces, quotes and & as they are.
+export PYTHON PROFILE SUBJECT CORES TORCH_INDEX
 
 .PHONY: help book test models digits methods bench reference clean
 .DEFAULT_GOAL := help
@@ -30,34 +33,38 @@ help:
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
-	@echo "Variables: PROFILE=$(PROFILE) SUBJECT=$(SUBJECT) CORES=$(CORES) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)"
+	@echo "Variables: PROFILE=$$PROFILE SUBJECT=$$SUBJECT CORES=$$CORES PYTHON=$$PYTHON" \
+	  "TORCH_INDEX=$$TORCH_INDEX"
 
 $(ENV): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "PYTHON must be Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "PYTHON must be Python 3.11 or newer; $$PYTHON is $$("$$PYTHON" --version 2>&1)"; \
+	    exit 1; }
 	@echo "Making the environment in .venv (about 2 GB and 3 minutes with torch's CPU build)"
-	@$(PYTHON) -m venv .venv
+	@"$$PYTHON" -m venv .venv
 	@$(PIP) --no-compile -r requirements.txt
-	@$(BIN)/python -m compileall -q -j $(CORES) .venv/lib > /dev/null || true  # on all cores, where pip takes one; files of other Pythons are no error
+	@# on all cores, where pip takes one; files of other Pythons are no error
+	@$(BIN)/python -m compileall -q -j "$$CORES" .venv/lib > /dev/null || true
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@
 
 # No lock: every output is moved into place whole, so a killed run leaves nothing to unlock or repair.
 book: $(ENV)
-	@$(BIN)/python -m snakemake -s workflow/Snakefile --cores $(CORES) --quiet all --nolock --rerun-incomplete \
-	  --scheduler greedy --max-checksum-file-size 1GB --config profile=$(PROFILE) subject=$(SUBJECT)
-	@$(BIN)/python -m workflow.verdicts --profile $(PROFILE) --subject $(SUBJECT)
-	@echo "The book: $(CURDIR)/_build/html/index.html"
+	@$(BIN)/python -m snakemake -s workflow/Snakefile --cores "$$CORES" --quiet all --nolock \
+	  --rerun-incomplete --scheduler greedy --max-checksum-file-size 1GB --config "profile=$$PROFILE"
+	@$(BIN)/python -m workflow.verdicts --profile "$$PROFILE" --subject "$$SUBJECT"
+	@echo "The book: $$PWD/_build/html/index.html"
 
 test: $(ENV)
 	@echo "Unit tests, one process per core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile tests
 	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything first)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 3600 notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout 3600 notebooks
 
 reference: override PROFILE := book
 reference: book
-	@$(BIN)/python -m workflow.reference --subject $(SUBJECT)
+	@$(BIN)/python -m workflow.reference --subject "$$SUBJECT"
 
 models: $(ENV)
 	@echo "Training the evaluators and the subjects; an interrupted training resumes"
@@ -80,8 +87,8 @@ digits: $(ENV)
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)
-	@for subject in $(subst $(comma), ,$(SUBJECT)); do for notebook in 06_debiasing 07_ablations; do \
-	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject $$subject; done; done
+	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 06_debiasing 07_ablations; do \
+	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

@@ -2,7 +2,9 @@
 
 Data flows one way, and a module imports only from its left:
 
-    worlds -> portraits -> occupations -> evaluators, paper, hooks, weights, checkpoints, workers -> labelled, guided_diffusion, fairface, inception -> gpu
+    names, worlds
+    -> portraits -> occupations -> evaluators, paper, hooks, weights, checkpoints, workers
+    -> labelled, guided_diffusion, fairface, inception -> gpu
     -> pipelines -> precision -> subjects, sampling -> metrics -> artifacts -> shards -> ksae -> activations -> probes
     -> attribution, mediation, disentanglement, latent_editing, latent_direction, finetuning -> edits, planning -> stages, figures -> methods
     -> debiasing -> scorecard

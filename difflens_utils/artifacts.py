@@ -1,28 +1,24 @@
 """Results on disk: every expensive result is stored once, under what determines it, and never half-written.
 
-An artifact is a folder `artifacts/<stage>/<key>/`. The key is a hash of the parameters, the upstream keys, the weights'
-fingerprint and the code of the stage (comments and docstrings aside). `manifest.json` holds these and a checksum per
-file: a rerun reuses the folder, a damaged one is noticed and made again. Result files hold the figures that the book, the
-README and the tables are made from.
+An artifact is a folder `artifacts/<stage>/<key>/`. The key is a hash of everything that determines the result (`keys`):
+`stored` makes it for a function that returns tensors, `cached` takes what `keys.of` returns. `manifest.json` holds these
+parameters and a checksum per file: a rerun reuses the folder, a damaged one is noticed and made again. Result files hold
+the figures that the book, the README and the tables are made from.
 """
 
 from __future__ import annotations
 
-import ast
 import errno
-import hashlib
 import json
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,32 +26,15 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from . import keys
 from .errors import one_of, positive
 from .metrics import NAN, Estimate
+from .names import slug
 from .weights import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
 SHIP = "DIFFLENS_SHIP" in os.environ  # make anew what ships with the models, and put it there (`make methods`)
-
-
-@cache
-def code_version(*modules: ModuleType) -> str:
-    """A hash of the modules' code without comments and docstrings."""
-    digest = hashlib.sha256()
-    for module in modules:
-        tree = ast.parse(Path(module.__file__).read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                body[0].value.value = None
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:12]
-
-
-def key_of(parameters: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for the parameters."""
-    return hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def intact(folder: Path) -> bool:
@@ -67,13 +46,33 @@ def intact(folder: Path) -> bool:
         return False
 
 
-def _ships(folder: Path, parameters: Mapping[str, Any]) -> bool:
+# What may differ for what ships: the code, the versions of libraries, the precision, and which functions read what.
+UNSHIPPED = {"code", "libraries", "runtime", "reads", "function"}
+
+
+def lasting(parameters: Any) -> Any:
+    """What of some parameters must be the same for a result that ships with the repository."""
+    if isinstance(parameters, Mapping):
+        return {k: lasting(v) for k, v in parameters.items() if k not in UNSHIPPED}
+    if isinstance(parameters, (list, tuple)):
+        return [lasting(v) for v in parameters]
+    return parameters
+
+
+def ships(folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether a folder that came with the repository is intact, and was made with these parameters, whatever the code."""
-    if not intact(folder):
+    if SHIP or not intact(folder):
         return False
-    known, asked = (json.loads(json.dumps({k: v for k, v in p.items() if k != "code"}, default=str))
-                    for p in (json.loads((folder / "manifest.json").read_text())["parameters"], parameters))
-    return known == asked
+    known = json.loads((folder / "manifest.json").read_text())["parameters"]
+    return lasting(known) == lasting(parameters)
+
+
+def ship(folder: Path, shipped: Path, parameters: Mapping[str, Any]) -> None:
+    """Put an artifact where it comes with the repository, under what must be the same (`make methods`)."""
+    shutil.rmtree(shipped, ignore_errors=True)
+    shutil.copytree(folder, shipped)
+    manifest = json.loads((shipped / "manifest.json").read_text()) | {"parameters": lasting(parameters)}
+    (shipped / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 _verified: set[Path] = set()  # checksums are checked once per process and artifact
@@ -89,19 +88,19 @@ def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], Non
     before a missing artifact is made, and while no one waits: for work that processes share (`shards`).
     """
     if shipped is not None:
-        if not SHIP and _ships(shipped, parameters):
+        if ships(shipped, parameters):
             return shipped
         folder = cached(stage, parameters, make, ahead=ahead)
         if SHIP:
-            shutil.rmtree(shipped, ignore_errors=True)
-            shutil.copytree(folder, shipped)
+            ship(folder, shipped, parameters)
         return folder
-    key = key_of(parameters)
+    key = keys.key_of(parameters)
     folder = STORE / stage / key
     if there(folder):
         return folder
     if ahead is not None:
-        ahead()
+        with keys.making(parameters):
+            ahead()
     with _lock(stage, key):
         if not there(folder):
             fill(folder, stage, parameters, make)
@@ -145,10 +144,11 @@ def fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        make(temporary)
+        with keys.making(parameters):
+            make(temporary)
         files = {str(p.relative_to(temporary)): file_fingerprint(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
         manifest = {"stage": stage, "parameters": parameters, "files": files}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         os.replace(temporary, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -164,15 +164,36 @@ def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[],
     return load_tensors(cached(stage, parameters, lambda folder: save_tensors(make(), folder), shipped))
 
 
+Tensors = dict[str, Tensor]
+
+
+def stored(stage: str, *, reads: Sequence[str] = (), ignoring: Sequence[str] = ("progress",),
+           shipped: Callable[[dict[str, Any]], Path] | None = None) -> Callable[[Callable[..., Tensors]], Callable[..., Tensors]]:
+    """A function that returns tensors as one that looks into the store first, under a key of all its arguments.
+
+    `reads` names the parts of a subject that the function reads, beside what generates; `ignoring` the arguments that change
+    no value; `shipped` tells from the arguments where the result lies if it came with the repository.
+    """
+    def decorate(function: Callable[..., Tensors]) -> Callable[..., Tensors]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Tensors:
+            arguments = keys.bound(function, args, kwargs)
+            own = {name: value for name, value in arguments.items() if name not in ignoring}
+            place = shipped(arguments) if shipped else None
+            return cached_tensors(stage, keys.of(function, own, reads), lambda: function(*args, **kwargs), place)
+        return call
+    return decorate
+
+
 def cached_each(stage: str, parameters: Sequence[Mapping[str, Any]], make: Callable[[list[int]], Tensor]) -> list[Tensor]:
     """`cached` for many small tensors of a kind: `make(missing)` gets the numbers of those that are not there and gives them in one (M, ...).
 
     Of two processes that want the same ones, one makes them and the other waits.
     """
-    keys = [key_of(p) for p in parameters]
+    names = [keys.key_of(p) for p in parameters]
     made: dict[int, Tensor] = {}
-    with _lock(stage, key_of({"each": keys})):
-        if missing := [i for i, key in enumerate(keys) if not there(STORE / stage / key)]:
+    with _lock(stage, keys.key_of({"each": names})):
+        if missing := [i for i, key in enumerate(names) if not there(STORE / stage / key)]:
             made = dict(zip(missing, make(missing), strict=True))
         return [cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"] for i, p in enumerate(parameters)]
 
@@ -267,7 +288,7 @@ class Results:
 
 def results_folder(subject: str, profile: str) -> Path:
     """Where the result files of one subject and profile lie."""
-    return ROOT / "_build/results" / profile / re.sub(r"[^\w.-]+", "--", subject).strip("-")  # a hub id or a path as one folder
+    return ROOT / "_build/results" / profile / slug(subject)
 
 
 def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:

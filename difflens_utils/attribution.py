@@ -12,7 +12,6 @@ Both give scores per class and latent; positive means: more of the latent, more 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, gpu, hooks, sampling
+from . import artifacts, gpu, hooks, keys, sampling
 from .activations import Recording
 from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
@@ -113,22 +112,21 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
     """
     artifacts.check_sizes(n_support=n, points=points)
     names = {a: subject.classes(a) for a in attributes}
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "names": names,
-                  "n": n, "seed": seed, "steps": steps, "points": points, **subject.asked(),
-                  "code": artifacts.code_version(sys.modules[__name__], sampling)}
-
-    def measure(clean: Tensor) -> Tensor:
-        logits = subject.labeller.logits(subject.decode(clean))
-        return torch.cat([logits[a].log_softmax(-1) for a in attributes], 1)
-
-    def make() -> dict[str, Tensor]:
-        with planar(subject):
-            return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
-
-    t = artifacts.cached_tensors("attribution", parameters, make)
+    t = _through_image(subject, ksae, names, n, seed, steps, points, batch)
     parts = {k: dict(zip(attributes, v.split([len(c) for c in names.values()]), strict=True)) for k, v in t.items()}
     return {a: Attribution(parts["by_step"][a].sum(1), *(parts[name][a] for name in ("by_step", "by_position", "gap", "slope", "from_mean")))
             for a in attributes}
+
+
+@artifacts.stored("attribution", reads=("texts", "labeller"), ignoring=("batch",))
+def _through_image(subject: Subject, ksae: KSAE, names: dict[str, tuple[str, ...]], n: int, seed: int, steps: int, points: int,
+                   batch: int) -> dict[str, Tensor]:
+    def measure(clean: Tensor) -> Tensor:
+        logits = subject.labeller.logits(subject.decode(clean))
+        return torch.cat([logits[a].log_softmax(-1) for a in names], 1)
+
+    with planar(subject):
+        return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
 
 
 def _image_scores(subject: Subject, ksae: KSAE, measure: Measure, n: int, seed: int, steps: int, points: int,
@@ -168,7 +166,7 @@ def _step_scores(subject: Subject, ksae: KSAE, measure: Measure, x: Tensor, text
             return leaf[-1]
 
         with torch.enable_grad(), hooks.edit(subject.network, subject.module, replace, subject.parts(len(x))):
-            clean = sampling.predicted_clean(x, subject.epsilon(x, timestep, texts), s, index)
+            clean = sampling.predicted_clean(x, subject.predict(x, timestep, texts), s, index)
             return leaf[-1], measure(clean)
 
     h, outcome = run(lambda h: h)
@@ -217,11 +215,10 @@ def measured(subject: Subject, ksae: KSAE, attribute: str, target: int, features
     the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store one by
     one: rankings have features in common.
     """
-    common = {"subject": subject.fingerprint, "module": subject.module, "ksae": ksae.fingerprint(), "attribute": attribute,
-              "target": target, "n": n, "seed": seed, "steps": steps, "at": at, "beta": beta, **subject.asked(),
-              "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
-    sums = torch.stack([unit.double().sum((0, 1)), unit.double().abs().sum((0, 1))], 1).tolist()
-    parameters = [common | {"feature": feature, "unit": moved} for feature, moved in zip(features.tolist(), sums, strict=True)]
+    common = keys.of(measured, {"subject": subject, "ksae": ksae, "attribute": attribute, "target": target, "n": n, "seed": seed,
+                                "steps": steps, "at": at, "beta": beta}, reads=("texts", "labeller"))
+    parameters = [common | {"feature": feature, "unit": keys.digest(moved)}
+                  for feature, moved in zip(features.tolist(), unit.unbind(-1), strict=True)]
 
     def make(missing: list[int]) -> Tensor:
         s = sampling.trajectory(subject, steps)
@@ -255,7 +252,7 @@ def _gains(subject: Subject, ksae: KSAE, attribute: str, target: int, features: 
             return torch.cat(moved).to(h.dtype)
 
         with hooks.fork(subject.network, subject.module, versions, subject.parts(len(x))) as forked:
-            plain, edited = forked.split(subject.epsilon(x, s.timesteps[index], texts), len(x))
+            plain, edited = forked.split(subject.predict(x, s.timesteps[index], texts), len(x))
         read = lambda e, again: subject.labeller.logits(subject.decode(  # noqa: E731
             sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index)))[attribute].log_softmax(-1)[:, target]
         rows.append((read(edited, len(part)).reshape(len(part), -1) - read(plain, 1)).cpu())

@@ -8,7 +8,6 @@ what a plan expects stands beside what it reaches.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from . import artifacts, edits, evaluators, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, keys, metrics, planning, sampling, stages
 from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
@@ -100,11 +99,18 @@ def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed
 
 
 def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int, recipe: Mapping[str, Any]) -> list[Arm]:
-    """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with."""
+    """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with.
+
+    What ships is known by the recipe, since the last bits of a k-SAE differ between machines; the store by the edits themselves.
+    """
     artifacts.check_sizes(n_tuned=n, steps=steps)
-    parameters = {"weights": subject.weights, "module": subject.module, "method": method.name, "grid": method.grid,
-                  "attribute": attribute, "n": n, "seed": seed, "steps": steps, **subject.asked(), "recipe": dict(recipe),
-                  "code": artifacts.code_version(sys.modules[__name__], sampling, edits, stages)}
+    arguments = {"subject": subject, "method": method.name, "grid": method.grid, "attribute": attribute, "n": n, "seed": seed,
+                 "steps": steps, "recipe": recipe}
+    parameters = keys.of(search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip"))
+    shipped = subject.folder / "search" / attribute / method.key
+    if artifacts.ships(shipped, parameters):
+        return _arms(shipped)
+    edits_too = parameters | {"edits": keys.digest(_edits(subject, method, attribute))}
 
     @cache
     def arms() -> list[Arm]:
@@ -113,7 +119,20 @@ def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: in
     def make(folder: Path) -> None:
         (folder / "arms.json").write_text(json.dumps(arms(), indent=1) + "\n")
 
-    folder = artifacts.cached("search", parameters, make, subject.folder / "search" / attribute / method.key, ahead=arms)
+    folder = artifacts.cached("search", edits_too, make, ahead=arms)
+    if artifacts.SHIP:
+        artifacts.ship(folder, shipped, parameters)
+    return _arms(folder)
+
+
+def _edits(subject: Subject, method: Method, attribute: str) -> list[sampling.Edit]:
+    """Every edit that a search of the method tries."""
+    targets = [WHOLE] if method.whole else range(len(subject.classes(attribute)))
+    return [method.towards(target, strength) for target in targets for strength in method.grid]
+
+
+def _arms(folder: Path) -> list[Arm]:
+    """What a search has found, from its folder."""
     return [Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
             for target, strength, transitions, similar, agreement in json.loads((folder / "arms.json").read_text())]
 

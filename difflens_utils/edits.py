@@ -6,14 +6,14 @@ None, and the sampler then does exactly what it does without an edit: beta = 1 i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 
 import torch
 from torch import Tensor, nn
 
-from . import gpu
+from . import gpu, keys
 from .errors import distribution, one_of, positive, within
 from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
 from .probes import Heads
@@ -22,12 +22,18 @@ from .sampling import Edit, Step
 MODES = ("scale", "add")
 
 
-def _keyed(edit: Edit, method: str, /, **parts: object) -> Edit:
-    """Let an edit carry what it does, so that stored images can be filed under it."""
-    edit.parts = {"method": method, **parts}
-    return edit
+def keyed(factory: Callable[..., Edit]) -> Callable[..., Edit]:
+    """Let the edits that a function makes carry what they do, its arguments, so that images can be filed under them."""
+    @wraps(factory)
+    def make(*args: object, **kwargs: object) -> Edit:
+        edit = factory(*args, **kwargs)
+        edit.parts = {"edit": factory.__name__, **keys.bound(factory, args, kwargs)}
+        return edit
+
+    return make
 
 
+@keyed
 def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scale", unit: Tensor | None = None) -> Edit:
     """Turn features up or down and write back only the difference (Eq. 7 and 9).
 
@@ -59,9 +65,10 @@ def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scal
             change = (s + beta * u.to(s)).clamp_min(ksae.floor) - s
         return (h.float() + vectors_to_map(change @ directions, h.shape)).to(h.dtype)
 
-    return _keyed(edit, "steer", ksae=ksae.fingerprint(), features=features.tolist(), beta=beta, mode=mode, unit=unit)
+    return edit
 
 
+@keyed
 def push(direction: Tensor, beta: float) -> Edit:
     """Add beta times a dense direction to h: (T, *h), one per timestep; beta = 0 is the identity.
 
@@ -73,9 +80,10 @@ def push(direction: Tensor, beta: float) -> Edit:
     def edit(h: Tensor, step: Step) -> Tensor | None:
         return None if beta == 0 else (h.float() + beta * there(h.device)[step.index]).to(h.dtype)
 
-    return _keyed(edit, "push", direction=direction, beta=beta)
+    return edit
 
 
+@keyed
 def guide(heads: Heads, target: Sequence[float], strength: float, temperature: float = 8.0) -> Edit:
     """H-Distribution (Parihar et al., 2024): move the whole batch so that the h-classifier's mean answer nears `target`, for each prompt.
 
@@ -105,9 +113,10 @@ def guide(heads: Heads, target: Sequence[float], strength: float, temperature: f
         change = slope @ here.weight[step.index].flatten(1)
         return (h.float() - strength * change.reshape(h.shape)).to(h.dtype)
 
-    return _keyed(edit, "guide", weight=heads.weight, bias=heads.bias, target=list(target), strength=strength, temperature=temperature)
+    return edit
 
 
+@keyed
 def adapt(change: Mapping[str, Tensor], strength: float) -> Edit:
     """Finetuning as an edit: h stays, and `strength` times a change {weight: change} is added to the network's weights meanwhile.
 
@@ -125,41 +134,56 @@ def adapt(change: Mapping[str, Tensor], strength: float) -> Edit:
             for name, weight in kept.items():
                 own[name].data = weight
 
-    edit = _keyed(lambda _h, _step: None, "adapt", change=dict(change), strength=strength)
+    def edit(_h: Tensor, _step: Step) -> None:
+        return None
+
     edit.around = around
     return edit
 
 
+@keyed
 def reconstruct(ksae: KSAE) -> Edit:
     """Replace h by the k-SAE's reconstruction: what Table 4 measures."""
 
     def edit(h: Tensor, _step: Step) -> Tensor:
         return vectors_to_map(gpu.on(ksae, h.device)(map_to_vectors(h).float()), h.shape).to(h.dtype)
 
-    return _keyed(edit, "reconstruct", ksae=ksae.fingerprint())
+    return edit
 
 
+def _of_h(*edits: Edit) -> None:
+    """Raise ValueError for an edit of the network itself: it is for a whole batch and every step, or for none."""
+    if any(hasattr(edit, "around") for edit in edits):
+        raise ValueError("an edit of the network itself (adapt) cannot be combined with others")
+
+
+@keyed
 def only(edit: Edit, steps: Sequence[int]) -> Edit:
     """The edit at the given sampling steps only (0 is the noisiest)."""
+    _of_h(edit)
     chosen = frozenset(steps)
-    return _keyed(lambda h, step: edit(h, step) if step.index in chosen else None, "only", edit=edit.parts, steps=sorted(chosen))
+    return lambda h, step: edit(h, step) if step.index in chosen else None
 
 
+@keyed
 def compose(*edits: Edit) -> Edit:
-    """One edit after the other; the identity where all are."""
+    """One edit after the other; the identity where all are. Each may work in place."""
+    _of_h(*edits)
 
     def combined(h: Tensor, step: Step) -> Tensor | None:
         current = h
         for edit in edits:
-            new = edit(current, step)
+            new = edit(current.clone(), step)
             current = current if new is None else new
         return None if current is h else current
 
-    return _keyed(combined, "compose", edits=[e.parts for e in edits])
+    return combined
 
 
+@keyed
 def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
     """Give every image the edit of its class: `classes` (n,) for all n images of a run; a class without an edit stays."""
+    _of_h(*edits.values())
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         mine, out = classes[step.rows], None
@@ -173,7 +197,7 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
         return out
 
     edit.rows = torch.isin(classes, torch.tensor(list(edits), dtype=torch.int64)).nonzero().flatten()  # all other images stay as they are
-    return _keyed(edit, "per_image", edits={c: e.parts for c, e in edits.items()}, classes=classes)
+    return edit
 
 
 def draw_classes(n: int, target: Sequence[float], seed: int, group: int = 1) -> Tensor:

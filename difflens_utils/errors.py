@@ -25,6 +25,14 @@ def positive(parameter: str, value: float) -> None:
         raise ValueError(f"{parameter} must be greater than 0, got {value!r}")
 
 
+def at_least(parameter: str, value: float, least: float = 1, unit: str = "") -> None:
+    """Raise ValueError unless `value` >= `least`; `unit` says what that is, such as "one batch"."""
+    if not value >= least:
+        raise ValueError(
+            f"{parameter} must be at least {least}{f' ({unit})' if unit else ''}, got {value!r}"
+        )
+
+
 def within(parameter: str, value: float, low: float, high: float) -> None:
     """Raise ValueError unless `low` <= `value` <= `high`."""
     if not low <= value <= high:
@@ -32,9 +40,12 @@ def within(parameter: str, value: float, low: float, high: float) -> None:
 
 
 def distribution(parameter: str, shares: ArrayLike, classes: int | None = None) -> NDArray[np.float64]:
-    """The shares (classes,) as float64. Raise ValueError for a wrong length, a share below 0 or a sum other than 1."""
+    """The shares (classes,) as float64.
+
+    Raises ValueError for a wrong length, a share below 0 or nan, or a sum other than 1.
+    """
     p = np.asarray(shares, dtype=np.float64)
-    if p.shape != (classes or p.size,) or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
+    if p.shape != (classes or p.size,) or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
         raise ValueError(f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
                          f"which sums to {p.sum():.6g}")
     return p

@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transformers import CLIPModel, CLIPTokenizer
 
+from . import checkpoints, keys, loading
 from .errors import one_of
+from .precision import halved
 
 
 class Evaluator(Protocol):
@@ -101,8 +103,11 @@ class AttributeNet(nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()},
-                  folder / "model.safetensors")
+        stored = {
+            name: halved(value).contiguous() if value.is_floating_point() else value
+            for name, value in self.state_dict().items()
+        }
+        save_file(stored, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
     @classmethod
@@ -110,9 +115,8 @@ class AttributeNet(nn.Module):
         """Load weights saved by `save`. Raises ValueError, in one line, for missing, damaged or foreign files."""
         try:
             config = json.loads((folder / "config.json").read_text())
-            net = cls(**config)
-            net.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                 for k, v in load_file(folder / "model.safetensors").items()})
+            net, path = cls(**config), folder / "model.safetensors"
+            checkpoints.fill(net, checkpoints.tensors(path), path)
         except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
             raise _unreadable(folder, error) from None
         return net.eval().requires_grad_(False)
@@ -165,6 +169,13 @@ class Clip:
         self.model.to(device)
         return self
 
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: weights, vocabulary and preprocessing."""
+        vocabulary = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        lasting = {name: part for name, part in vocabulary.items() if name not in ("padding", "truncation")}  # of the last call
+        return keys.digest({"model": self.model, "vocabulary": keys.key_of(lasting), "preprocessing": self.preprocessing,
+                            "size": self.size, "context": self.context})
+
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""
         images = self.preprocessing(images) if self.preprocessing else resized(images, self.size)
@@ -198,11 +209,10 @@ class Clip:
             config = json.loads((folder / "config.json").read_text())
             if config.get("model_type") != "clip":
                 raise ValueError(f"config.json describes a {config.get('model_type')!r} model, not 'clip'")
-            model, info = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
-            if info["missing_keys"]:  # transformers would go on with random weights
-                raise ValueError(f"{len(info['missing_keys'])} weights are missing, such as {min(info['missing_keys'])}")
+            model = loading.part(CLIPModel, folder, torch.float32)
             json.loads((folder / "vocab.json").read_text())  # without it the tokenizer would be built empty
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            loading.check_tokenizer(folder, tokenizer, model.config.text_config.vocab_size)
             published = folder / "preprocessor_config.json"
             preprocessing = Preprocessing.load(published) if published.exists() else None
         except Exception as error:

@@ -30,13 +30,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on imag
 class FairFace(nn.Module):
     """Implements `Evaluator` for images (B, 3, H, W) in [-1, 1], which are resized to 224x224."""
 
-    def __init__(self, race: Columns) -> None:
-        from torchvision.models import resnet34  # seconds that a study of portraits can do without
-
+    def __init__(self, race: Columns, network: nn.Module) -> None:
+        """`network` is a ResNet-34 with `OUTPUTS` outputs."""
         super().__init__()
         self.columns = {"gender": GENDER, "age": AGE, "race": race}
         self.factors = {factor: tuple(classes) for factor, classes in self.columns.items()}
-        self.network = resnet34(num_classes=OUTPUTS)
+        self.network = network
         self.head, self.network.fc = self.network.fc, nn.Identity()
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
@@ -53,10 +52,13 @@ class FairFace(nn.Module):
     @classmethod
     def load(cls, path: Path) -> FairFace:
         """Read a published checkpoint: `..._7_...pt` or `..._4_...pt`. ValueError, in one line, for a file that is missing, damaged or foreign."""
-        network = cls(RACE_OF_4 if "_4_" in path.name else RACE_OF_7)
-        own = {f"head.{name[3:]}" if name.startswith("fc.") else f"network.{name}": value for name, value in checkpoints.tensors(path).items()}
+        from torchvision.models import resnet34  # seconds that a study of portraits can do without
+
+        state, network = checkpoints.tensors(path), resnet34(num_classes=OUTPUTS)
         try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            raise ValueError(f"{path} is no FairFace network, a ResNet-34 with {OUTPUTS} outputs: {str(error).splitlines()[-1].strip()[:200]}") from None
-        return network.eval().requires_grad_(False)
+            checkpoints.fill(network, state, path)
+        except ValueError as error:
+            expected = f"a ResNet-34 with {OUTPUTS} outputs"
+            raise ValueError(f"no FairFace network, {expected}: {error}") from None
+        race = RACE_OF_4 if "_4_" in path.name else RACE_OF_7
+        return cls(race, network).eval().requires_grad_(False)

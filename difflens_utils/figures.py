@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
+from .descriptions import describe, listed, note, register
 from .metrics import Estimate
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3d9970", "#c0392b", "#8a8a8a"
@@ -29,6 +31,7 @@ def style() -> None:
         "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
         "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.titleweight": "bold", "grid.alpha": 0.5})
     pd.set_option("display.max_colwidth", None)  # a cut interval is none
+    register()
 
 
 def pixels(images: Tensor, scale: int = 1) -> np.ndarray:
@@ -62,6 +65,7 @@ def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5)
     axis.imshow(sheet, interpolation="nearest")
     axis.set_axis_off()
     axis.set_title(title, loc="left")
+    describe(figure, f"A sheet of {len(images)} images, {columns} to a row")
     return figure
 
 
@@ -81,6 +85,9 @@ def strips(rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, tit
         axes[0, 0].xaxis.tick_top()
         axes[0, 0].tick_params(length=0)
     figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
+    above = f" Columns, from the left: {listed(columns)}." if columns is not None else ""
+    begin = f"{title}. " if title else ""
+    describe(figure, f"{begin}Rows of {count} images, from the top: {listed(rows)}.{above}")
     figure.tight_layout(h_pad=0.3)
     return figure
 
@@ -92,6 +99,7 @@ def curve(axis: Axes, x: Sequence[float], estimates: Sequence[Estimate], label: 
     (line,) = axis.plot(x, values, linestyle, marker=marker, ms=4, label=label, color=color)
     if all(e.low is not None for e in estimates):
         axis.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], alpha=0.18, color=line.get_color(), lw=0)
+    note(axis, f"{label}, {values[0]:.2f} at {x[0]:g} and {values[-1]:.2f} at {x[-1]:g}")
 
 
 def shares(axis: Axes, rows: Mapping[str, Sequence[Estimate]], classes: Sequence[str], title: str = "") -> None:
@@ -102,6 +110,8 @@ def shares(axis: Axes, rows: Mapping[str, Sequence[Estimate]], classes: Sequence
         values = np.array([e.value for e in estimates])
         error = np.array([[max(0.0, e.value - e.low), max(0.0, e.high - e.value)] if e.low is not None else [0, 0] for e in estimates]).T
         axis.bar(x, values, width * 0.95, yerr=error, label=label, color=PALETTE[i], error_kw={"lw": 1})
+        shown = (f"{name} {value:.2f}" for name, value in zip(classes, values, strict=True))
+        note(axis, f"{label}, {listed(shown)}")
     axis.set_xticks(range(len(classes)), classes)
     axis.set(ylim=(0, 1), ylabel="share of images", title=title)
     axis.grid(axis="x", visible=False)
@@ -116,6 +126,7 @@ def forest(axis: Axes, rows: Mapping[str, Estimate], xlabel: str, color: str = B
     axis.axvline(zero, color=GREY, lw=1)
     axis.set_yticks(y, list(rows))
     axis.set_xlabel(xlabel)
+    note(axis, listed(f"{name} {estimate.value:.2f}" for name, estimate in rows.items()))
 
 
 def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap: str = "vlag", center: float | None = 0.0) -> None:
@@ -128,6 +139,18 @@ def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap:
     axis.tick_params(axis="y", rotation=0)
     for tick in axis.get_xticklabels():
         tick.set_ha("right")
+    note(axis, f"{label}; rows {listed(table.index)}; columns {listed(table.columns)}")
+    values = table.to_numpy(float)
+    if np.isfinite(values).any():
+        places = int(np.nanargmin(values)), int(np.nanargmax(values))
+        smallest, largest = (_cell(table, place, fmt) for place in places)
+        note(axis, f"smallest {smallest}, largest {largest}")
+
+
+def _cell(table: pd.DataFrame, place: int, fmt: str) -> str:
+    """A cell of a matrix in words: its value, and where it is; `place` counts row by row."""
+    row, column = divmod(place, table.shape[1])
+    return f"{table.iloc[row, column]:{fmt}} ({table.index[row]}; {table.columns[column]})"
 
 
 def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float], timesteps: Sequence[int]) -> Figure:
@@ -153,6 +176,10 @@ def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float]
     right.set_title("attribution per step", fontsize=8, fontweight="normal")
     right.tick_params(labelsize=7)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
+    peak = timesteps[int(np.argmax(by_step))]
+    note(right, f"largest at t = {peak}")
+    describe(figure, f"{title}. Above, the {n} images in which the feature fires most strongly; "
+                     "below, where in them it fires")
     return figure
 
 
@@ -177,25 +204,47 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     axis.text(0.5, -1.3, "independent of all: " + ", ".join(f.replace("_", " ") for f in free), ha="center", fontsize=10, color=GREY)
     axis.set(xlim=(-0.95 if above else -0.2, 1.25), ylim=(-1.8, len(children) - 0.4))
     axis.set_axis_off()
+    arrows = [f"{listed(parents[k])} to {k}" for k in (*roots, *children) if parents[k]]
+    edges = f"Arrows from {'; '.join(arrows)}" if arrows else "No arrows"
+    alone = f"independent of all: {listed(free) or 'none'}"
+    describe(figure, f"A causal graph. {edges}; {alone}".replace("_", " "))
     return figure
 
 
 def slider(frames: Mapping[str, Tensor], caption: Mapping[str, str], columns: int = 8, scale: int = 3, start: int = 0) -> str:
-    """Self-contained HTML: drag to change beta. `frames` maps labels to images (B, 3, H, W), in order."""
+    """Self-contained HTML: drag to change beta. `frames` maps labels to images (B, 3, H, W), in order.
+
+    The control announces the label and the caption of the chosen frame, which are the
+    alternative text of its picture too.
+    """
     pictures = []
     for images in frames.values():
         buffer = io.BytesIO()
         plt.imsave(buffer, mosaic(images, columns, scale), format="png")
         pictures.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
-    labels = [f"<b>{k}</b> {caption.get(k, '')}" for k in frames]
+    values = [f"{label} {caption.get(label, '')}".strip() for label in frames]
+    shown = html.escape(values[start])
+    count = len(next(iter(frames.values())))
     return f"""<div class="difflens-slider" style="text-align:center">
-<img alt="portraits at the chosen strength" style="max-width:100%;image-rendering:pixelated" src="{pictures[start]}"><br>
-<input aria-label="strength" type="range" min="0" max="{len(pictures) - 1}" value="{start}" style="width:70%">
-<div class="value">{labels[start]}</div>
+<img alt="{count} images: {shown}" style="max-width:100%;image-rendering:pixelated"
+ src="{pictures[start]}"><br>
+<label style="display:block">strength <input aria-valuetext="{shown}" type="range" style="width:70%"
+ min="0" max="{len(pictures) - 1}" value="{start}"></label>
+<div class="value" aria-hidden="true">{shown}</div>
+<noscript>Without JavaScript the slider shows one strength only.</noscript>
 <script>(function () {{
-  const box = document.currentScript.parentElement, frames = {json.dumps(pictures)}, labels = {json.dumps(labels)};
-  box.querySelector("input").addEventListener("input", function (event) {{
-    box.querySelector("img").src = frames[event.target.value];
-    box.querySelector(".value").innerHTML = labels[event.target.value];
+  const box = document.currentScript.parentElement;
+  const frames = {json.dumps(pictures)}, values = {_for_script(values)};
+  const input = box.querySelector("input"), img = box.querySelector("img");
+  input.addEventListener("input", function () {{
+    img.src = frames[input.value];
+    img.alt = "{count} images: " + values[input.value];
+    input.setAttribute("aria-valuetext", values[input.value]);
+    box.querySelector(".value").textContent = values[input.value];
   }});
 }})();</script></div>"""
+
+
+def _for_script(value: object) -> str:
+    """JSON that may stand within a <script>, whatever its strings hold."""
+    return json.dumps(value).replace("</", r"<\/")

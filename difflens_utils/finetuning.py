@@ -9,7 +9,6 @@ of the network as it was. The gradient at x_0 reaches every step directly and wi
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from . import artifacts, sampling
 from .errors import distribution
 from .pipelines import Subject
-from .precision import full_precision
+from .precision import full_precision, halved
 
 RANK, RATE, KEEP = 16, 1e-3, 4.0  # of the LoRA, of AdamW, and the weight of CLIP-I
 TEMPERATURE = 10.0  # of the labeller, whose logits lie tens apart: without it the classes drown what should keep the image
@@ -49,16 +48,16 @@ def learn(subject: Subject, targets: Mapping[str, Sequence[float]], *, rounds: i
     artifacts.check_sizes(rounds=rounds, batch=batch, steps=steps)
     if not any(subject.texts()):
         raise ValueError(f"subject {subject.name} reads no text; finetuning aligns the images of prompts")
-    parameters = {"weights": subject.weights, "targets": {a: list(t) for a, t in targets.items()}, "rounds": rounds, "batch": batch, "seed": seed,
-                  "steps": steps, **subject.asked(), "code": artifacts.code_version(sys.modules[__name__], sampling)}
-
-    def make() -> dict[str, Tensor]:
-        with full_precision(subject):
-            return {k: v.half() for k, v in _learn(subject, targets, rounds, batch, seed, steps, progress).items()}
-
-    lora = artifacts.cached_tensors("finetuning", parameters, make, subject.folder / "finetuning")
+    lora = _lora(subject, targets, rounds, batch, seed, steps, progress)
     names = sorted({name.rpartition(".")[0] for name in lora})
     return {f"{name}.weight": lora[f"{name}.up"].float() @ lora[f"{name}.down"].float() for name in names}
+
+
+@artifacts.stored("finetuning", reads=("texts", "labeller", "clip"), shipped=lambda a: a["subject"].folder / "finetuning")
+def _lora(subject: Subject, targets: Mapping[str, Sequence[float]], rounds: int, batch: int, seed: int, steps: int,
+          progress: bool) -> dict[str, Tensor]:
+    with full_precision(subject):
+        return {k: halved(v) for k, v in _learn(subject, targets, rounds, batch, seed, steps, progress).items()}
 
 
 def _learn(subject: Subject, targets: Mapping[str, Sequence[float]], rounds: int, batch: int, seed: int, steps: int, progress: bool) -> dict[str, Tensor]:

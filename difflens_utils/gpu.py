@@ -58,14 +58,14 @@ def largest_batch(memory: Memory, images: int = TRIAL) -> int:
     return min(1 << fit.bit_length() - 1, MOST)
 
 
-_measured: dict[tuple[str, str], int] = {}  # one batch size per process, subject and device, so that a run keeps its batches
+_measured: dict[tuple[str, ...], int] = {}  # one batch size per process, subject and device, so that a run keeps its batches
 
 
 def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = None) -> int:
     """Images per batch: ON_CPU on the CPU; on a GPU what one trial batch leaves room for. `measure` reads the memory."""
     if measure is None and subject.device.type != "cuda":
         return ON_CPU
-    key = (subject.fingerprint, str(subject.device))
+    key = (subject.fingerprint, str(subject.dtype), str(subject.device))
     if key not in _measured:
         _measured[key] = largest_batch((measure or _trial)(subject))
     return _measured[key]

@@ -1,8 +1,10 @@
 """Record and edit the output of any named module, without touching the network's code.
 
-Every context removes its hooks, also after an error, and counts calls from 0 again, so two generations see the same
-indices. `None` from an edit means unchanged. A module that was never called is an error: the name was wrong for the
-path that the network took.
+Every context removes its hooks, also after an error, and counts calls from 0 again, so two
+generations see the same indices. `None` from an edit means unchanged. What an edit or a recording
+gets is a copy, so that an edit may work in place: the network may go on with the memory behind it,
+and the asymmetric step needs it unedited. A module that was never called is an error: the name was
+wrong for the path that the network took.
 """
 
 from __future__ import annotations
@@ -40,23 +42,32 @@ def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
     """What the hook returns: the output with its tensor replaced, or None to leave it."""
     if new is None:
         return None
-    old = _tensor(output)
-    if new.shape != old.shape or new.dtype != old.dtype:
-        raise ValueError(f"the edit of {name} must keep {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} {new.dtype}")
+    _same_kind(_tensor(output), new, name)
     return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+def _same_kind(old: Tensor, new: Tensor, name: str) -> None:
+    """Raise ValueError unless an edit has kept shape and dtype."""
+    if new.shape != old.shape or new.dtype != old.dtype:
+        expected = f"{tuple(old.shape)} {old.dtype}"
+        got = f"{tuple(new.shape)} {new.dtype}"
+        raise ValueError(f"the edit of {name} must keep {expected}, got {got}")
 
 
 WHOLE = (slice(None),)  # parts: all of the batch that the network sees
 
 
-def _changed(output: Tensor, function: HookEdit, call: int, parts: Sequence[slice]) -> Tensor | None:
+def _changed(
+    output: Tensor, function: HookEdit, call: int, parts: Sequence[slice], name: str
+) -> Tensor | None:
     """The output with each part of its batch passed through `function`; None where that changes nothing."""
     if parts == WHOLE:
-        return function(output, call)
+        return function(output.clone(), call)
     whole = None
     for part in parts:
-        new = function(output[part], call)
+        new = function(output[part].clone(), call)
         if new is not None:
+            _same_kind(output[part], new, name)  # an assignment would broadcast and convert
             whole = output.clone() if whole is None else whole
             whole[part] = new
     return whole
@@ -74,7 +85,8 @@ def edit(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         nonlocal calls
         calls += 1
-        return _replaced(output, _changed(_tensor(output), function, calls - 1, parts), name)
+        new = _changed(_tensor(output), function, calls - 1, parts, name)
+        return _replaced(output, new, name)
 
     handle = find(model, name).register_forward_hook(hook)
     try:
@@ -91,7 +103,7 @@ def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Ten
     outputs: list[Tensor] = []
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(_tensor(output).detach())
+        outputs.append(_tensor(output).detach().clone())
         if stop:
             raise _Stop
 
@@ -162,9 +174,11 @@ def forkable(model: nn.Module, name: str) -> bool:
 def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[Fork]:
     """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
 
-    `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the `parts` of the batch. Behind the module
-    the batch is [plain; edited parts]. Skip connections and embeddings were computed once; each later block finds those of
-    the edited rows repeated. Where the edit returns None nothing is repeated, so an identity edit leaves every bit as it was.
+    `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the
+    `parts` of the batch. Behind the module the batch is [plain; edited parts]. Skip connections and
+    embeddings were computed once; each later block finds those of the edited rows repeated. Where
+    the edit returns None for all parts nothing is repeated, so an identity edit leaves every bit as
+    it was; where it does for some, these go on as they are.
     """
     if not forkable(model, name):
         raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can")
@@ -182,9 +196,11 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
 
     def split(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         state.calls += 1
-        new = [function(output[part], state.calls - 1) for part in parts]
-        if any(n is None for n in new):
+        returned = [function(output[part].clone(), state.calls - 1) for part in parts]
+        if all(n is None for n in returned):
             return None
+        pairs = zip(returned, parts, strict=True)
+        new = [output[part] if n is None else n for n, part in pairs]
         rows = [torch.arange(len(output), device=output.device)[part] for part in parts]
         state.plain = len(output)
         state.rows = torch.cat([r.repeat(len(n) // len(r)) for r, n in zip(rows, new, strict=True)])

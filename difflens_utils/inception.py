@@ -11,6 +11,7 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
+from . import checkpoints, keys
 from .evaluators import Evaluator
 
 
@@ -23,6 +24,7 @@ class Inception:
             self.network = InceptionV3W(str(path.parent), download=False).to(device).eval()
         except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
             raise ValueError(f"{path} is missing, damaged or not clean-fid's Inception: {str(error).strip().splitlines()[-1][:200]}") from None
+        checkpoints.finite(path, self.network.state_dict())
         self.device, self.resize = device, build_resizer("clean")
 
     @torch.no_grad()
@@ -37,4 +39,9 @@ class Scorer:
     """An evaluator that reads classes with one network, and whose features, for the Fréchet distance, are those of another."""
 
     def __init__(self, reader: Evaluator, features: Callable[[Tensor], Tensor]) -> None:
-        self.factors, self.logits, self.features = reader.factors, reader.logits, features
+        self.factors, self.logits, self.features, self.reader = reader.factors, reader.logits, features, reader
+
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: the reader, and the network behind the features."""
+        behind = getattr(self.features, "__self__", self.features)
+        return keys.digest({"reader": self.reader, "features": getattr(behind, "network", behind)})

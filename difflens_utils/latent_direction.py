@@ -7,7 +7,7 @@ on images x_0 that were generated with the class in the prompt: what the text no
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -42,17 +42,21 @@ def learn(subject: Subject, attribute: str, *, n: int, batches: int, seed: int, 
     asked = _naming(subject, attribute)
     if not all(asked):
         raise ValueError(f"subject {subject.name} has no prompts that name the classes of {attribute}; a latent direction is learned from those")
-    parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "batches": batches, "seed": seed,
-                  "steps": steps, "batch": batch, **subject.asked([p for row in asked for p in row]),
-                  "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
+    prompts = dict(zip(subject.classes(attribute), asked, strict=True))
+    return _learn(subject, attribute, prompts, n, batches, seed, steps, batch, progress)["vectors"]
 
-    def make() -> dict[str, Tensor]:
-        with full_precision(subject):
-            return {"vectors": torch.stack([
-                _vector(subject, [p.text for p in row], [p.without for p in row], n, batches, seed + c, steps, batch, f"{attribute}: {name}" if progress else None)
-                for c, (name, row) in enumerate(zip(subject.classes(attribute), asked, strict=True))])}
 
-    return artifacts.cached_tensors("latent_direction", parameters, make, subject.folder / "latent_direction" / attribute)["vectors"]
+@artifacts.stored("latent_direction", shipped=lambda a: a["subject"].folder / "latent_direction" / a["attribute"])
+def _learn(subject: Subject, attribute: str, prompts: Mapping[str, Sequence[Prompt]], n: int, batches: int, seed: int, steps: int,
+           batch: int, progress: bool) -> dict[str, Tensor]:
+    """The vectors of the classes that the `prompts` {class: prompts} name: {"vectors": (classes, *h)}."""
+    vectors = []
+    with full_precision(subject):
+        for c, (name, row) in enumerate(prompts.items()):
+            shown = f"{attribute}: {name}" if progress else None
+            texts, without = [p.text for p in row], [p.without for p in row]
+            vectors.append(_vector(subject, texts, without, n, batches, seed + c, steps, batch, shown))
+    return {"vectors": torch.stack(vectors)}
 
 
 def _vector(subject: Subject, texts: list[str], without: list[str], n: int, batches: int, seed: int, steps: int, batch: int,

@@ -8,8 +8,6 @@ anchor. One delta for all images; `edits.push` adds it, and only the asymmetric 
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +16,7 @@ from tqdm.auto import tqdm
 from . import artifacts, hooks, sampling
 from .evaluators import class_texts
 from .pipelines import Subject
+from .precision import halved
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
@@ -38,14 +37,12 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
     From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0.
     """
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
-    parameters = {"weights": subject.weights, "module": subject.module, "attribute": attribute, "n": n, "rounds": rounds,
-                  "seed": seed, "steps": steps, "batch": batch, **subject.asked(), "code": artifacts.code_version(sys.modules[__name__], sampling, hooks)}
-    make = lambda: {"delta": _learn(subject, attribute, n, rounds, seed, steps, batch, progress).half()}  # noqa: E731
-    shipped = subject.folder / "latent_editing" / attribute
-    return artifacts.cached_tensors("latent_editing", parameters, make, shipped)["delta"].float()
+    return _learn(subject, attribute, n, rounds, seed, steps, batch, progress)["delta"].float()
 
 
-def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
+@artifacts.stored("latent_editing", reads=("texts", "clip"), shipped=lambda a: a["subject"].folder / "latent_editing" / a["attribute"])
+def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int,
+           progress: bool) -> dict[str, Tensor]:
     directions = text_directions(subject, attribute).detach()
     s = sampling.trajectory(subject, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
@@ -60,7 +57,7 @@ def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, ste
             for c in range(len(directions)):  # one class at a time bounds the memory at one backward pass
                 _loss(subject, x, texts, clean, before, delta[c], directions[c], s, index).backward()
             optimizer.step()
-    return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
+    return {"delta": halved(torch.stack([delta.detach() for delta, _ in states], 1).cpu())}
 
 
 def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:
@@ -75,6 +72,7 @@ def _loss(subject: Subject, x: Tensor, texts: list[str], clean: Tensor, before: 
           index: int) -> Tensor:
     """The loss of one class at one timestep, averaged over the batch: (). `before` are CLIP's features of `clean`."""
     with hooks.edit(subject.network, subject.module, lambda h, _call: (h.float() + delta).to(h.dtype), subject.parts(len(x))):
-        edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[index], texts), s, index)
+        predicted = subject.predict(x, s.timesteps[index], texts)
+        edited = sampling.predicted_clean(x, predicted, s, index)
     moved = subject.clip.image_features(subject.decode(edited)) - before
     return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (edited - clean).abs().mean()

@@ -8,14 +8,13 @@ it goes along.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import artifacts, hooks, metrics
+from . import artifacts, hooks, metrics, sampling
 from .metrics import Estimate
 from .pipelines import Subject
 from .precision import full_precision
@@ -56,21 +55,21 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
     """
     artifacts.check_sizes(n_pairs=n)
     classes = subject.classes(attribute)
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "attribute": attribute, "source": source,
-                  "target": target, "timesteps": timesteps, "n": n, "seed": seed, **subject.asked(),
-                  "code": artifacts.code_version(sys.modules[__name__], hooks)}
+    return Mediation(**_exchanged(subject, attribute, classes[source], classes[target], timesteps, n, seed))
 
-    def make() -> dict[str, Tensor]:
-        world = subject.data
-        before, after = (world.sample(n, seed, do={attribute: classes[c]}) for c in (source, target))
-        other = _control(world, before)
-        noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
-        with full_precision(subject):
-            a, b, control = (subject.encode(world.render(p, subject.size).to(subject.device)) for p in (before, after, other))
-            rows = [_moves(subject, a, b, control, noise, subject.describe(before), t) for t in timesteps]
-        return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
 
-    return Mediation(**artifacts.cached_tensors("mediation", parameters, make))
+@artifacts.stored("mediation", reads=("data",))
+def _exchanged(subject: Subject, attribute: str, source: str, target: str, timesteps: tuple[int, ...], n: int,
+               seed: int) -> dict[str, Tensor]:
+    """The fields of `Mediation`, between two classes by name."""
+    world = subject.data
+    before, after = (world.sample(n, seed, do={attribute: name}) for name in (source, target))
+    other = _control(world, before)
+    noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
+    with full_precision(subject):
+        a, b, control = (subject.encode(world.render(p, subject.size).to(subject.device)) for p in (before, after, other))
+        rows = [_moves(subject, a, b, control, noise, subject.describe(before), t) for t in timesteps]
+    return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
 
 
 def _control(world: World, before: Portraits) -> Portraits:
@@ -93,7 +92,8 @@ def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tenso
             return h
 
         with hooks.edit(subject.network, subject.module, exchange):
-            return (x - spread * subject.epsilon(x, t, texts)) / keep, seen[0]
+            predicted = subject.predict(x, t, texts)
+        return sampling.clean_image(predicted, x, keep, spread, subject.predicts), seen[0]
 
     from_a, _ = clean(x_a)
     from_b, h_b = clean(x_b)

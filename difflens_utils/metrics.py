@@ -14,6 +14,7 @@ from cleanfid import fid
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from . import intervals
 from .errors import distribution, one_of, positive, within
 
 Array = NDArray[np.float64]
@@ -30,7 +31,8 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if np.isnan(self.value):  # nothing was there to measure, or it was not reached
             return "–"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        marked = intervals.mark(self.value, self.low, self.high)
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{marked}"
 
 
 class _Nothing(float):

@@ -1,7 +1,7 @@
 """Pipelines: a diffusers pipeline as the study sees it, whatever its kind.
 
 Every one is a network that predicts noise, a module to look into, and a way from x_0 to images. What differs is what the network reads
-beside x_t: nothing, texts or classes.
+beside x_t: nothing, texts or classes, and what it predicts of it: epsilon, velocity or x_0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import hooks, occupations
+from . import hooks, keys, loading, occupations, opening, schedulers
 from .errors import one_of
 from .evaluators import Evaluator, Clip
 from .paper import Table
-from .weights import file_fingerprint
 from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -56,23 +55,18 @@ class Subject:
     module: str  # the module whose output is h
     shape: tuple[int, int, int]
     attributes: tuple[str, ...]  # the social attributes that are studied
-    fingerprint: str  # identifies the weights and the precision in the keys of artifacts
+    fingerprint: str  # identifies the files that it was read from: weights and configurations
     device: torch.device
     dtype: torch.dtype
     evaluators: Callable[[], Judges] | None = field(default=None, repr=False)
     world: World | None = None  # where the training data came from, if it is known: its factors and their shares
     prompts: Prompts = Prompts()
     paper: Table = field(default_factory=dict)  # what the paper reports of the model that it stands for
-    spacing: str = "leading"  # of the timesteps that it is sampled at, see `sampling.schedule`
     reference: Path | None = None  # a folder of the images that it should be like, if there is one
     measures: tuple[str, str] = ("Fréchet distance (its scorer)", "CLIP-I (its CLIP)")  # honest names: FID and CLIP mean Inception and ViT-L/14
 
     def __post_init__(self) -> None:
-        if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(f"the scheduler of {self.name}, {type(self.scheduler).__name__}, has no alphas_cumprod to take DDIM steps along; "
-                             "take a pipeline with a diffusion scheduler, such as DDIMScheduler")
-        if self._predicts not in ("epsilon", "v_prediction"):
-            raise ValueError(f"{self.name} predicts {self._predicts!r}, and only epsilon and v_prediction can be read; take another pipeline")
+        self.scheduler = schedulers.as_ddim(self.scheduler, f"scheduler of {self.name}")
 
     @cached_property
     def _judges(self) -> Judges:
@@ -84,20 +78,41 @@ class Subject:
     @property
     def labeller(self) -> Evaluator:
         """Labels the data that probes and attribution learn from; never scores a result."""
+        keys.reading("labeller")
         return self._judges[0]
 
     @property
     def scorer(self) -> Evaluator:
         """Scores results; its features give the Fréchet distance."""
+        keys.reading("scorer")
         return self._judges[1]
 
     @property
     def clip(self) -> Clip:
+        keys.reading("clip")
         return self._judges[2]
 
-    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        """What a model with text is asked for, and how, for the keys of artifacts; nothing for others."""
-        return {}
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        """What determines the images, for the keys of artifacts, and the parts of it that a stage `reads`, among `keys.PARTS`.
+
+        `runtime` is what may differ between machines for what ships: the precision, and the configuration that diffusers
+        made of the files.
+        """
+        parts = {part: self._part(part) for part in reads}
+        own = {"files": self.fingerprint, "module": self.module, "runtime": self._runtime()}
+        code = [keys.code_of(parts[name]) for name in ("labeller", "scorer", "clip") if parts.get(name) is not None]
+        return own | parts | {"code": code}
+
+    def _part(self, name: str) -> object:
+        one_of("reads", name, keys.PARTS)
+        if name == "data":
+            keys.reading("data")
+            return self.world
+        return self.texts() if name == "texts" else getattr(self, name)
+
+    def _runtime(self) -> dict[str, object]:
+        configured = {name: _configuration(part) for name, part in (("scheduler", self.scheduler), ("network", self.network))}
+        return {"dtype": str(self.dtype), "spacing": self.spacing, **configured}
 
     @property
     def folder(self) -> Path:
@@ -105,14 +120,9 @@ class Subject:
         return MODELS / self.name
 
     @property
-    def weights(self) -> str:
-        """Identifies the weights alone, in whatever precision they run."""
-        return self.fingerprint.rpartition("-")[0]
-
-    @property
     def factors(self) -> dict[str, tuple[str, ...]]:
         """Everything the evaluators read: {factor: classes}, the social attributes first."""
-        return self.scorer.factors
+        return self._judges[1].factors
 
     def classes(self, attribute: str) -> tuple[str, ...]:
         """The classes of a factor; ValueError with the known factors otherwise."""
@@ -121,6 +131,8 @@ class Subject:
 
     def texts(self, prompts: Sequence[Prompt] | None = None) -> list[str]:
         """The texts of some prompts, by default those that results are reported on; images take them in turn."""
+        if prompts is None:
+            keys.reading("texts")
         return [p.text for p in (self.prompts.evaluate if prompts is None else prompts)]
 
     def describe(self, batch: Portraits) -> list[str] | None:
@@ -130,6 +142,7 @@ class Subject:
     @property
     def data(self) -> World:
         """The world, for what cannot do without; ValueError, in one line, where none is known."""
+        keys.reading("data")
         if self.world is None:
             raise ValueError(f"nothing is known of the data behind subject {self.name}: this compares with them; put a study.yml beside the model, "
                              "or label its reference images (models/own/label.py)")
@@ -157,13 +170,20 @@ class Subject:
         """Where in the batch that the network sees for so many images an edit acts: slices with one row per image."""
         return hooks.WHOLE
 
-    def epsilon(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
-        """Predicted noise for x_t: (B, C, H, W) float32; learned variances, where a model has them, are cut off.
+    def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+        """What the network says of x_t, which is what `predicts` names: (B, C, H, W) float32.
 
-        `texts` are one per image; None is the empty one, and a model without text reads none. Behind a fork (`hooks.fork`) the batch
-        is [plain; edited], (copies B, ...).
+        `texts` are one per image; None is the empty one, and a model without text reads none.
+        Learned variances, where a model has them, are cut off. Behind a fork (`hooks.fork`) the
+        batch is [plain; edited], (copies B, ...).
         """
-        return self._as_noise(self._run(x, timestep), x, timestep)
+        return self._run(x, timestep)
+
+    def epsilon(
+        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, **how: bool
+    ) -> Tensor:
+        """`predict` as noise: (B, C, H, W) float32."""
+        return self._as_noise(self.predict(x, timestep, texts, **how), x, timestep)
 
     def _run(self, x: Tensor, timestep: int, **condition: Tensor) -> Tensor:
         """What the network says of x_t: (B, C, H, W) float32."""
@@ -171,15 +191,28 @@ class Subject:
         return self.network(x.to(self.dtype), t, **condition, return_dict=False)[0][:, : self.shape[0]].float()
 
     @property
-    def _predicts(self) -> str:
-        return getattr(self.scheduler, "config", {}).get("prediction_type", "epsilon")
+    def predicts(self) -> str:
+        """What the network predicts: epsilon, v_prediction, or sample, which is x_0."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def spacing(self) -> str:
+        """How the timesteps lie that the model is sampled at, see `sampling.timesteps`."""
+        return self.scheduler.config.timestep_spacing
 
     def _as_noise(self, said: Tensor, x: Tensor, timestep: int) -> Tensor:
-        """Epsilon, of what a network says of x_t; for one that predicts velocity (Salimans and Ho, 2022) it is sqrt(a) v + sqrt(1 - a) x_t."""
-        if self._predicts == "epsilon":
+        """Epsilon, of what a network says of x_t: (B, C, H, W).
+
+        That is sqrt(a) v + sqrt(1 - a) x_t of a velocity (Salimans and Ho, 2022), and
+        (x_t - sqrt(a) x_0) / sqrt(1 - a) of x_0.
+        """
+        if self.predicts == "epsilon":
             return said
         a = self.scheduler.alphas_cumprod[timestep].item()
-        return a**0.5 * said + (1 - a) ** 0.5 * x.repeat(len(said) // len(x), 1, 1, 1)
+        x = x.repeat(len(said) // len(x), 1, 1, 1)
+        if self.predicts == "sample":
+            return (x - a**0.5 * said) / (1 - a) ** 0.5
+        return a**0.5 * said + (1 - a) ** 0.5 * x
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to x_0: the identity for pixel-space models, their mean where those are grey."""
@@ -214,8 +247,8 @@ class TextSubject(Subject):
     edit_both: bool = False
     _embedded: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
-    def asked(self, prompts: Sequence[Prompt] | None = None) -> dict[str, object]:
-        return {"texts": self.texts(prompts), "guidance": self.guidance, "edit_both": self.edit_both}
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        return super().identity(reads) | {"guidance": self.guidance, "edit_both": self.edit_both}
 
     def parts(self, images: int) -> tuple[slice, ...]:
         halves = slice(0, images), slice(images, 2 * images)
@@ -251,13 +284,15 @@ class TextSubject(Subject):
         """`embed` of texts that are new."""
         return {"encoder_hidden_states": self.pipeline.encode_prompt(texts, self.device, 1, False)[0]}
 
-    def epsilon(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True) -> Tensor:
-        """Predicted noise with guidance, or what the network says with the text alone: (B, C, H, W) float32."""
+    def predict(
+        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
+    ) -> Tensor:
+        """What the network says with guidance, or with the text alone: (B, C, H, W) float32."""
         texts = [""] * len(x) if texts is None else texts
         read = self.embed([*[""] * len(x), *texts] if guided else texts)
         condition = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in read.items()}
         said = self._run(torch.cat([x, x]) if guided else x, timestep, **condition)
-        return self._as_noise(self._guide(said, len(x)) if guided else said, x, timestep)
+        return self._guide(said, len(x)) if guided else said
 
     def _guide(self, out: Tensor, images: int) -> Tensor:
         without, text, edited = out[:images], out[images : 2 * images], out[2 * images :]
@@ -312,11 +347,70 @@ class ClassSubject(TextSubject):
     guidance: float = 4.0
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        labels = self.pipeline.labels
-        for text in filter(None, texts):
-            one_of("class", text, labels)
         none = self.network.config.num_embeds_ada_norm
-        return {"class_labels": torch.tensor([labels[text] if text else none for text in texts], device=self.device)}
+        labels = self.pipeline.labels
+        numbers = [_number("class", text, labels, none) if text else none for text in texts]
+        return {"class_labels": torch.tensor(numbers, device=self.device)}
+
+
+@dataclass
+class LabelledSubject(Subject):
+    """A U-Net in pixels that is told a class. Prompts are names of classes.
+
+    By default all classes are asked for in turn. There is no class for nothing: no empty prompt,
+    and no guidance.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)  # {name: number}, the main name first
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts == Prompts():
+            every = tuple(Prompt(name, self._given(name)) for name in self._names.values())
+            self.prompts = Prompts(every, every, every)
+
+    @property
+    def _names(self) -> dict[int, str]:
+        """One name of each class: {number: name}, in the order of the numbers."""
+        names = {number: name for name, number in reversed(self.labels.items())}
+        return {i: names.get(i, str(i)) for i in range(self.network.config.num_class_embeds)}
+
+    def _given(self, name: str) -> dict[str, str]:
+        """What a class states of the data: {factor: class}, if a factor has these classes."""
+        factors = self.world.factors if self.world is not None else {}
+        return {factor: name for factor, known in factors.items()
+                if set(known.classes) == set(self._names.values())}
+
+    def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
+        return super().identity(reads) | {"labels": dict(self.labels)}
+
+    def describe(self, batch: Portraits) -> list[str]:
+        """The class that is drawn where the data have it as a factor, else all classes in turn."""
+        names = list(self._names.values())
+        for factor in self._given(names[0]):
+            classes = self.data.factors[factor].classes
+            return [classes[i] for i in batch.labels[factor].tolist()]
+        return [names[i % len(names)] for i in range(len(batch))]
+
+    def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+        """What the network says of x_t of the classes `texts`: (B, C, H, W) float32.
+
+        None is those of the evaluation, in turn.
+        """
+        own = self.texts()
+        texts = [own[i % len(own)] for i in range(len(x))] if texts is None else texts
+        asked = f"class of {self.name}, which cannot be asked for anything else,"
+        count = self.network.config.num_class_embeds
+        numbers = [_number(asked, text, self.labels, count) for text in texts]
+        return self._run(x, timestep, class_labels=torch.tensor(numbers, device=x.device))
+
+
+def _number(parameter: str, text: str, labels: Mapping[str, int], count: int) -> int:
+    """The number of one of `count` classes, by its name or number; ValueError for others."""
+    numbers = {str(i): i for i in range(count)}
+    if text not in labels and text not in numbers:
+        one_of(parameter, text, labels or numbers)
+    return {**numbers, **labels}[text]
 
 
 def bottleneck(network: nn.Module) -> str:
@@ -336,16 +430,23 @@ class Kind(NamedTuple):
     """How a pipeline of diffusers is read."""
 
     subject: type[Subject]
-    parts: tuple[str, ...]  # what has weights: the network that predicts noise first
-    options: Mapping[str, object] = {}
+    parts: Mapping[str, tuple[str, ...]]  # {part with weights: its classes}, the network first
+    options: Mapping[str, object] = {}  # of the pipeline: None for what is not run
 
 
-_UNCONDITIONAL = Kind(Subject, ("unet",))
+_PIXELS = Kind(Subject, {"unet": ("UNet2DModel",)})  # LabelledSubject, if it is told a class
+_LATENT = {
+    "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",)
+}
+_XL = _LATENT | {"text_encoder_2": ("CLIPTextModelWithProjection",)}
+_DIT = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
+_UNUSED = {"feature_extractor": None, "image_encoder": None}
+_UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 KINDS = {
-    "DDPMPipeline": _UNCONDITIONAL, "DDIMPipeline": _UNCONDITIONAL,
-    "StableDiffusionPipeline": Kind(TextSubject, ("unet", "vae", "text_encoder"), {"safety_checker": None, "requires_safety_checker": False}),
-    "StableDiffusionXLPipeline": Kind(XLSubject, ("unet", "vae", "text_encoder", "text_encoder_2")),
-    "DiTPipeline": Kind(ClassSubject, ("transformer", "vae")),
+    "DDPMPipeline": _PIXELS, "DDIMPipeline": _PIXELS,
+    "StableDiffusionPipeline": Kind(TextSubject, _LATENT, _UNUSED | _UNCHECKED),
+    "StableDiffusionXLPipeline": Kind(XLSubject, _XL, _UNUSED),
+    "DiTPipeline": Kind(ClassSubject, _DIT),
 }
 LARGE = 256  # pixels a side: images from this size on pass the autoencoder one by one, which bounds its memory
 
@@ -356,39 +457,46 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     Raises ValueError, in one line, for files that are missing, damaged or foreign, for a kind of pipeline or scheduler that cannot be
     studied, and where no module is named and no bottleneck is found.
     """
-    kind, pipeline = _from_disk(folder, dtype)
+    kind, pipeline, fields = _from_disk(folder, dtype)
     for part in kind.parts:
         if part.startswith("text_encoder"):
             nn.Module.to(getattr(pipeline, part), device=device, dtype=torch.float32).eval().requires_grad_(False)  # it runs once per text
         else:
             ready(getattr(pipeline, part), device)
-    network = getattr(pipeline, kind.parts[0])
-    size = network.config.sample_size
-    if not isinstance(size, int):
-        raise ValueError(f"the network in {folder} has sample_size {size}; set the width of its square input in its config.json")
+    network = getattr(pipeline, next(iter(kind.parts)))
     about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
     subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
-                           shape=(network.config.in_channels, size, size), fingerprint=_fingerprint(folder, kind.parts, dtype),
-                           device=device, dtype=dtype, **about)
+                           fingerprint=_fingerprint(folder, kind.parts),
+                           device=device, dtype=dtype, **fields, **about)
     if "vae" in kind.parts and subject.size >= LARGE:
         pipeline.vae.enable_slicing()
     return subject
 
 
-def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object]:
-    """A pipeline and what kind it is; ValueError, in one line, for whatever is wrong with its files."""
-    import diffusers
+def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object, dict[str, object]]:
+    """A pipeline, what kind it is, and fields of its subject.
 
-    try:
-        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        if name not in KINDS:
-            raise ValueError(f"{name} is none of the pipelines that can be studied: {', '.join(KINDS)}")
-        pipeline = getattr(diffusers, name).from_pretrained(folder, dtype=dtype, local_files_only=True, **KINDS[name].options)
-    except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"weights in {folder} are missing, damaged or foreign: {reason}") from None
-    pipeline.set_progress_bar_config(disable=True)
-    return KINDS[name], pipeline
+    Raises ValueError, in one line, for whatever is wrong with its files.
+    """
+    index = opening.index(folder, KINDS)
+    kind = KINDS[index["_class_name"]]
+    classes = {part: opening.declared(folder, index, part, names)
+               for part, names in kind.parts.items()}
+    path, *others = (opening.place(folder, part) / "config.json" for part in kind.parts)
+    config, latent = opening.read_json(path), opening.read_json(others[0]) if others else None
+    opening.check_network(path, index["_class_name"], config, latent)
+    if latent is not None:
+        opening.check_autoencoder(others[0], latent)
+    size = opening.size(path, config)
+    fields: dict[str, object] = {"shape": (config["in_channels"], size, size)}
+    if kind is _PIXELS and (count := config.get("num_class_embeds")):
+        kind = kind._replace(subject=LabelledSubject)
+        fields["labels"] = opening.labels(folder, index, count)
+    scheduler = opening.scheduler(folder, index)
+    parts = {part: loading.part(cls, opening.place(folder, part), dtype)
+             for part, cls in classes.items()}
+    pipeline = opening.pipeline(folder, index, scheduler=scheduler, **parts, **kind.options)
+    return kind, pipeline, fields
 
 
 def ready(network: nn.Module, device: torch.device) -> nn.Module:
@@ -397,8 +505,29 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _fingerprint(folder: Path, parts: Sequence[str], dtype: torch.dtype) -> str:
-    """That of the weights of some parts of a pipeline, and of the precision they run in."""
-    places = dict.fromkeys(folder / part if (folder / part).is_dir() else folder for part in parts)  # old pipelines lie flat
-    files = [file for place in places for file in sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))]
-    return f"{'.'.join(file_fingerprint(file)[: max(1, 16 // len(files))] for file in files)}-{str(dtype)[6:]}"
+def _configuration(part: object) -> dict[str, object]:
+    """The settings of a part of a pipeline, as plain values, without diffusers' own notes (one has an order that changes)."""
+    config = dict(getattr(part, "config", None) or {})
+    plain = json.loads(json.dumps(config, sort_keys=True, default=str))
+    return {name: value for name, value in plain.items() if not name.startswith("_")}
+
+
+UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}  # parts that no image of the study depends on
+
+
+def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
+    """16 hex digits that stand for all files of a pipeline that its images depend on: weights, configurations, tokenizers."""
+    index = json.loads((folder / "model_index.json").read_text())
+    named = [name for name, value in index.items() if isinstance(value, list) and any(value) and name not in UNREAD]
+    components = dict.fromkeys([*parts, *sorted(named)])
+    places = dict.fromkeys(folder / name if (folder / name).is_dir() else folder for name in components)  # old pipelines lie flat
+    files = [file for place in places for file in _files(place)]
+    about = {name: value for name, value in index.items() if not isinstance(value, list) and name not in keys.UNSAID}
+    return keys.key_of({"files": keys.of_files(files), "about": about})
+
+
+def _files(place: Path) -> list[Path]:
+    """The files of one part of a pipeline: its weights, in whatever formats, and what else it reads."""
+    weights = sorted([*place.glob("*.safetensors"), *place.glob("*.bin")])
+    texts = [file for file in place.iterdir() if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"]
+    return weights + sorted(texts)

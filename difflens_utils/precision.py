@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import gpu
 from .errors import one_of
@@ -26,15 +26,23 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    if device.type == "cuda":  # torch counts the emulation of older GPUs as support too
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if able else torch.float32
+    units = torch.cpu.get_capabilities()
+    able = units.get("avx512_bf16") or units.get("amx_bf16")
+    return torch.bfloat16 if able else torch.float32
 
 
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:
     """`fast_dtype` for a training: bf16 products over float32 weights, or nothing where bf16 is only emulated."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+def halved(value: Tensor) -> Tensor:
+    """float16 for the disk; float32 where a value is above 65,504 and would become inf."""
+    half = value.half()
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
 @contextmanager

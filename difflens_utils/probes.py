@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +40,7 @@ class Fit:
         """
         if len(self.labels.unique()) < 2:
             return metrics.NOTHING
+
         def balanced(right: np.ndarray, labels: np.ndarray) -> float:
             return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
@@ -58,26 +58,25 @@ def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e
     """
     if len(labels) < 4:
         raise ValueError(f"n_images must be at least 4, of which one is held out, got {len(labels)}")
-    parameters = {"recording": recording.key, "labels": artifacts.key_of({"l": labels.tolist()}), "classes": classes,
-                  "decay": decay, "iterations": iterations, "test": test_share, "seed": seed,
-                  "code": artifacts.code_version(sys.modules[__name__])}
-
-    def make() -> dict[str, Tensor]:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        test = order[: int(test_share * len(labels))].sort().values
-        train = order[len(test):].sort().values
-        weights, biases, correct = [], [], []
-        for step in tqdm(range(recording.h.shape[1]), desc="h-classifiers", disable=not progress, leave=False):
-            h = recording.at(step)
-            w, b = _logistic(h[train].flatten(1), labels[train], classes, decay, iterations)
-            weights.append(w.reshape(classes, *h.shape[1:]))
-            biases.append(b)
-            correct.append((h[test].flatten(1) @ w.T + b).argmax(-1) == labels[test])
-        return {"weight": torch.stack(weights), "bias": torch.stack(biases), "correct": torch.stack(correct),
-                "labels": labels[test]}
-
-    t = artifacts.cached_tensors("probes", parameters, make)
+    t = _fit(recording, labels, classes, decay, iterations, test_share, seed, progress)
     return Fit(Heads(t["weight"], t["bias"]), t["correct"], t["labels"])
+
+
+@artifacts.stored("probes")
+def _fit(recording: Recording, labels: Tensor, classes: int, decay: float, iterations: int, test_share: float, seed: int,
+         progress: bool) -> dict[str, Tensor]:
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    test = order[: int(test_share * len(labels))].sort().values
+    train = order[len(test):].sort().values
+    weights, biases, correct = [], [], []
+    for step in tqdm(range(recording.h.shape[1]), desc="h-classifiers", disable=not progress, leave=False):
+        h = recording.at(step)
+        w, b = _logistic(h[train].flatten(1), labels[train], classes, decay, iterations)
+        weights.append(w.reshape(classes, *h.shape[1:]))
+        biases.append(b)
+        correct.append((h[test].flatten(1) @ w.T + b).argmax(-1) == labels[test])
+    return {"weight": torch.stack(weights), "bias": torch.stack(biases), "correct": torch.stack(correct),
+            "labels": labels[test]}
 
 
 def _logistic(x: Tensor, y: Tensor, classes: int, decay: float, iterations: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,10 @@ tested here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
+
+from . import intervals
 
 Result = Mapping[str, Any]  # a result file
 HOLDS, PARTLY, FAILS, UNTESTED = "holds", "partly", "does not hold", "cannot be tested here"
@@ -72,7 +75,7 @@ CLAIMS = (
 
 def number(value: object) -> str:
     """Three significant digits, without an exponent where that stays short."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
@@ -80,10 +83,12 @@ def number(value: object) -> str:
 
 
 def estimate(record: Mapping[str, Any]) -> str:
-    """A record's value, with its 95 % interval where it has one."""
-    if record.get("low") is None or record.get("high") is None:
-        return number(record.get("value"))
-    return f"{number(record['value'])} [{number(record['low'])}, {number(record['high'])}]"
+    """A record's value, with its 95 % interval where it has one, marked if it lies outside."""
+    value, low, high = (record.get(key) for key in ("value", "low", "high"))
+    if low is None or high is None:
+        return number(value)
+    marked = intervals.mark(value, low, high)
+    return f"{number(value)} [{number(low)}, {number(high)}]{marked}"
 
 
 def judge(claim: Claim, results: Mapping[str, Result]) -> Row:

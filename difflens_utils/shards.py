@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from . import artifacts
+from . import artifacts, keys
 from .workers import worker
 
 POLL = 0.2  # seconds between two looks at blocks that others are making
@@ -41,7 +41,7 @@ def shared(stage: str, parameters: dict[str, Any], split: Sequence[slice], make:
     A process that is alone makes it whole, by `make(None, folder)`, unless there are parts that others have left. Parts that are damaged
     are made again. None are left over. `ahead` is called before the first block if the artifact is not there yet.
     """
-    folder = artifacts.STORE / stage / artifacts.key_of(parameters)
+    folder = artifacts.STORE / stage / keys.key_of(parameters)
     scratch = artifacts.STORE / "parts" / f"{stage}-{folder.name}"
     if len(split) < 2 or (worker().count == 1 and not scratch.exists()):
         return artifacts.cached(stage, parameters, lambda f: make(None, f), ahead=ahead)

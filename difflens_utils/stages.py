@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import activations, artifacts, attribution, edits, evaluators, gpu, hooks, ksae, metrics, probes, sampling, shards
+from . import activations, artifacts, attribution, edits, evaluators, gpu, keys, ksae, metrics, probes, sampling, shards
 from .activations import Recording
 from .attribution import Attribution
 from .errors import one_of
@@ -42,12 +42,12 @@ def train_ksae(rec: Recording, k: int, *, latents: int, train_steps: int, seed: 
     width = rec.h.shape[2] if rec.h.ndim == 5 else rec.h.shape[-1]
     config = KSAEConfig(width=width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options)
     rows = int(len(rec) * (1 - VALIDATION))
-    parameters = {"recording": rec.key, **asdict(config), "code": artifacts.code_version(ksae)}
+    parameters = keys.of(train_ksae, {"recording": rec, **asdict(config)})
 
     def make(folder) -> None:  # noqa: ANN001
         held_out = torch.cat([rec.vectors(s, slice(rows, len(rec))) for s in range(rec.h.shape[1])])
         held_out = held_out[:: len(held_out) // VALIDATION_VECTORS | 1]  # an odd stride meets all positions, of which there is an even number
-        scratch = artifacts.STORE / "training" / f"{artifacts.key_of(parameters)}.safetensors"
+        scratch = artifacts.STORE / "training" / f"{keys.key_of(parameters)}.safetensors"
         scratch.parent.mkdir(parents=True, exist_ok=True)
         model, history = ksae.train(config, rec.batches(batch, seed, rows), validation=held_out, checkpoint=scratch,
                                     progress=progress)
@@ -94,31 +94,20 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) 
     return FactorSet(torch.stack(layers), batch.labels, timesteps)
 
 
-def _digest(value: Any) -> Any:
-    """Something that stands for a value in a key: tensors by the hash of their bytes."""
-    if isinstance(value, Tensor):
-        return hashlib.sha256(value.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]
-    if isinstance(value, (list, tuple)):
-        return [_digest(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): _digest(v) for k, v in value.items()}
-    return value
-
-
 def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int, *, asymmetric: bool = True,
              prompts: Sequence[Prompt] | None = None, batch: int | None = None, progress: str | None = None) -> Tensor:
     """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
 
     They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the batches, which are as large as
-    `gpu.batch_size` says by default.
+    `gpu.batch_size` says by default: a size is given for an edit that moves a batch as one, and is then part of the key.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
-    texts = subject.texts(prompts)
-    parameters = {"subject": subject.fingerprint, "module": subject.module, "edit": _digest(getattr(edit, "parts", None)),
-                  "n": n, "seed": seed, "steps": steps, "asymmetric": asymmetric if edit is not None else None,
-                  **subject.asked(prompts), "code": artifacts.code_version(sampling, hooks, edits)}
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
+    prompts = subject.prompts.evaluate if prompts is None else prompts
+    texts = subject.texts(prompts)
+    parameters = keys.of(generate, {"subject": subject, "edit": edit, "n": n, "seed": seed, "steps": steps, "texts": texts,
+                                    **({} if edit is None else {"asymmetric": asymmetric, "batch": batch})})
     some = getattr(edit, "rows", None)  # what the edit leaves alone need not be drawn again
     rows = torch.arange(n) if some is None else some
     batch = batch or gpu.batch_size(subject)
@@ -218,32 +207,35 @@ def extremes(shares: Tensor) -> tuple[int, int]:
     return common, others[int(shares[others].argmin())]
 
 
+def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
+    """Which class of a factor the text of a prompt names, in whole words: its number, or -1."""
+    name = prompt.given.get(factor, "")
+    stands_there = name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt.text)
+    return classes.index(name) if stands_there else -1
+
+
 def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
     """How often the scorer sees what a prompt names: per factor the share, over the images whose prompt names a class of it."""
     result = {}
     for factor, names in classes.items():
-        named = torch.tensor([names.index(p.given[factor]) if factor in p.given and p.given[factor] in p.text.split() else -1 for p in prompts])[outcome.prompt]
+        named = torch.tensor([_named(p, factor, names) for p in prompts])[outcome.prompt]
         if (asked := named >= 0).any():
             hits = outcome.scored[factor].argmax(-1)[asked] == named[asked]
             result[factor] = metrics.wilson(int(hits.sum()), int(asked.sum()))
     return result
 
 
+@artifacts.stored("class_means")
 def class_means(rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes: Mapping[str, int]) -> dict[str, Tensor]:
     """Mean latents of each class's images, per timestep and position: {attribute: (classes, T, P, D)}; from the store."""
-    parameters = {"recording": rec.key, "ksae": sae.fingerprint(), "labels": _digest(dict(labels)), "classes": dict(classes)}
-
-    def make() -> dict[str, Tensor]:
-        weights = {a: torch.nn.functional.one_hot(y, classes[a]).float() for a, y in labels.items()}
-        weights = {a: w / w.sum(0).clamp_min(1) for a, w in weights.items()}  # (n, classes)
-        means: dict[str, list[Tensor]] = {a: [] for a in labels}
-        for step in range(rec.h.shape[1]):
-            s = torch.cat([sae.latents(ksae.map_to_vectors(rec.at(step, slice(i, i + 256)))) for i in range(0, len(rec), 256)])
-            for a, w in weights.items():
-                means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
-        return {a: torch.stack(m, 1) for a, m in means.items()}
-
-    return artifacts.cached_tensors("class_means", parameters, make)
+    weights = {a: torch.nn.functional.one_hot(y, classes[a]).float() for a, y in labels.items()}
+    weights = {a: w / w.sum(0).clamp_min(1) for a, w in weights.items()}  # (n, classes)
+    means: dict[str, list[Tensor]] = {a: [] for a in labels}
+    for step in range(rec.h.shape[1]):
+        s = torch.cat([sae.latents(ksae.map_to_vectors(rec.at(step, slice(i, i + 256)))) for i in range(0, len(rec), 256)])
+        for a, w in weights.items():
+            means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
+    return {a: torch.stack(m, 1) for a, m in means.items()}
 
 
 def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from . import fairface, guided_diffusion, hooks, labelled, occupations, pipelines, portraits, weights
+from .declaration import Asked, Stages
 from .errors import one_of
 from .evaluators import AttributeNet, Clip
 from .paper import TABLE_1, TABLE_2, Table
@@ -60,15 +62,108 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None
 # Labelled images, with a model beside them
 
 def about(folder: Path, device: torch.device) -> dict[str, object]:
-    """What `study.yml` beside a pipeline says of its data and who judges its images, as fields of `Subject`.
+    """What `study.yml` beside a pipeline says of it, as fields of `Subject`.
 
-    Nothing without that file: the pipeline can be described and sampled, and not judged.
+    That is: its data, who judges its images, and what it is asked for. Nothing without that file:
+    the pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a
+    file that will not do (`labelled.declared`), and for prompts or guidance beside a pipeline that
+    knows none.
     """
-    if not (folder / "study.yml").is_file():
+    path = folder / "study.yml"
+    if not path.is_file():
         return {}
     study = labelled.declared(folder)
-    return {"attributes": study.world.attributes, "world": study.world,
-            "evaluators": lambda: portrait_evaluators(device, study.evaluators, study.clip)}
+    fields = {
+        "attributes": study.world.attributes,
+        "world": study.world,
+        "evaluators": lambda: _judges(study, device),
+    }
+    knows = _knows(folder)
+    for entry, lacks in (
+        ("prompts", "reads neither texts nor classes"),
+        ("guidance", "has no classifier-free guidance"),
+    ):
+        if getattr(study, entry) is not None and entry not in knows:
+            raise ValueError(f"{path}: {entry} must not be there: the pipeline beside it {lacks}")
+    if study.prompts is not None:
+        fields["prompts"] = _prompts(study.prompts, study.world, "texts" in knows)
+    if study.guidance is not None:
+        fields["guidance"] = study.guidance
+    return fields
+
+
+def _knows(folder: Path) -> frozenset[str]:
+    """Which of texts, prompts (texts or names of classes) and guidance a pipeline knows.
+
+    By its own files. Whether those are intact is for `pipelines.read` to say.
+    """
+    try:
+        parts = json.loads((folder / "model_index.json").read_text())
+        if "text_encoder" in parts:
+            return frozenset({"texts", "prompts", "guidance"})
+        if "transformer" in parts:  # a DiT
+            return frozenset({"prompts", "guidance"})
+        network = json.loads((folder / "unet/config.json").read_text())
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset({"prompts"} if network.get("num_class_embeds") else ())
+
+
+def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prompts:
+    """The prompts of a study. Those that it does not name are made of the evaluation's.
+
+    To learn from, each with each class of an attribute behind it ("a cup, red"); for the
+    h-classifiers, with each combination. Names of classes are left as they are.
+    """
+
+    def some(stage: Sequence[Asked]) -> tuple[Prompt, ...]:
+        return tuple(Prompt(p.text, p.given, p.without) for p in stage)
+
+    evaluate = some(asked.evaluate)
+    learn, probe = evaluate, evaluate
+    if texts:
+        classes = {a: world.classes[a] for a in world.attributes}
+        each = [{a: c} for a, names in classes.items() for c in names]
+        pairs = [
+            dict(zip(classes, names, strict=True)) for names in itertools.product(*classes.values())
+        ]
+        learn, probe = (
+            tuple(_naming(p, named) for named in every for p in evaluate) for every in (each, pairs)
+        )
+    return Prompts(
+        evaluate,
+        some(asked.learn or ()) or learn,
+        some(asked.probe or ()) or probe,
+        some(asked.held_out),
+    )
+
+
+def _naming(prompt: Prompt, named: Mapping[str, str]) -> Prompt:
+    """A prompt with the names of some classes behind it."""
+    return Prompt(
+        ", ".join([prompt.text, *named.values()]), dict(prompt.given) | dict(named), prompt.text
+    )
+
+
+def _judges(study: labelled.Study, device: torch.device) -> Judges:
+    """The evaluators of a study.
+
+    Raises ValueError, in one line, for networks that were trained before its table or the order of
+    its classes changed: the shares of one class would be read as those of another.
+    """
+    *networks, clip = portrait_evaluators(device, study.evaluators, study.clip)
+    for name, network in zip(("labeller", "scorer"), networks, strict=True):
+        for factor in dict.fromkeys((*study.world.classes, *network.factors)):
+            read, labelled_as = (
+                ", ".join(c.get(factor, ())) or "nothing"
+                for c in (network.factors, study.world.classes)
+            )
+            if read != labelled_as:
+                raise ValueError(
+                    f"{study.evaluators / name} reads {factor} as {read}, and the study says "
+                    f"{labelled_as}; train it again (models/evaluators/train.py)"
+                )
+    return (*networks, clip)
 
 
 def _digits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -111,7 +206,7 @@ def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
     network = pipelines.ready(torch.nn.Module.to(guided_diffusion.load(path, layout), dtype), device)  # diffusers' own `to` warns of other models
     scheduler = DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True, timestep_spacing="linspace")
     return Subject("p2-celebahq", network, scheduler, pipelines.bottleneck(network), (3, layout.size, layout.size),
-                   fingerprint=f"{weights.file_fingerprint(path)}-{str(dtype)[6:]}", device=device, dtype=dtype, spacing="linspace", **faces)
+                   fingerprint=weights.file_fingerprint(path), device=device, dtype=dtype, **faces)
 
 
 def _ddpm(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
@@ -171,7 +266,9 @@ def _own(name: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(name))
+        folder = Path(DiffusionPipeline.download(name))
+        weights_there = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+        return folder if weights_there else Path(DiffusionPipeline.download(name, variant="fp16"))
     except Exception as error:  # offline, unknown or private: the user needs one line
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"subject {name} is neither here nor on the hub, or the hub cannot be reached: {reason}") from None

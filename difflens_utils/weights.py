@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class Asset:
 
 
 def _download(repository: str, folder: Path) -> str:
-    return " ".join([f"with: hf download {repository} --local-dir {folder}", *(f"--exclude '{pattern}'" for pattern in SPARE)])
+    into = shlex.quote(str(folder))
+    spared = (f"--exclude '{pattern}'" for pattern in SPARE)
+    return " ".join([f"with: hf download {repository} --local-dir {into}", *spared])
 
 
 def _hub(what: str, repository: str, holds: str = "model_index.json") -> Asset:

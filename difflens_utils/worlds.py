@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,6 +11,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from . import keys
 from .errors import one_of, positive
 
 
@@ -82,6 +84,11 @@ class World:
         sizes = {a: len(self.factors[a].classes) for a in self.attributes}
         return {a: [2 * (n - i) / (n * (n + 1)) for i in range(n)] for a, n in sizes.items()}
 
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: its factors, and the code that draws them."""
+        drawn_by = sys.modules[self.render.__module__]
+        return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
+
     def sample(self, n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool | tuple[str, ...] = False) -> Portraits:
         """Draw `n` portraits from the causal model by ancestral sampling.
 
@@ -115,7 +122,7 @@ class World:
         return {(a, name): self._probability((a, name)) for a in self.attributes for name in self.factors}
 
     def marginal(self, factor: str, given: Mapping[str, str] | None = None) -> Tensor:
-        """Exact planted P(factor | what is `given` of the attributes and their ancestors): (classes,) float64."""
+        """Exact planted P(factor | what is `given`): (classes,) float64."""
         one_of("factor", factor, self.factors)
         self._check(given or {})
         return self._probability((factor,), given or {})
@@ -152,7 +159,8 @@ class World:
 
     def _probability(self, wanted: tuple[str, ...], given: Mapping[str, str] | None = None) -> Tensor:
         """Exact P(wanted | given), one axis per wanted factor in that order; one given twice is spread over its diagonal."""
-        axes = {name: i for i, name in enumerate((*self._core, *dict.fromkeys(w for w in wanted if w not in self._core)))}
+        names = dict.fromkeys((*self._core, *wanted, *(given or {})))
+        axes = {name: i for i, name in enumerate(names)}
         terms: list = []
         for name in axes:
             terms += [self._table(name), [*(axes[p] for p in self.factors[name].parents), axes[name]]]

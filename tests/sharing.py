@@ -51,7 +51,7 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     def sampled(*args: object, **options: object) -> torch.Tensor:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
-            file.write(f"{worker} {getattr(options.get('edit'), 'parts', {}).get('method')} {options['rows'].tolist()}\n")
+            file.write(f"{worker} {getattr(options.get('edit'), 'parts', {}).get('edit')} {options['rows'].tolist()}\n")
         if len(begun) - 1 == dies_in:
             type(args[0]).epsilon = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return sample(*args, **options)

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -63,19 +62,6 @@ def test_two_that_want_the_same_artifact_make_it_once(store):
     with ThreadPoolExecutor() as pool:  # each call opens the lock file for itself, as another process would
         folders = set(pool.map(lambda _: artifacts.cached("stage", {"same": 1}, make), range(3)))
     assert len(made) == 1 and len(folders) == 1 and (folders.pop() / "whole").exists()
-
-
-def test_code_version_ignores_comments_but_not_code(tmp_path):
-    def version(text):
-        file = tmp_path / f"m{abs(hash(text))}.py"
-        file.write_text(text)
-        module = types.ModuleType("m")
-        module.__file__ = str(file)
-        return artifacts.code_version(module)
-
-    a = version('"""Doc."""\ndef f():\n    """One."""\n    return 1\n')
-    assert a == version('"""Other."""\n# why\ndef f():\n    """Two."""\n    return 1\n')
-    assert a != version('"""Doc."""\ndef f():\n    """One."""\n    return 2\n')
 
 
 def test_results_round_trip(tmp_path, monkeypatch):
@@ -170,7 +156,8 @@ def test_subject_errors_are_one_line(tmp_path):
         folder = tmp_path / damage
         folder.mkdir()
         (folder / "model_index.json").write_text('{"_class_name": "DDIMPipeline"}' if damage == "foreign" else "{")
-        with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
+        told = "model_index.json (cannot be read as JSON|names no unet)"
+        with pytest.raises(ValueError, match=told) as error:
             subjects.load("portraits", folder=folder)
         assert "\n" not in str(error.value)
 

@@ -23,6 +23,9 @@ BASE = [(0.7, 0.3)]  # unedited class shares of the one prompt
 class Clip:
     """Image features that are the image."""
 
+    def fingerprint(self) -> str:
+        return "pixels"
+
     def features(self, images: Tensor) -> Tensor:
         return torch.nn.functional.normalize(images.flatten(1), dim=-1)
 

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import edits
+from difflens_utils import edits, sampling
 from difflens_utils.ksae import Neurons, map_to_vectors
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -168,3 +168,24 @@ def test_random_features_match_density_and_differ():
 def test_bad_input(ksae, call, match):
     with pytest.raises(ValueError, match=match):
         call(ksae)
+
+
+def test_an_edit_of_the_network_is_for_the_symmetric_step_and_alone() -> None:
+    """With the asymmetric step, or among other edits, it would change nothing, without a word."""
+    subject = tiny.subject()
+    edit = edits.adapt({"conv_in.weight": torch.ones_like(subject.network.conv_in.weight)}, 1.0)
+    with pytest.raises(ValueError, match="take asymmetric=False"):
+        sampling.sample(subject, 1, steps=2, edit=edit)
+    moved = sampling.sample(subject, 1, steps=2, edit=edit, asymmetric=False)
+    assert not torch.equal(moved, sampling.sample(subject, 1, steps=2))
+    whole = torch.zeros(1, dtype=torch.int64)
+    for combine in (lambda e: edits.compose(e, e), lambda e: edits.only(e, [0]), lambda e: edits.per_image({0: e}, whole)):
+        with pytest.raises(ValueError, match="cannot be combined"):
+            combine(edit)
+
+
+def test_images_that_are_not_finite_are_refused() -> None:
+    subject = tiny.subject(clip_sample=False)
+    edit = edits.per_image({1: edits.push(torch.full((2, 24, 4, 4), float("inf")), 1.0)}, torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match="tiny drew image 1 with values that are not finite, in torch.float32"):
+        sampling.sample(subject, 3, steps=2, edit=edit)

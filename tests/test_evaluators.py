@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from difflens_utils import evaluators, portraits, worlds
@@ -103,6 +104,43 @@ def test_weights_of_another_architecture_are_foreign(net, tmp_path):
     (tmp_path / "config.json").write_text(config.replace("strided", "residual"))
     with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
         AttributeNet.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+CHANGES = [
+    (lambda state, name: state.pop(name), "{path} lacks {name}$"),
+    (lambda state, name: state.update(more=torch.zeros(2)), "{path} has the unknown more$"),
+    (
+        lambda state, name: state.update({name: torch.zeros(7)}),
+        r"{path}: {name} has shape \(7,\) instead of \(",
+    ),
+    (
+        lambda state, name: state[name].view(-1)[:1].fill_(torch.nan),
+        "{path}: {name} holds values that are not finite$",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), CHANGES)
+@pytest.mark.parametrize("kind", [AttributeNet, Clip])
+def test_an_evaluator_that_is_not_whole_is_refused(kind, change, told, net, clip, tmp_path):
+    (net if kind is AttributeNet else clip).save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name in sorted(state) if name.endswith("weight"))
+    change(state, name)
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=told.format(path=path, name=name)) as error:
+        kind.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_clip_without_words_is_refused(clip, tmp_path):
+    """transformers would take all texts for the same."""
+    clip.save(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(ValueError, match="missing, damaged or foreign") as error:
+        Clip.load(tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -48,7 +48,16 @@ def test_classes_are_as_likely_as_their_outputs_together(published, races: int) 
 def test_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
     torch.save(resnet34(num_classes=10).state_dict(), tmp_path / "x_7_.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "y_7_.pt")
-    for name in ("x_7_.pt", "y_7_.pt", "none_7_.pt"):
-        with pytest.raises(ValueError, match=name) as refused:
+    whole = resnet34(num_classes=18).state_dict()
+    lacking = {name: value for name, value in whole.items() if name != "layer2.0.conv1.weight"}
+    torch.save(lacking, tmp_path / "z_7_.pt")
+    whole["fc.bias"][3] = torch.inf
+    torch.save(whole, tmp_path / "w_7_.pt")
+    for name, told in (("x_7_.pt", r"x_7_.pt: fc.bias has shape \(10,\) instead of \(18,\)"),
+                       ("y_7_.pt", "y_7_.pt lacks bn1.bias and"),
+                       ("none_7_.pt", "none_7_.pt is missing"),
+                       ("z_7_.pt", "z_7_.pt lacks layer2.0.conv1.weight$"),
+                       ("w_7_.pt", "w_7_.pt: fc.bias holds values that are not finite$")):
+        with pytest.raises(ValueError, match=told) as refused:
             FairFace.load(tmp_path / name)
         assert "\n" not in str(refused.value)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from difflens_utils import edits, gpu, sampling
+from difflens_utils import edits, gpu, precision, sampling
+from difflens_utils import ksae as ksae_module
 from difflens_utils.ksae import Neurons
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -108,3 +109,27 @@ def test_what_is_sent_is_what_arrives_and_a_copy_is_made_once() -> None:
     assert gpu.on(Neurons(4), torch.device("meta")).directions.is_meta
     rows = torch.arange(3)
     assert gpu.send(rows, torch.device("cpu")) is rows
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_is_for_gpus_that_multiply_it_themselves(monkeypatch, native, expected) -> None:
+    """A GPU as torch describes an older one: it supports bf16 only if its emulation counts."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    card = torch.device("cuda")
+    assert precision.fast_dtype(card) is expected
+    assert ksae_module._product_dtype("auto", card) is expected
+
+
+@pytest.mark.parametrize(("units", "expected"), [
+    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
+    ({"avx512_f": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+def test_bf16_is_for_processors_that_multiply_it_themselves(monkeypatch, units, expected) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert precision.fast_dtype(torch.device("cpu")) is expected
+    enabled = expected is torch.bfloat16
+    with precision.autocast():
+        assert torch.is_autocast_enabled("cpu") is enabled

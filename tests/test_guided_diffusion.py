@@ -50,6 +50,7 @@ def test_a_checkpoint_is_read_from_disk(tmp_path: Path) -> None:
     (lambda s: s.update({"label_emb.weight": torch.zeros(10, 128)}), "has the unknown label_emb.weight"),
     (lambda s: s.update({"out.2.weight": s["out.2.weight"][:3]}), r"conv_out.weight has shape \(3, 32, 3, 3\) instead of \(6, 32, 3, 3\)"),
     (lambda s: s.update({"middle_block.1.qkv.bias": torch.zeros(100)}), "its attention has 100 rows"),
+    (lambda s: s["out.2.bias"].fill_(torch.nan), "out.2.bias holds values that are not finite"),
 ])
 def test_a_foreign_state_is_refused(tmp_path: Path, change, told: str) -> None:  # noqa: ANN001
     state = guided(SMALL).state_dict()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from torch import Tensor, nn
 
-from difflens_utils import hooks
+from difflens_utils import edits, hooks, sampling
+from difflens_utils.sampling import Step
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,119 @@ def test_tuple_outputs_are_recorded_and_edited(net, x):
     with hooks.edit(net, "down_blocks.1", lambda h, i: h * 0):
         changed = run(net, x)
     assert seen[0].ndim == 4 and not torch.allclose(changed, run(net, x))
+
+
+# ------------------------------------------------------------------------ edits in place
+
+SUBJECTS = {
+    "forked": lambda: tiny.subject(),
+    "not forked": lambda: unforkable(),
+    "guided": lambda: tiny.text_subject(),
+    "guided, both halves": lambda: tiny.text_subject(edit_both=True),
+}
+
+
+def unforkable():
+    subject = tiny.subject()
+    subject.module = "mid_block.resnets.1"  # the same h, but only `mid_block` itself can be forked
+    return subject
+
+
+def in_place(h: Tensor, _step: Step) -> Tensor:
+    return h.mul_(1.5).add_(0.3)
+
+
+def out_of_place(h: Tensor, _step: Step) -> Tensor:
+    return h * 1.5 + 0.3
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_an_edit_in_place_is_the_same_edit(kind, asymmetric):
+    subject = SUBJECTS[kind]()
+
+    def images(edit):
+        return sampling.sample(subject, 3, 0, steps=3, edit=edit, asymmetric=asymmetric)
+
+    assert torch.equal(images(in_place), images(out_of_place))
+    assert not torch.equal(images(in_place), images(None))
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_what_an_edit_does_to_h_without_returning_it_changes_nothing(kind, asymmetric):
+    subject = SUBJECTS[kind]()
+
+    def spoils(h: Tensor, _step: Step) -> None:
+        h.zero_()
+
+    got = sampling.sample(subject, 3, 0, steps=3, edit=spoils, asymmetric=asymmetric)
+    assert torch.equal(got, sampling.sample(subject, 3, 0, steps=3))
+
+
+def test_who_watches_keeps_what_was_there_before_the_edit_and_cannot_change_it():
+    subject, seen, kept = tiny.subject(), [], []
+    plain = sampling.sample(subject, 2, 0, steps=2, watch=lambda h, x, step: seen.append(h))
+    changed = {"steps": 2, "edit": in_place, "asymmetric": False}
+    edited = sampling.sample(subject, 2, 0, **changed, watch=lambda h, x, step: kept.append(h))
+    assert torch.equal(kept[0], seen[0]) and not torch.equal(edited, plain)
+
+    def spoils(h: Tensor, x: Tensor, _step: Step) -> None:
+        h.zero_(), x.zero_()
+
+    assert torch.equal(sampling.sample(subject, 2, 0, steps=2, watch=spoils), plain)
+    assert torch.equal(sampling.sample(subject, 2, 0, **changed, watch=spoils), edited)
+
+
+def test_a_recording_is_not_changed_by_layers_that_work_in_place():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), hooks.record(net, "0") as seen:
+        net(x)
+    torch.testing.assert_close(seen[0], x @ net[0].weight.T + net[0].bias)
+    assert (seen[0] < 0).any()
+
+
+def test_edits_in_place_compose():
+    h, step = torch.ones(2, 24, 2, 2), Step(0, 500, slice(0, 2))
+    edit = edits.compose(*[edits.only(_keyed(in_place), [0])] * 2)
+    torch.testing.assert_close(edit(h, step), (h * 1.5 + 0.3) * 1.5 + 0.3)
+    assert torch.equal(h, torch.ones(2, 24, 2, 2))
+    chosen = edits.per_image({1: _keyed(in_place)}, torch.tensor([0, 1]))
+    torch.testing.assert_close(chosen(h, step), torch.stack([h[0], h[1] * 1.5 + 0.3]))
+    assert torch.equal(h, torch.ones(2, 24, 2, 2))
+
+
+def _keyed(edit):
+    edit.parts = {"method": "test"}
+    return edit
+
+
+HALVES = [slice(0, 2), slice(2, 4)]
+
+
+def test_a_part_that_an_edit_leaves_alone_goes_on_as_it_is(net):
+    """An edit of the second half only, by `fork` and by `edit`, against the whole done by hand."""
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    half = []
+
+    def second(h: Tensor, _call: int) -> Tensor | None:
+        half.append(h)
+        return h + 1 if len(half) % 2 == 0 else None
+
+    with hooks.edit(net, "mid_block", lambda h, i: torch.cat([h[:2], h[2:] + 1])):
+        expected = run(net, x)
+    with hooks.fork(net, "mid_block", second, HALVES) as forked:
+        plain, edited = forked.split(run(net, x), 4)
+    torch.testing.assert_close(plain, run(net, x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(edited, expected, atol=1e-5, rtol=1e-5)
+    with hooks.edit(net, "mid_block", second, HALVES):
+        torch.testing.assert_close(run(net, x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", [hooks.edit, hooks.fork])
+def test_shape_and_dtype_must_be_kept_in_each_part(net, context):
+    x = torch.zeros(4, 3, 16, 16)
+    for wrong in (lambda h, i: h[:1, :1], lambda h, i: h[:1], lambda h, i: h.double()):
+        with pytest.raises(ValueError, match="must keep"), context(net, "mid_block", wrong, HALVES):
+            run(net, x)

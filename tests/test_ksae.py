@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -174,17 +175,111 @@ def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
         assert not parameter.grad[~dead].any() and parameter.grad[dead].flatten(1 if parameter.ndim > 1 else 0).any()
 
 
-def test_auxk_revives_latents_that_stay_dead_without_it():
-    def dead_at_the_end(auxk: float) -> float:
-        config = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=200, dead_after=640, auxk=auxk, rate=3e-3)
-        run = module.Trainer(config, vectors(64, 12))
-        run.ksae.b_enc.data[:32] = -1.0  # half of the dictionary too shy to be chosen
-        for step in range(config.steps):
-            run.update(vectors(64, 12, seed=step))
-        return (run.silent >= config.dead_after).float().mean().item()
+def by_autograd(run: module.Trainer, x: Tensor, weights: list[Tensor], dead: Tensor) -> Tensor:
+    """The loss () of Gao et al. (2024) in dense operations, of W_enc, b_enc, W_dec, b_dec."""
+    w_enc, b_enc, w_dec, b_dec = weights
+    y, config = x / run.ksae.scale, run.config
+    pre = (y - b_dec) @ w_enc.T + b_enc
 
-    without, with_it = dead_at_the_end(0.0), dead_at_the_end(1 / 32)
-    assert without > 0.4 and with_it < 0.1
+    def decoded(chosen: Tensor, k: int) -> Tensor:
+        top = chosen.topk(k)
+        return torch.zeros_like(pre).scatter(1, top.indices, top.values.relu()) @ w_dec
+
+    error = y - b_dec - decoded(pre, config.k)
+    loss = error.square().sum() / (y - y.mean(0)).square().sum()
+    if not dead.any():
+        return loss
+    auxiliary = (y - b_dec).detach() @ w_enc.T + b_enc  # the pre-bias takes no part
+    only_dead = torch.where(dead, auxiliary, -torch.inf)
+    explained = decoded(only_dead, min(config.width // 2, int(dead.sum())))
+    left = error.detach() - explained
+    return loss + config.auxk * left.square().sum() / error.detach().square().sum()
+
+
+def test_a_training_with_auxk_is_that_of_gao_et_al():
+    """Forty steps against dense autograd and silence counted by hand; latents die and wake."""
+    config = KSAEConfig(**(vars(TINY) | {"dead_after": 2 * TINY.batch}))
+    x, steps = stream(config), config.steps
+    run = module.Trainer(config, x(0))
+    run.ksae.b_enc.data[:32] = torch.linspace(-1, 0, 32)  # some die at once, and some of them wake
+    weights = [w.detach().clone().requires_grad_() for w in
+               (run.ksae.W_enc, run.ksae.b_enc, run.ksae.W_dec, run.ksae.b_dec)]
+    adam, silent = torch.optim.Adam(weights, eps=6.25e-10), torch.zeros(64, dtype=torch.long)
+    died = woke = 0
+    for step in range(steps):
+        dead, directions = silent >= config.dead_after, weights[2]
+        adam.zero_grad()
+        by_autograd(run, x(step), weights, dead).backward()
+        with torch.no_grad():
+            directions.grad -= (directions.grad * directions).sum(1, keepdim=True) * directions
+            codes = (x(step) / run.ksae.scale - weights[3]) @ weights[0].T + weights[1]
+            top = codes.topk(config.k)
+            fired = torch.zeros(64, dtype=torch.bool)
+            fired[top.indices[top.values > 0]] = True
+            silent = torch.where(fired, 0, silent + config.batch)
+        adam.param_groups[0]["lr"] = config.rate * min(1, (step + 1) / 2, (steps - step) / 8)
+        adam.step()
+        with torch.no_grad():
+            directions /= directions.norm(dim=1, keepdim=True)
+        run.update(x(step))
+        assert torch.equal(run.silent, silent)
+        died, woke = died + int(dead.sum()), woke + int((dead & fired).sum())
+    assert died > 20 and woke > 2
+    ours = (run.ksae.W_enc, run.ksae.b_enc, run.ksae.W_dec, run.ksae.b_dec)
+    for one, other in zip(ours, weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def planted(atoms: int, width: int) -> tuple[Callable[..., Tensor], Tensor]:
+    """Batches that mix three directions at a time, and all the directions (atoms, width)."""
+    generator = torch.Generator().manual_seed(0)
+    dictionary = F.normalize(torch.randn(atoms, width, generator=generator), dim=1)
+
+    def batch(step: int, n: int = 256) -> Tensor:
+        g = torch.Generator().manual_seed(step + 1)
+        owners = torch.rand(n, atoms, generator=g).topk(3).indices
+        weights = 0.5 + torch.rand(n, 3, generator=g)
+        return 20 * F.embedding_bag(owners, dictionary, per_sample_weights=weights, mode="sum") - 7
+
+    return batch, dictionary
+
+
+AUXK = {"k": 3, "batch": 256, "rate": 3e-3, "precision": "fp32"}
+
+
+def trained(
+    config: KSAEConfig, batch: Callable[..., Tensor], bias: float = 0.0
+) -> tuple[KSAE, float, float]:
+    """A k-SAE, half of whose latents start at `bias`; dead share and FVU on unseen vectors."""
+    run = module.Trainer(config, batch(0))
+    run.ksae.b_enc.data[::2] = bias
+    for step in range(config.steps):
+        run.update(batch(step))
+    unseen = batch(10_000, 8192)
+    ksae = run.ksae.requires_grad_(False)
+    return ksae, module.dead_share(module.density(ksae, [unseen])), fvu(ksae, [unseen])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_auxk_revives_dead_latents_where_features_are_missing(seed):
+    """64 directions in the data, and half of 64 latents too shy to be chosen."""
+    batch, _ = planted(64, 24)
+    options = {"width": 24, "latents": 64, "steps": 300, "dead_after": 2_500, "seed": seed} | AUXK
+    (_, dead, lost), (_, revived, better) = (
+        trained(KSAEConfig(**options, auxk=auxk), batch, bias=-2.5) for auxk in (0.0, 1 / 32))
+    assert dead > 0.1 and revived < dead / 2
+    assert better < 0.9 * lost
+
+
+def test_auxk_retires_latents_where_there_are_more_than_features():
+    """128 latents for 64 directions: with AuxK 64 are left, which have all of them."""
+    batch, dictionary = planted(64, 32)
+    options = {"width": 32, "latents": 128, "steps": 600, "dead_after": 10_000} | AUXK
+    (_, lingering, without), (ksae, dead, with_it) = (
+        trained(KSAEConfig(**options, auxk=auxk), batch) for auxk in (0.0, 1 / 32))
+    assert lingering < dead == pytest.approx(0.5, abs=0.01)
+    assert (dictionary @ ksae.W_dec.T).amax(1).min() > 0.9
+    assert with_it == pytest.approx(without, rel=0.03)
 
 
 def test_decoder_gradient_has_no_part_along_the_directions():

@@ -15,6 +15,9 @@ from difflens_utils import hooks, latent_editing, sampling, subjects
 class ColourClip:
     """A CLIP that sees the mean colour of an image and reads of texts only whether they name the first class."""
 
+    def fingerprint(self) -> str:
+        return "colour"
+
     def image_features(self, images: Tensor) -> Tensor:
         return F.normalize(images.mean((2, 3)) + torch.tensor([0.0, 0.0, 2.0]), dim=-1)
 

@@ -49,6 +49,8 @@ def violations(notebook: nbformat.NotebookNode) -> list[str]:
             found.append(f"an execution count without outputs, or outputs without a count: {first}")
         if any(output.get("name") == "stderr" for output in cell.outputs):
             found.append(f"a checked cell prints to stderr, which differs from run to run: {first}")
+        if "plt.subplots(" in cell.source and "figures.describe(" not in cell.source:
+            found.append(f"a figure that does not say what it shows (figures.describe): {first}")
     for cell in notebook.cells:
         if path := ABSOLUTE.search(cell.source + str(cell.get("outputs", ""))):
             found.append(f"an absolute path: {path.group()}")
@@ -88,6 +90,7 @@ BREAKS = {
     "holds outputs": edit(3, outputs=[new_output("stream", text="2")]),
     "execution count": edit(3, execution_count=3),
     "stderr": edit(2, outputs=[new_output("stream", name="stderr", text="1%")]),
+    "does not say what it shows": edit(3, source="figure, axes = plt.subplots(1, 2)"),
     "absolute path": edit(3, source="open('/data/x')"),
     "left behind": edit(3, metadata={"papermill": {}}),
     "kernel": lambda notebook: notebook.metadata.clear(),

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
+import torch
 from PIL import Image
 
 from difflens_utils import evaluators, sampling, subjects
+from difflens_utils.pipelines import Prompt
 
 
 def call(recipe: str, *arguments: object) -> None:
@@ -50,12 +53,190 @@ def test_a_folder_becomes_a_subject(folder: Path) -> None:
     assert "mid_block" in str(subjects.describe(study))
 
 
-@pytest.mark.parametrize(("recipe", "arguments", "told"), [
-    ("own.train", [], "study.yml is missing"), ("own.train", ["--size", 10], "multiple of 4"), ("own.label", [], "holds no images"),
-    ("evaluators.train", ["labeller", "--world"], "study.yml is missing"), ("clip.train", ["--world"], "study.yml is missing"),
-])
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "told"),
+    [
+        ("own.train", [], "study.yml is missing"),
+        ("own.train", ["--size", 10], "multiple of 4"),
+        ("own.label", [], "holds no images"),
+        ("own.label", ["--size", 0], "--size must be at least 1, got 0"),
+        ("own.train", ["--images", 63], "--images must be at least 64 .one batch., got 63"),
+        ("own.train", ["--images", -1], "--images must be at least 64"),
+        ("own.train", ["--open-blocks", 4], "--open-blocks must be between 0 and 3, got 4"),
+        ("evaluators.train", ["labeller", "--world"], "study.yml is missing"),
+        ("clip.train", ["--world"], "study.yml is missing"),
+        (
+            "evaluators.train",
+            ["scorer", "--images", 255, "--world"],
+            "--images must be at least 256 .one batch., got 255",
+        ),
+        (
+            "clip.train",
+            ["--images", 127, "--world"],
+            "--images must be at least 128 .one batch., got 127",
+        ),
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path, recipe: str, arguments: list, told: str) -> None:
     arguments = [*arguments, tmp_path] if "--world" in arguments else [tmp_path, *arguments]
     with pytest.raises(SystemExit, match=told) as refused:
         call(recipe, *arguments)
     assert "\n" not in str(refused.value)
+
+
+def test_a_state_of_other_data_or_another_size_is_not_gone_on_with(folder: Path) -> None:
+    """The network of another size has weights of the same shapes: nothing else would notice."""
+    with pytest.raises(
+        SystemExit, match="was made with size 8, .* remove it, or name another file with --state"
+    ) as refused:
+        call("own.train", folder, "--size", 16, "--images", 128)
+    assert "\n" not in str(refused.value)
+    call(
+        "own.train", folder, "--size", 8, "--images", 128
+    )  # the same again goes on, from the end to the end
+    name = folder / "images/0.png"
+    before = name.read_bytes()
+    Image.new("L", (8, 8), 77).save(name)
+    with pytest.raises(SystemExit, match="was made with"):
+        call("own.train", folder, "--size", 8, "--images", 128)
+    name.write_bytes(before)
+
+
+def test_evaluators_of_another_table_or_order_are_not_listened_to(folder: Path) -> None:
+    """Else the shares of one class would be read as those of the other."""
+    text = (folder / "study.yml").read_text()
+    (folder / "study.yml").write_text(
+        text.replace("{dark: 0.8, light: 0.2}", "{light: 0.2, dark: 0.8}")
+    )
+    with pytest.raises(
+        ValueError,
+        match="labeller reads tint as dark, light, and the study says light, dark; train it again",
+    ) as refused:
+        subjects.load(str(folder), "cpu").labeller
+    assert "\n" not in str(refused.value)
+    (folder / "study.yml").write_text(text)
+    assert subjects.load(str(folder), "cpu").labeller.factors["tint"] == ("dark", "light")
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("guidance: 2", "guidance must not be there"),
+        ("prompts: {evaluate: [a cup]}", "prompts must not be there"),
+    ],
+)
+def test_prompts_beside_a_model_that_reads_none_are_refused(
+    folder: Path, entry: str, told: str
+) -> None:
+    text = (folder / "study.yml").read_text()
+    (folder / "study.yml").write_text(text + entry)
+    with pytest.raises(ValueError, match=told) as refused:
+        subjects.load(str(folder), "cpu")
+    assert "\n" not in str(refused.value)
+    (folder / "study.yml").write_text(text)
+
+
+def test_ten_batches_are_as_good_as_nine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a tenth of the steps is one, the schedule of the rate divided by zero."""
+    recipe = importlib.import_module("models.clip.train")
+    source = recipe.SOURCES["portraits"]
+    monkeypatch.setattr(recipe, "BATCH", 2)
+    for batches in (1, 9, 10, 11):
+        assert recipe.train(2 * batches, source).model.logit_scale.isfinite()
+
+
+def test_no_caption_is_cut_off(folder: Path, tmp_path: Path) -> None:
+    """Classes of twelve words and numbers: more than the twenty tokens that others need."""
+    recipe = importlib.import_module("models.clip.train")
+    words = {
+        "dark": "as dark as a night in the winter of 1885-86",
+        "light": "as light as a day in the summer of 1885-86",
+    }
+    for image in (folder / "images").glob("*.png"):
+        (tmp_path / image.name).write_bytes(image.read_bytes())
+    table = pd.read_csv(folder / "images/labels.csv").assign(tint=lambda t: t["tint"].map(words))
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    (tmp_path / "study.yml").write_text("images: .\nattributes: [tint]")
+    source = recipe.source_of(str(tmp_path))
+    tokens = recipe.tokenizer(source)
+    captions = [
+        source.full({"tint": t, "shape": s}, None) for t in words.values() for s in ("full", "line")
+    ]
+    assert 20 < max(len(tokens(text).input_ids) for text in captions) == tokens.model_max_length
+    assert recipe.source_of(str(folder)).context == 20  # as it was
+
+
+# ------------------------------------------------------------------------------------------------
+# Models that read text, or classes
+
+PROMPTS = """
+prompts:
+  evaluate:
+    - {text: a face of a doctor, given: {shape: line}}
+    - a face of a nurse
+guidance: 3
+"""
+
+
+@pytest.fixture
+def beside(folder: Path, tmp_path: Path) -> Path:
+    """The study of the folder, for another pipeline."""
+    (tmp_path / "study.yml").write_text(
+        f"images: {folder}/images\nattributes: [tint]\nevaluators: {folder}/evaluators\nclip: {folder}/clip"
+        + PROMPTS
+    )
+    return tmp_path
+
+
+def test_a_text_model_of_ones_own_is_asked_for_its_prompts(beside: Path) -> None:
+    tiny.text_subject().pipeline.save_pretrained(beside)
+    study = subjects.load(str(beside), "cpu")
+    assert study.guidance == 3 and study.texts() == ["a face of a doctor", "a face of a nurse"]
+    assert study.prompts.learn[1] == Prompt(
+        "a face of a nurse, dark", {"tint": "dark"}, "a face of a nurse"
+    )
+    assert {tuple(p.given.items()) for p in study.prompts.probe} == {
+        ((*g, ("tint", c))) for g in ((("shape", "line"),), ()) for c in ("dark", "light")
+    }
+    images = sampling.sample(study, 2, 0, steps=2)
+    other = tiny.text_subject(prompts=study.prompts, guidance=3.0)
+    assert torch.allclose(images, sampling.sample(other, 2, 0, steps=2), atol=0.1)
+    assert study.planted("tint", 0).sum().item() == pytest.approx(1) and study.renders(
+        4, 0
+    ).shape == (4, 3, 16, 16)
+    (beside / "study.yml").write_text(
+        (beside / "study.yml")
+        .read_text()
+        .replace(
+            "evaluate:", "learn: [one, two]\n  probe: [three]\n  held_out: [four]\n  evaluate:"
+        )
+    )
+    asked = subjects.load(str(beside), "cpu").prompts
+    assert [[p.text for p in stage] for stage in (asked.learn, asked.probe, asked.held_out)] == [
+        ["one", "two"],
+        ["three"],
+        ["four"],
+    ]
+
+
+def test_a_model_of_classes_learns_from_the_classes_that_it_is_asked_for(beside: Path) -> None:
+    (beside / "model_index.json").write_text(
+        '{"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}'
+    )
+    asked = subjects.about(beside, torch.device("cpu"))
+    assert (
+        asked["guidance"] == 3
+        and asked["prompts"].learn == asked["prompts"].probe == asked["prompts"].evaluate
+    )
+    (beside / "model_index.json").write_text(
+        '{"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}'
+    )
+    (beside / "unet").mkdir()
+    (beside / "unet/config.json").write_text('{"num_class_embeds": 10}')
+    with pytest.raises(
+        ValueError,
+        match="guidance must not be there: the pipeline beside it has no classifier-free guidance",
+    ):
+        subjects.about(beside, torch.device("cpu"))
+    (beside / "study.yml").write_text((beside / "study.yml").read_text().replace("guidance: 3", ""))
+    assert len(subjects.about(beside, torch.device("cpu"))["prompts"].learn) == 2

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffusers import (AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler,
-                       FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel, UNet2DModel)
+from diffusers import (AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler,
+                       FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel, UNet2DModel)
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difflens_utils import activations, hooks, pipelines, precision, sampling, subjects
+from difflens_utils import activations, hooks, pipelines, portraits, precision, sampling, subjects
 from difflens_utils.pipelines import MODELS
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -265,11 +266,20 @@ def test_what_has_no_evaluators_says_so(opened) -> None:  # noqa: ANN001
 
 def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
     refused(lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of")
-    refused(lambda: sampling.sample(subjects.load(str(saved("dit")), "cpu"), 1, steps=1, prompts=["grom"]), "class must be one of groom")
+    dit = subjects.load(str(saved("dit")), "cpu")
+    refused(lambda: dit.embed(["grom"]), "class must be one of groom")
+    dit.pipeline.labels = {}
+    numbers = dit.embed(["7", ""])["class_labels"]  # without names classes have numbers
+    assert numbers.tolist() == [7, 10]
+    refused(lambda: dit.embed(["cat"]), "class must be one of 0, 1, 2")
     refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
     refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
-    for scheduler, told in ((FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler, has no alphas_cumprod"),
-                            (DDIMScheduler(prediction_type="sample"), "predicts 'sample'")):
+    for scheduler, told in (
+        (FlowMatchEulerDiscreteScheduler(),
+         "model_index.json: FlowMatchEulerDiscreteScheduler cannot be read as DDIM"),
+        (EulerDiscreteScheduler(use_karras_sigmas=True),
+         "scheduler/scheduler_config.json: use_karras_sigmas is True"),
+    ):
         folder = shutil.copytree(saved("grey"), tmp_path / type(scheduler).__name__)
         scheduler.save_pretrained(folder / "scheduler")
         index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", type(scheduler).__name__]}
@@ -288,3 +298,302 @@ def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.Mon
     refused(lambda: subjects.load("someone/their-model", "cpu"), "someone/their-model is neither here nor on the hub, .*: We couldn't connect")
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda _name: str(saved("grey")))
     assert subjects.load("someone/their-model", "cpu").name == "someone/their-model"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every part whole, or one line that names the file and the tensor
+
+PARTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+def damaged(folder: Path, part: str, change: Callable[[dict[str, Tensor], str], object]) -> str:
+    """Change one tensor of a part on disk; its name."""
+    path = folder / part / PARTS[part]
+    state = load_file(path)
+    name = sorted(state)[len(state) // 2]
+    change(state, name)
+    save_file(state, path, {"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state, name: state.pop(name), "{file} lacks {name}$"),
+        (lambda state, name: state.update(more=torch.zeros(2)), "{file} has the unknown more$"),
+        (
+            lambda state, name: state.update({name: torch.zeros(7)}),
+            r"{file}: {name} has shape \(7,\) instead of \(",
+        ),
+        (
+            lambda state, name: state[name].view(-1)[:1].fill_(torch.nan),
+            "{file}: {name} holds values that are not finite$",
+        ),
+    ],
+)
+def test_a_part_that_is_not_whole_is_refused(
+    saved, tmp_path: Path, part: str, change: Callable, told: str
+) -> None:  # noqa: ANN001
+    folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
+    name = damaged(folder, part, change)
+    refused(
+        lambda: subjects.load(str(folder), "cpu"),
+        told.format(file=folder / part / PARTS[part], name=name),
+    )
+
+
+def test_a_shard_that_lacks_a_tensor_is_refused(opened, saved, tmp_path: Path) -> None:
+    """Its name is still in the index, which is all that diffusers looks at."""
+    folder = shutil.copytree(saved("grey"), tmp_path / "grey")
+    shutil.rmtree(folder / "unet")
+    opened("grey").network.save_pretrained(folder / "unet", max_shard_size="20KB")
+    subjects.load(str(folder), "cpu")
+    shard = sorted((folder / "unet").glob("*-00002-of-*.safetensors"))[0]
+    state = load_file(shard)
+    name = min(state)
+    del state[name]
+    save_file(state, shard, {"format": "pt"})
+    refused(lambda: subjects.load(str(folder), "cpu"), f"{folder / 'unet'} lacks {name}")
+    shard.unlink()
+    refused(
+        lambda: subjects.load(str(folder), "cpu"),
+        f"unet: config.json or a shard of its weights is missing, .*: .*{shard.name}",
+    )
+
+
+def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
+    folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
+    config, index = folder / "unet/config.json", folder / "model_index.json"
+    config.write_text(config.read_text().replace("UNet2DConditionModel", "UNet2DModel"))
+    refused(
+        lambda: subjects.load(str(folder), "cpu"),
+        f"{config} describes a UNet2DModel instead of a UNet2DConditionModel",
+    )
+    index.write_text(index.read_text().replace('"AutoencoderKL"', '"AutoencoderTiny"'))
+    shutil.copy(saved("stable_diffusion") / "unet/config.json", config)
+    refused(
+        lambda: subjects.load(str(folder), "cpu"),
+        f"{index}: vae is a AutoencoderTiny instead of a AutoencoderKL",
+    )
+
+
+@pytest.mark.parametrize(
+    ("remove", "told"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "unet holds no weights"),
+        ("vae/config.json", "vae/config.json is missing"),
+        ("text_encoder", "text_encoder/config.json is missing"),
+        ("tokenizer/tokenizer.json", "tokenizer holds no vocabulary"),
+        ("scheduler", "scheduler/scheduler_config.json is missing"),
+        ("model_index.json", "subject must be one of"),
+    ],
+)
+def test_what_is_missing_is_named(saved, tmp_path: Path, remove: str, told: str) -> None:
+    folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
+    shutil.rmtree(folder / remove) if (folder / remove).is_dir() else (folder / remove).unlink()
+    refused(lambda: subjects.load(str(folder), "cpu"), told)
+
+
+def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
+    """Its words would lie beyond the embeddings of the text encoder."""
+    folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
+    file = folder / "tokenizer/tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["beyond"] = len(content["model"]["vocab"]) + 100
+    file.write_text(json.dumps(content))
+    refused(lambda: subjects.load(str(folder), "cpu"), "they do not belong together")
+
+
+# --------------------------------------------------------------------------------------------------
+# Variants, classes, and networks that read something else
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "60KB"}])
+def test_a_folder_with_a_variant_only_is_the_same_subject(
+    saved, tmp_path: Path, shards: dict[str, str]
+) -> None:  # noqa: ANN001
+    """As `save_pretrained(variant="fp16")` writes it, in float16."""
+    pipeline = StableDiffusionPipeline.from_pretrained(saved("stable_diffusion"))
+    pipeline.to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16", **shards)
+    assert not list(tmp_path.rglob("*model.safetensors"))
+    half, whole = (
+        subjects.load(str(f), "cpu", dtype=torch.float32)
+        for f in (tmp_path / "half", saved("stable_diffusion"))
+    )
+    for network in (whole.network, whole.pipeline.vae, whole.pipeline.text_encoder):
+        for value in network.parameters():
+            value.data = value.half().float()
+    texts = ["a man", "a face"]
+    assert torch.equal(
+        *(sampling.sample(subject, 2, 0, steps=2, prompts=texts) for subject in (half, whole))
+    )
+    if not shards:
+        shutil.copy(
+            tmp_path / "half/unet/diffusion_pytorch_model.fp16.safetensors",
+            tmp_path / "half/unet/diffusion_pytorch_model.ema.safetensors",
+        )
+        refused(
+            lambda: subjects.load(str(tmp_path / "half"), "cpu"),
+            "unet holds several variants of the weights, ema, fp16; leave one",
+        )
+
+
+def test_a_hub_repository_with_a_variant_only_is_fetched_so(
+    saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: ANN001
+    bare = shutil.copytree(
+        saved("grey"), tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+
+    def download(_name: str, variant: str | None = None) -> str:
+        return str(saved("grey") if variant == "fp16" else bare)
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    assert subjects.load("someone/their-model", "cpu").shape == (1, 16, 16)
+
+
+def told_classes(folder: Path, **index: object) -> Path:
+    """A pipeline whose U-Net is told one of three classes."""
+    torch.manual_seed(2)
+    network = tiny.network(num_class_embeds=3)
+    network.class_embedding.weight.data *= 20
+    DDIMPipeline(network, DDIMScheduler(1000)).save_pretrained(folder)
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | index))
+    return folder
+
+
+def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> None:
+    """As diffusers' DDIMScheduler steps with `class_labels`, which no pipeline there passes."""
+    subject = subjects.load(
+        str(told_classes(tmp_path, id2label={"0": "zero, nought", "2": "two"})),
+        "cpu",
+        dtype=torch.float32,
+    )
+    assert subject.texts() == ["zero", "1", "two"] and subject.module == "mid_block"
+    ours, steps = sampling.sample(subject, 4, 4, steps=4), DDIMScheduler(1000)
+    steps.set_timesteps(4)
+    x = noise(subject, 4)
+    for t in steps.timesteps:
+        said = subject.network(x, t, class_labels=torch.tensor([0, 1, 2, 0])).sample
+        x = steps.step(said, t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(ours, x.clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    named = sampling.sample(subject, 4, 4, steps=4, prompts=["nought", "1", "2", "zero"])
+    assert torch.equal(named, ours)
+    assert not torch.allclose(
+        sampling.sample(subject, 4, 4, steps=4, prompts=["two"])[:2], ours[:2], atol=1e-3
+    )
+    assert len(subjects.describe(subject)) > 10
+    with hooks.fork(
+        subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2])
+    ) as forked:
+        _, edited = forked.split(subject.predict(x, 500), 4)
+    with hooks.edit(subject.network, "mid_block", lambda h, _call: h + 2):
+        torch.testing.assert_close(edited[4:], subject.predict(x, 500), atol=1e-5, rtol=1e-5)
+
+
+def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
+    subject = subjects.load(str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu")
+    age = replace(subject, world=portraits.WORLD, prompts=pipelines.Prompts())
+    assert [dict(p.given) for p in age.prompts.evaluate] == [
+        {"age": "young"},
+        {"age": "adult"},
+        {"age": "old"},
+    ]
+    batch = portraits.WORLD.sample(5, 0)
+    assert age.describe(batch) == [
+        portraits.WORLD.factors["age"].classes[i] for i in batch.labels["age"].tolist()
+    ]
+    assert age.planted("age", 2).tolist() == [0, 0, 1]
+
+
+def test_a_class_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:
+    subject = subjects.load(str(told_classes(tmp_path / "a")), "cpu")
+    for text in ("", "cat", "3"):
+        refused(
+            lambda text=text: sampling.sample(subject, 1, steps=1, prompts=[text]),
+            "class of .*, which cannot be asked for anything else, must be one of",
+        )
+    for index, told in (
+        ({"id2label": {"3": "cat"}}, "id2label names class 3, and the network has 3, from 0 to 2"),
+        ({"id2label": {"cat": "0"}}, "id2label must name classes by their numbers"),
+        ({"id2label": ["cat"]}, "id2label must name classes by their numbers"),
+    ):
+        folder = told_classes(tmp_path / str(len(told)), **index)
+        refused(
+            lambda folder=folder: subjects.load(str(folder), "cpu"), f"model_index.json: {told}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "setting", "value", "told"),
+    [
+        (
+            "grey",
+            "unet",
+            "class_embed_type",
+            "timestep",
+            "class_embed_type is 'timestep', and the study has nothing to give such a network",
+        ),
+        ("grey", "unet", "class_embed_type", "identity", "class_embed_type is 'identity'"),
+        ("grey", "unet", "sample_size", None, "sample_size is None; only squares can be studied"),
+        (
+            "grey",
+            "unet",
+            "sample_size",
+            [16, 24],
+            r"sample_size is \[16, 24\]; only squares can be studied",
+        ),
+        ("grey", "unet", "in_channels", 4, "in_channels is 4, and the images have 1 or 3 channels"),
+        (
+            "grey",
+            "unet",
+            "out_channels",
+            3,
+            "out_channels is 3; only 1 can be studied, or 2 with learned variances",
+        ),
+        (
+            "stable_diffusion",
+            "unet",
+            "in_channels",
+            9,
+            "in_channels is 9, and the latents of its autoencoder have 4 channels",
+        ),
+        ("stable_diffusion", "unet", "time_cond_proj_dim", 8, "time_cond_proj_dim is 8"),
+        (
+            "stable_diffusion",
+            "unet",
+            "addition_embed_type",
+            "text_time",
+            "addition_embed_type is 'text_time'",
+        ),
+        ("xl", "vae", "latents_mean", [0, 0, 0, 0], "latents_mean and latents_std are given"),
+    ],
+)
+def test_networks_that_read_something_else_are_refused(
+    saved,
+    tmp_path: Path,
+    name: str,
+    part: str,
+    setting: str,
+    value: object,  # noqa: ANN001
+    told: str,
+) -> None:
+    folder = shutil.copytree(saved(name), tmp_path / name)
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {setting: value}))
+    refused(lambda: subjects.load(str(folder), "cpu"), f"{file}: {told}")
+
+
+def test_a_square_may_be_given_by_both_sides(saved, opened, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved("grey"), tmp_path / "grey")
+    file = folder / "unet/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": [16, 16]}))
+    subject = subjects.load(str(folder), "cpu", dtype=torch.float32)
+    first, second = (sampling.sample(s, 1, 0, steps=2) for s in (subject, opened("grey")))
+    assert torch.equal(first, second)

@@ -181,5 +181,15 @@ def test_a_damaged_inception_is_refused_in_one_line(tmp_path: Path, content: byt
     assert "\n" not in str(error.value)
 
 
+def test_an_inception_that_is_not_finite_is_refused_in_one_line(tmp_path: Path) -> None:
+    network = PooledColour().eval()
+    network.layers[2].bias.data[7] = torch.nan
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(network).save(str(path))
+    told = f"^{path}: .*layers.2.bias holds values that are not finite$"
+    with pytest.raises(ValueError, match=told):
+        Inception(path, torch.device("cpu"))
+
+
 def test_class_texts_of_races() -> None:
     assert evaluators.class_texts("race", ("White", "Asian")) == ["a portrait of a White person", "a portrait of an Asian person"]

@@ -52,6 +52,45 @@ def test_a_warm_start_goes_on_from_the_weights_and_the_step(tmp_path: Path, monk
     assert 0 < max(moved) < 0.01  # four small steps away, where random weights would be far
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--images", "7"], "--images must be at least 8 .one batch more than --seen., got 7"),
+        (["--images", "0"], "--images must be at least"),
+        (["--images", "80", "--seen", "80"], "--images must be at least 88"),
+        (["--seen", "-8"], "--seen must be at least 0"),
+        (["--open-blocks", "5"], "--open-blocks must be between 0 and 4"),
+        (["--warm", "nowhere"], "--warm must be the folder of a pipeline"),
+    ],
+)
+def test_sizes_are_checked_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.setattr(recipe, "data", lambda: pytest.fail("rendered"))
+    monkeypatch.setattr("sys.argv", ["train", *arguments])
+    with pytest.raises(SystemExit, match=told) as refused:
+        recipe.main()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_state_that_was_made_otherwise_is_refused(tmp_path: Path) -> None:
+    recipe.train(16, tmp_path / "state.pt")
+    unet = recipe.network()
+    with pytest.raises(
+        ValueError, match="was made with nothing that it names, and this training is with more"
+    ):
+        recipe.loop(
+            "tiny",
+            unet,
+            lambda _step: pytest.fail("went on"),
+            1e-3,
+            0.9,
+            4,
+            tmp_path / "state.pt",
+            made_with="more",
+        )
+
+
 def moved_by_skips(unet: UNet2DModel, block: int) -> float:
     """How far the output moves when every skip connection into one up block is replaced by noise."""
     x = torch.randn(4, 3, unet.config.sample_size, unet.config.sample_size)

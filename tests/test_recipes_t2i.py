@@ -87,6 +87,30 @@ def test_an_interrupted_training_resumes_bit_for_bit(recipe: ModuleType, tmp_pat
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["vae", "--images", "0"], "--images must be at least 32 .one batch., got 0"),
+        (["unet", "--images", "63"], "--images must be at least 64"),
+        (["unet"], "has no autoencoder; train it first"),
+    ],
+)
+def test_what_is_needed_is_checked_before_anything_runs(
+    recipe: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    told: str,
+) -> None:
+    (tmp_path / "clip").symlink_to(MODELS / "portraits-t2i/clip")
+    monkeypatch.setattr(recipe, "HERE", tmp_path)
+    monkeypatch.setattr(recipe, "population", lambda: pytest.fail("drawn"))
+    monkeypatch.setattr("sys.argv", ["train", *arguments, "--scratch", str(tmp_path)])
+    with pytest.raises(SystemExit, match=told) as refused:
+        recipe.main()
+    assert "\n" not in str(refused.value)
+
+
 def test_the_text_encoder_is_the_text_tower_of_the_shipped_clip(study) -> None:
     clip = evaluators.Clip.load(MODELS / "portraits-t2i/clip")
     texts = ["a face of a doctor", "a female old dark person with glasses"]

@@ -3,9 +3,17 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+)
 
-from difflens_utils import edits, hooks, sampling
+from difflens_utils import edits, hooks, mediation, sampling, schedulers
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +51,241 @@ def test_previous_timestep_is_the_next_entry_where_diffusers_is_not():
     assert s.alpha_previous[-1] == 1
 
 
-def test_timesteps_equal_diffusers_leading():
-    scheduler = tiny.scheduler()
-    scheduler.set_timesteps(20)
-    assert list(sampling.schedule(scheduler, 20).timesteps) == scheduler.timesteps.tolist()
+@pytest.mark.parametrize("spacing", schedulers.SPACINGS)
+def test_timesteps_equal_diffusers(spacing):
+    """At numbers of steps that divide T and that do not.
+
+    diffusers makes one timestep too many of 61 and 998 trailing steps, -1.
+    """
+    for offset, numbers in (
+        (0, (1, 2, 3, 7, 16, 20, 32, 50, 61, 300, 998, 1000)),
+        (1, (1, 20, 50, 999)),
+    ):
+        scheduler = tiny.scheduler(timestep_spacing=spacing, steps_offset=offset)
+        for steps in numbers:
+            scheduler.set_timesteps(steps)
+            theirs = [t for t in scheduler.timesteps.tolist() if t >= 0]
+            assert list(sampling.schedule(scheduler, steps).timesteps) == theirs
+
+
+def test_an_offset_beyond_the_last_noise_level_is_refused():
+    with pytest.raises(
+        ValueError,
+        match="^steps=1000 with steps_offset 1 starts at timestep 1000, and the last one is 999",
+    ):
+        sampling.schedule(tiny.scheduler(steps_offset=1), 1000)
+
+
+# --------------------------------------------------------------------------------------------------
+# The model's own sampler, beside diffusers'
+
+CLIPPED = {
+    "no clipping": {"clip_sample": False},
+    "clipping": {"clip_sample": True, "clip_sample_range": 0.7},
+    "thresholding": {
+        "thresholding": True,
+        "dynamic_thresholding_ratio": 0.9,
+        "sample_max_value": 1.5,
+    },
+}
+
+
+def by_hand(subject, n, seed, steps):
+    """x_0 by diffusers' DDIMScheduler of the same settings, epsilon from the clipped image.
+
+    Its previous timestep is t - T // steps. The timesteps of linspace over 4 steps lie 333 apart,
+    so that is the next one of them where it takes the number of steps for 3.
+    """
+    scheduler = DDIMScheduler(
+        **{k: v for k, v in subject.scheduler.config.items() if not k.startswith("_")}
+    )
+    scheduler.set_timesteps(steps)
+    scheduler.num_inference_steps = 3 if subject.spacing == "linspace" else steps
+    x = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu")).draw()
+    for t in scheduler.timesteps:
+        said = subject.network(x, t).sample
+        x = scheduler.step(said, t, x, use_clipped_model_output=True).prev_sample
+    return x.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("spacing", schedulers.SPACINGS)
+@pytest.mark.parametrize(
+    ("predicts", "zero_snr"),
+    [
+        ("epsilon", False),
+        ("v_prediction", False),
+        ("v_prediction", True),
+        ("sample", False),
+        ("sample", True),
+    ],
+)
+@pytest.mark.parametrize("clipped", CLIPPED)
+def test_every_setting_of_the_models_sampler_is_honoured(spacing, predicts, clipped, zero_snr):
+    subject = tiny.subject(
+        timestep_spacing=spacing,
+        prediction_type=predicts,
+        rescale_betas_zero_snr=zero_snr,
+        **CLIPPED[clipped],
+    )
+    ours = sampling.sample(subject, 2, 1, steps=4)
+    assert ours.isfinite().all() and ours.std() > 0.05
+    torch.testing.assert_close(ours, by_hand(subject, 2, 1, 4), atol=1e-5, rtol=1e-5)
+
+
+def test_ours_is_the_pipeline_that_takes_epsilon_from_the_clipped_image():
+    """What the how-to says: by default `DDIMPipeline` keeps the network's epsilon."""
+    subject = tiny.subject(clip_sample=True)
+    pipeline = DDIMPipeline(subject.network, subject.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def theirs(**how):
+        generators = [torch.Generator().manual_seed(s) for s in sampling.image_seeds(2, 1)]
+        images = pipeline(
+            2, generator=generators, num_inference_steps=4, output_type="np", **how
+        ).images
+        return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
+
+    ours = sampling.sample(subject, 2, 1, steps=4)
+    torch.testing.assert_close(ours, theirs(use_clipped_model_output=True), atol=1e-5, rtol=0)
+    assert (ours - theirs()).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("spacing", "steps"), [("linspace", 5), ("trailing", 7)])
+def test_steps_lead_to_the_next_timestep_where_diffusers_leads_elsewhere(spacing, steps):
+    """What the how-to says. With our steps a perfect network stays on its way to its image."""
+    subject, image = (
+        tiny.subject(timestep_spacing=spacing, clip_sample=False),
+        torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16),
+    )
+    alphas, seen = subject.scheduler.alphas_cumprod, []
+
+    def perfect(x, t, **_):
+        a = alphas[int(t.flatten()[0])]
+        seen.append(((x - a.sqrt() * image) / (1 - a).sqrt()).std().item())
+        return ((x - a.sqrt() * image) / (1 - a).sqrt(),)
+
+    subject.network.forward = perfect
+    sampling.sample(subject, 1, 0, steps=steps)
+    assert max(seen) - min(seen) < 1e-3  # the noise is as large as its timestep says, all the way
+    seen.clear()
+    subject.scheduler.set_timesteps(steps)
+    x = sampling._Noise(sampling.image_seeds(1, 0), subject.shape, torch.device("cpu")).draw()
+    for t in subject.scheduler.timesteps:
+        x = subject.scheduler.step(perfect(x, t)[0], t, x).prev_sample
+    assert max(seen) - min(seen) > 1e-3
+
+
+LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+OTHERS = {  # the first as published with Stable Diffusion 1.5
+    "pndm": (
+        PNDMScheduler(**LATENT, steps_offset=1, skip_prk_steps=True, set_alpha_to_one=False),
+        "leading",
+        False,
+    ),
+    "euler": (EulerDiscreteScheduler(**LATENT, prediction_type="v_prediction"), "linspace", True),
+    "dpm": (
+        DPMSolverMultistepScheduler(
+            **LATENT,
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=True,
+            prediction_type="v_prediction",
+            final_sigmas_type="sigma_min",
+        ),
+        "trailing",
+        False,
+    ),
+    "ddpm": (DDPMScheduler(beta_schedule="sigmoid", clip_sample=True), "leading", True),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_samplers_are_read_as_ddim_over_the_same_noise_levels(name):
+    theirs, spacing, to_one = OTHERS[name]
+    ours = schedulers.as_ddim(theirs, name)
+    assert (
+        ours.config.timestep_spacing,
+        ours.config.set_alpha_to_one,
+        ours.config.clip_sample,
+    ) == (spacing, to_one, name == "ddpm")
+    assert (
+        ours.config.prediction_type == theirs.config.prediction_type
+        and ours.config.steps_offset == theirs.config.steps_offset
+    )
+    torch.testing.assert_close(ours.alphas_cumprod[:-1], theirs.alphas_cumprod[:-1], atol=0, rtol=0)
+    if name != "dpm":
+        theirs.set_timesteps(20)
+        # PNDM visits its second timestep twice, and Euler's of linspace are not rounded
+        assert list(dict.fromkeys(theirs.timesteps.round().long().tolist())) == list(
+            sampling.schedule(ours, 20).timesteps
+        )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        (
+            EulerDiscreteScheduler(use_karras_sigmas=True),
+            "use_karras_sigmas is True, which DDIM steps cannot honour; set it to False",
+        ),
+        (
+            EulerDiscreteScheduler(timestep_type="continuous"),
+            "timestep_type is 'continuous', which DDIM steps cannot honour",
+        ),
+        (DPMSolverMultistepScheduler(lambda_min_clipped=-5.1), "lambda_min_clipped is -5.1"),
+        (LCMScheduler(), "LCMScheduler cannot be read as DDIM steps"),
+        (
+            DDIMScheduler(rescale_betas_zero_snr=True),
+            "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where the "
+            "prediction_type epsilon says nothing",
+        ),
+        (
+            DDIMScheduler(3, trained_betas=[0.1, 0.5, 1.0]),
+            "trained_betas leaves nothing of the image",
+        ),
+        (
+            DDIMScheduler(trained_betas=[0.1, 0.5]),
+            "trained_betas has 2 values, and num_train_timesteps is 1000",
+        ),
+        (
+            DDIMScheduler(3, trained_betas=[0.1, 0.5, 1.5]),
+            "the betas must lie between 0 and 1; they go from 0.1 to 1.5",
+        ),
+        (DDIMScheduler(timestep_spacing="even"), "timestep_spacing must be one of"),
+        (DDIMScheduler(prediction_type="flow_prediction"), "prediction_type must be one of"),
+    ],
+)
+def test_what_ddim_cannot_honour_is_refused_in_one_line(scheduler, told):
+    with pytest.raises(ValueError, match=f"^here/scheduler_config.json: {told}") as error:
+        schedulers.as_ddim(scheduler, "here/scheduler_config.json")
+    assert "\n" not in str(error.value)
+
+
+def test_an_edit_steers_where_nothing_of_the_image_is_left():
+    """At zero terminal SNR the first step of a velocity starts from noise alone: x_0 is -v."""
+    subject = tiny.subject(
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    s, x = (
+        sampling.trajectory(subject, 4),
+        sampling._Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
+    )
+    assert s.timesteps[0] == 999 and s.alpha[0] == 0
+    with hooks.edit(subject.network, "mid_block", lambda h, _call: h + 0.5):
+        edited = subject.network(x, 999).sample
+    torch.testing.assert_close(sampling.predicted_clean(x, edited, s, 0), -edited)
+    moved = sampling.sample(subject, 1, 0, steps=4, edit=lambda h, _step: h + 0.5)
+    assert moved.isfinite().all() and not torch.allclose(
+        moved, sampling.sample(subject, 1, 0, steps=4), atol=1e-3
+    )
+    whole, through_h, control = mediation._moves(
+        subject, *torch.rand(3, 1, 3, 16, 16), x, [""], 999
+    )
+    assert (
+        whole.abs() < 1e-6 and through_h.isfinite() and control.isfinite()
+    )  # there both images are the same noise
 
 
 def test_images_are_paired_whatever_the_batch(subject):
@@ -77,7 +316,8 @@ def test_asymmetric_step_follows_equation_11(subject):
         edited = subject.epsilon(x, s.timesteps[1]).double()
     a, b = s.alpha[1], s.alpha_previous[1]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
-    got_plain, got_edited = sampling._epsilons(subject, x, [""], sampling.Step(1, s.timesteps[1], slice(0, 1)), push, True, None)
+    step = sampling.Step(1, s.timesteps[1], slice(0, 1))
+    got_plain, got_edited = sampling._predictions(subject, x, [""], step, push, True, None)
     clean, direction = (sampling.predicted_clean(x, e, s, 1) for e in (got_edited, got_plain))
     torch.testing.assert_close(sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4)
 

@@ -122,6 +122,10 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
     outcome = stages.Outcome(torch.zeros(4, 3), {"gender": hot}, {"gender": hot}, torch.zeros(4, 3), torch.zeros(4, 3), sampling.assigned(4, 2))
     got = stages.obeyed(outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")})
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
+    several = Prompt("a cup, light blue", {"gender": "light blue"})
+    within = Prompt("a bluebell", {"gender": "blue"})
+    prompts = [several, within]
+    assert stages.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:
@@ -141,12 +145,18 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 class BrightClip:
     """CLIP features that are the mean colour."""
 
+    def fingerprint(self) -> str:
+        return "bright"
+
     def image_features(self, images: Tensor) -> Tensor:
         return F.normalize(images.mean((2, 3)) + 1, dim=-1)
 
 
 class Reddish:
     """A labeller that takes redder images than the untrained model's median for female: every image alike, before it is tuned."""
+
+    def fingerprint(self) -> str:
+        return "reddish"
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         red = 40 * (images[:, 0] - images[:, 1]).mean((1, 2)) + 3

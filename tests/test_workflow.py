@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from workflow import assemble, cost, execute, reference, verdicts
+from difflens_utils import artifacts, subjects, weights
+from workflow import assemble, cost, execute, inputs, reference, verdicts
 
 PARAMETERS = '''subject: str = "portraits"  # the model under study
 profile: str = "book"  # sizes
@@ -52,6 +55,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(execute, "BUILD", tmp_path / "_build")
     monkeypatch.setattr(execute, "PROFILES", ("book", "quick"))
     return tmp_path
+
+
+def with_code(study: Path) -> None:
+    """What a notebook of the study imports."""
+    for name in ("workflow/execute.py", "difflens_utils/names.py"):
+        (study / name).parent.mkdir(exist_ok=True)
+        shutil.copy(Path(__file__).parents[1] / name, study / name)
 
 
 def test_parameters_are_read_with_types_defaults_and_comments() -> None:
@@ -102,7 +112,7 @@ def test_command_line_says_it_in_one_line() -> None:
 
 
 def test_an_executed_notebook_appears_whole_or_not_at_all(study: Path, capfd: pytest.CaptureFixture) -> None:
-    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    with_code(study)
     nbformat.write(tiny(WRITES, "assert seed != 7, 'seed seven'"), study / "notebooks/00_tiny.ipynb")
     with pytest.raises(SystemExit, match=r"00_tiny: AssertionError: seed seven \(cell 4; .*partial-00_tiny.ipynb"):
         execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", [("seed", "7")]))
@@ -225,7 +235,7 @@ def test_a_page_says_nothing_of_other_subjects() -> None:
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:
-    toc = assemble.contents(["portraits", "a/b"], ["00_bias"], has_bench=False)
+    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, has_bench=False)
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     assert files[:2] == ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
     assert "method" in files and "bench" not in files
@@ -242,18 +252,6 @@ def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> Non
     assert "- sampling: bf16" in page and "- memory" not in page and "- cores: 2" in page
 
 
-def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
-    (tmp_path / "good.html").write_text('<a href="https://x.org">x</a><script src="_static/a.js"></script>'
-                                        '<link rel="canonical" href="https://x.org"><img src="data:image/png;base64,">')
-    assert assemble.network_loads(tmp_path) == []
-    (tmp_path / "bad.html").write_text('<script src="https://cdn.x/a.js"></script>'
-                                       '<link rel="stylesheet" href="//cdn.x/b">'
-                                       '<p style="background: url(http://x/c.png)">')
-    (tmp_path / "bad.css").write_text("@import 'https://x/d.css'; @font-face { src: url(fonts/e.woff) }")
-    assert [load.split(": ")[1] for load in assemble.network_loads(tmp_path)] == [
-        "https://x/d.css", "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png"]
-
-
 def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> None:
     (study / "workflow/profiles/book.a--b.yml").write_text("00_tiny: {ks: [2]}\n")
     (study / "workflow/profiles/quick.a--b.yml").write_text("all: {seed: 4}\n")
@@ -263,7 +261,7 @@ def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> Non
 
 
 def test_a_worker_keeps_neither_page_nor_result(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (study / "workflow/execute.py").write_text(Path(execute.__file__).read_text())
+    with_code(study)
     shown = 'import os\nopen("seen", "w").write(os.environ["DIFFLENS_WORKER"] + " " + os.environ["DIFFLENS_RESULTS"])'
     nbformat.write(tiny(shown), study / "notebooks/00_tiny.ipynb")
     monkeypatch.setenv("DIFFLENS_WORKER", "1/2")  # what `main` sets
@@ -359,3 +357,516 @@ def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
     logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "0").exists() and (tmp_path / "1").exists() and any("was killed" in log for log in logs) and len(logs) > 2
+
+
+# --------------------------------------------------------------------------------------------------
+# What people type: values, names with spaces, folders seen from elsewhere; and what then is stale
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        ("float", "2", 2.0),
+        ("int", "2", 2),
+        ("bool", "true", True),
+        ("str", "5", "5"),
+        ("str | None", "5", "5"),
+        ("str | None", "None", None),
+        ("tuple[int, ...]", "[1, 2]", (1, 2)),
+        ("tuple[int, ...]", "(1, 2)", (1, 2)),
+        ("list[float]", "[1, 2.5]", [1.0, 2.5]),
+        ("list", "[1]", [1]),
+        ("dict", "{'a': [0.5]}", {"a": [0.5]}),
+        ("dict[str, list[float]]", "{'a': [1]}", {"a": [1.0]}),
+        ("Optional[int]", "3", 3),
+        ("", "[1]", [1]),
+        ("Literal['a', 'b']", "b", "b"),
+        ("int | None", "None", None),
+    ],
+)
+def test_a_parameter_takes_values_of_its_annotated_type(
+    annotation: str, text: str, value: object
+) -> None:
+    found = execute.Parameter("x", annotation, None, "").parse(text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ("int", "True"),
+        ("int", "1.0"),
+        ("int", "1e999"),
+        ("float", "True"),
+        ("float", "1e999"),
+        ("float", "inf"),
+        ("float", "nan"),
+        ("bool", "1"),
+        ("tuple[int, ...]", "[1, 'a']"),
+        ("tuple[int, int]", "[1, 2, 3]"),
+        ("list[int]", "[1, True]"),
+        ("list", "[1e999]"),
+        ("list", "(1, 2)"),
+        ("list", "a"),
+        ("dict", "[1]"),
+        ("dict", "{[]: 1}"),
+        ("dict[str, float]", "{'a': True}"),
+        ("dict", "{'a': [1e999]}"),
+        ("int | None", "none"),
+        ("Literal['a']", "c"),
+        ("int", "many\nlines"),
+        ("Nothing", "1"),
+    ],
+)
+def test_a_parameter_of_another_type_is_named_in_one_line(annotation: str, text: str) -> None:
+    with pytest.raises(ValueError, match="^strength (must be|has an annotation)") as caught:
+        execute.Parameter("strength", annotation, None, "").parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_yaml_calls_infinite_is_refused_in_a_profile(study: Path) -> None:
+    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {β: .inf}\n")
+    with pytest.raises(ValueError, match="β must be finite; got inf"):
+        execute.plan("00_tiny", "quick", "portraits", [])
+
+
+def test_every_subject_has_a_folder_of_its_own_name() -> None:
+    assert {
+        name: execute.slug(name) for name in ("portraits-t2i", "my-model", "a/b", "size/größe_2.1")
+    } == {
+        "portraits-t2i": "portraits-t2i",
+        "my-model": "my-model",
+        "a/b": "a--b",
+        "size/größe_2.1": "size--größe_2.1",
+    }
+    alike = [
+        "my model",
+        "my/model",
+        "my--model",
+        "my&model",
+        "/my/model",
+        "/my model",
+        "/other/my-model",
+        "/a/my-model",
+        "my,model",
+        "..",
+        ".",
+    ]
+    slugs = [execute.slug(name) for name in alike]
+    assert len(set(slugs)) == len(alike) and all(
+        s == Path(s).name and not s.startswith((".", "-")) for s in slugs
+    )
+    assert [artifacts.results_folder(name, "quick").name for name in alike] == slugs
+
+
+def test_known_names_and_their_files_are_those_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(execute.KNOWN) == set(subjects.SUBJECTS)
+    for name, places in execute.names.FETCHED.items():
+        asked: list[str] = []
+
+        def require(*assets: str, root: Path | None = None, asked: list[str] = asked) -> list[Path]:
+            asked.extend(assets)
+            raise ValueError("asked")
+
+        monkeypatch.setattr(weights, "require", require)
+        with pytest.raises(ValueError, match="asked"):
+            subjects.SUBJECTS[name](torch.device("cpu"), torch.float32, tmp_path)
+        there = {weights.ASSETS[asset].place for asset in asked}
+        reference = {weights.ASSETS[asset].place for asset in ("celebahq", "ffhq")}
+        assert there == {*places, *execute.names.FACES} - reference
+
+
+def model(folder: Path) -> Path:
+    """A folder that looks like a pipeline, with data and evaluators elsewhere."""
+    data, judges = folder.parent / f"{folder.name} data", folder.parent / f"{folder.name} judges"
+    files = {
+        "model_index.json": "{}",
+        "unet/config.json": "{}",
+        "unet/diffusion_pytorch_model.fp16.safetensors": "w",
+        "vae/model.bin": "w",
+        "scheduler/scheduler_config.json": "{}",
+        "tokenizer/merges.txt": "a b",
+        "README.md": "a card",
+        "search/gender/manifest.json": "{}",
+        "study.yml": f"images: {data}\nattributes: [a]\n"
+        f"evaluators: ../{judges.name}\nclip: ../{judges.name}/clip\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for path, text in {
+        data / "labels.csv": "file,a\n0.png,x\n",
+        data / "0.png": "p",
+        judges / "scorer/model.safetensors": "w",
+        judges / "clip/config.json": "{}",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_folder_is_meant_from_where_it_is_typed(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = model(study.parent / f"{study.name} outside/my model")
+    model(study / "studies/my-model")
+    for name in ("digits", "a,b", "b"):
+        model(study / f"studies/{name}")
+    monkeypatch.chdir(study / "studies")
+    assert (
+        execute.located("my-model")
+        == execute.located("./my-model")
+        == execute.located(str(study / "studies/my-model"))
+        == "studies/my-model"
+    )
+    assert (
+        execute.located(f"../../{study.name} outside/my model")
+        == str(outside)
+        == execute.located(str(outside))
+    )
+    assert (
+        execute.located("digits") == "digits" and execute.located("./digits") == "studies/digits"
+    )  # a known name, and a folder
+    assert execute.located("owner/name") == "owner/name"
+    assert execute.subjects_of("portraits, a,b,my-model,b,") == [
+        "portraits",
+        "studies/a,b",
+        "studies/my-model",
+        "studies/b",
+    ]
+    monkeypatch.chdir(outside)
+    assert execute.located(".") == str(outside)
+    for name, told in {
+        "studies/my-model": f"do you mean {study}/studies/my-model",
+        "unet": "unet has no model_index.json",
+        "./unet2": "no folder",
+        "~/no/where": "no folder",
+        "my modle/x": "no folder",
+        "my modle": "subject must be one of",
+        "/x": "no folder",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            execute.located(name)
+
+
+def test_the_command_line_means_what_is_in_its_folder(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "workflow/profiles/quick.studies--m.yml").write_text("00_tiny: {ks: [5]}\n")
+    model(study / "studies/m")
+    monkeypatch.chdir(study / "studies")
+    monkeypatch.setenv("DIFFLENS_ARTIFACTS", "my store")
+    monkeypatch.setenv("DIFFLENS_WEIGHTS", "")
+    ran: list[dict] = []
+    monkeypatch.setattr(
+        execute, "run", lambda notebook, values: ran.append(values) or study / notebook
+    )
+    for given in (
+        ["--subject", "m", "--profile", "quick"],
+        ["-p", "subject", "m", "-p", "profile", "quick"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["execute.py", "00_tiny", *given])
+        execute.main()
+        assert ran.pop() == {"subject": "studies/m", "profile": "quick", "seed": 3, "ks": [5]}
+    assert (
+        os.environ["DIFFLENS_ARTIFACTS"] == str(study / "studies/my store")
+        and "DIFFLENS_WEIGHTS" not in os.environ
+    )
+
+
+def test_the_kernel_is_the_python_that_executes(
+    study: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("jupyter") / "kernels/python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(other.parents[1]))
+    nbformat.write(
+        tiny('import sys\n_ = open("python", "w").write(sys.executable)'),
+        study / "notebooks/00_tiny.ipynb",
+    )
+    (study / "done").mkdir()
+    execute.execute(
+        "00_tiny", {"subject": "portraits", "profile": "book"}, study / "done/00_tiny.ipynb"
+    )
+    assert (study / "python").read_text() == sys.executable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m/model_index.json",
+        "m/unet/config.json",
+        "m/unet/diffusion_pytorch_model.fp16.safetensors",
+        "m/vae/model.bin",
+        "m/tokenizer/merges.txt",
+        "m/scheduler/scheduler_config.json",
+        "m/study.yml",
+        "m data/labels.csv",
+        "m data/0.png",
+        "m judges/scorer/model.safetensors",
+        "m judges/clip/config.json",
+    ],
+)
+def test_a_subject_is_all_of_its_files_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    subject, kept, path = str(model(tmp_path / "m")), tmp_path / "kept.json", tmp_path / name
+    monkeypatch.setattr(
+        inputs, "RECENT", -1
+    )  # or what was written just now would be read each time
+    before = inputs.digest(subject, kept)
+    times = path.stat()
+    os.utime(path, (1, 1))
+    assert inputs.digest(subject, kept) == before
+    text = path.read_text()
+    path.write_text(text[:-1] + chr(ord(text[-1]) ^ 1))  # as long as before, and as old
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert inputs.digest(subject, kept) != before
+    path.write_text(text)
+    assert inputs.digest(subject, kept) == before
+    path.unlink()
+    assert inputs.digest(subject, kept) != before
+
+
+def test_what_a_subject_does_not_consist_of_makes_nothing_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, kept = str(model(tmp_path / "m")), tmp_path / "kept.json"
+    monkeypatch.setattr(inputs, "RECENT", -1)
+    before = inputs.digest(subject, kept)
+    for name in (
+        "m/README.md",
+        "m/search/gender/manifest.json",
+        "m/state.pt",
+        "m/.git/config.json",
+        "elsewhere.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("other")
+    (tmp_path / "m/loop").symlink_to(tmp_path / "m")
+    assert inputs.digest(subject, kept) == before
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a file was read again"))
+    assert inputs.digest(subject, kept) == before
+
+
+def test_the_files_of_known_and_of_fetched_subjects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(subject: str) -> set[str]:
+        return {str(path.relative_to(REPOSITORY)) for _, path in inputs.files_of(subject)}
+
+    assert {
+        "models/portraits/unet/config.json",
+        "models/evaluators/scorer/model.safetensors",
+        "models/clip/merges.txt",
+    } <= found("portraits")
+    assert {
+        "models/portraits-t2i/vae/config.json",
+        "models/portraits-t2i/clip/vocab.json",
+    } <= found("portraits-t2i")
+    digits = found("digits")
+    assert {
+        "models/digits/study.yml",
+        "models/digits/images/labels.csv",
+        "models/digits/images/0000.png",
+    } <= digits
+    assert not any("/search/" in name or name.endswith(".py") for name in digits)
+
+    monkeypatch.setenv("DIFFLENS_WEIGHTS", str(tmp_path))
+    digests = [inputs.digest("p2-celebahq", tmp_path / "kept.json")]
+    for name in (
+        "celebahq_p2.pt",
+        "celebahq/deep/0.jpg",
+        "celebahq/labels.csv",
+        "res34_fair_align_multi_7_20190809.pt",
+        "clip-vit-large-patch14/pytorch_model.bin",
+        "inception-2015-12-05.pt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        digests.append(inputs.digest("p2-celebahq", tmp_path / "kept.json"))
+    assert len(set(digests)) == 7
+    (tmp_path / "ffhq").mkdir()
+    (tmp_path / "ffhq/0.png").write_text("of Stable Diffusion")
+    assert inputs.digest("p2-celebahq", tmp_path / "kept.json") == digests[-1]
+
+
+def test_a_model_of_the_hub_is_what_its_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert (
+        inputs.is_hub_id("owner/name")
+        and inputs.snapshot("owner/name") is None
+        and inputs.files_of("owner/name") == []
+    )
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("abc")
+    (folder / "blobs").mkdir()
+    (folder / "blobs/1").write_text("{}")
+    (folder / "snapshots/abc").mkdir(parents=True)
+    (folder / "snapshots/abc/model_index.json").symlink_to("../../blobs/1")
+    assert [path.name for _, path in inputs.files_of("owner/name")] == ["model_index.json"]
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """The repository without models, in a folder whose name needs quotes; one notebook is tiny."""
+    folder = tmp_path / "it's my & stüdy"
+    for name in ("workflow", "difflens_utils", "notebooks"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(REPOSITORY / "Makefile", folder)
+    (folder / ".venv").symlink_to(sys.prefix)
+    nbformat.write(tiny(WRITES.replace("00_tiny", "00_bias")), folder / "notebooks/00_bias.ipynb")
+    return folder
+
+
+def test_a_folder_with_odd_characters_and_what_is_stale_in_it(odd: Path) -> None:
+    subject = "my, moðel & x"
+    model(odd / subject)
+    target = f"_build/executed/quick/{execute.slug(subject)}/00_bias.ipynb"
+
+    def make(*options: str) -> str:
+        # the folder's own link to Python has the odd path too
+        done = subprocess.run(
+            [
+                odd / ".venv/bin/python",
+                "-m",
+                "snakemake",
+                "-s",
+                "workflow/Snakefile",
+                "--cores",
+                "1",
+                "--nolock",
+                *options,
+                "--config",
+                "profile=quick",
+                "--",
+                target,
+            ],
+            cwd=odd,
+            env={**os.environ, "SUBJECT": subject},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    make("--quiet", "all")
+    assert (
+        nbformat.read(odd / target, as_version=4).metadata.papermill.parameters.subject == subject
+    )
+    weights_file = odd / subject / "unet/diffusion_pytorch_model.fp16.safetensors"
+    weights_file.touch()
+    assert "Nothing to be done" in make("-n")
+    weights_file.write_text("v")
+    assert "Params have changed" in make("-n")
+
+
+def test_make_says_in_one_line_what_is_wrong(odd: Path) -> None:
+    def make(**variables: str) -> list[str]:
+        given = [f"{name}={value}" for name, value in variables.items()]
+        outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(
+            ["make", "-s", "-o", ".venv/.ready", "book", *given],
+            cwd=odd,
+            env=outer,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode
+        return [line for line in done.stderr.splitlines() if not line.startswith("make")]
+
+    assert make(SUBJECT="./my model") == [
+        f"error: subject ./my model: there is no folder {odd}/my model"
+    ]
+    assert make(PROFILE="it's & large", SUBJECT="digits") == [
+        'error: PROFILE must be one of book, paper, quick; got "it\'s & large"'
+    ]
+
+
+SNAKEFILE = """
+from snakemake.logging import logger
+from workflow.quiet import OneLine
+logger.addHandler(OneLine())
+rule all:
+    input: "failed", "killed", "missing"
+rule failed:
+    output: "failed"
+    shell: "exit 3"
+rule killed:
+    output: "killed"
+    shell: "kill -9 $$"
+rule missing:
+    output: "missing"
+    shell: "true"
+"""
+
+
+def test_what_snakemake_swallows_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "1",
+            "-k",
+            "--nolock",
+            "--latency-wait",
+            "0",
+            "--quiet",
+            "all",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    told = sorted(done.stderr.splitlines())
+    assert len(told) == 3 and "some output files are missing" in told[0] and "missing" in told[0]
+    assert told[1:] == [
+        "error: failed was not made: rule failed ended with exit status 3",
+        "error: killed was not made: rule killed ended with <Signals.SIGKILL: 9>",
+    ]
+
+
+def test_a_job_of_kubernetes_runs_in_a_folder_with_odd_characters(tmp_path: Path) -> None:
+    folder, programs = tmp_path / "it's: my, #1 [stüdy]", tmp_path / "bin"
+    folder.mkdir()
+    programs.mkdir()
+    (programs / "kubectl").write_text("#!/bin/sh\ncat > manifest\n")
+    (programs / "kubectl").chmod(0o755)
+    cluster = REPOSITORY / "workflow/profiles/kubernetes/cluster.py"
+    subprocess.run(
+        [sys.executable, cluster, "submit", "4", "1", "a/job.sh"],
+        cwd=folder,
+        check=True,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )
+    job = yaml.safe_load((folder / "manifest").read_text())["spec"]["template"]["spec"]
+    assert job["containers"][0]["workingDir"] == str(folder)
+    assert job["containers"][0]["command"] == ["sh", str(folder / "a/job.sh")]
+
+
+def test_defaults_and_profiles_are_of_the_annotated_types() -> None:
+    for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for parameter in execute.parameters(nbformat.read(path, as_version=4)).values():
+            assert parameter.type and parameter.check(parameter.default) == parameter.default
+        for profile in execute.PROFILES:
+            for subject in execute.KNOWN:
+                assert execute.plan(path.stem, profile, subject, [])["profile"] == profile

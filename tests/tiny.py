@@ -14,12 +14,13 @@ from difflens_utils.pipelines import MODELS, Prompt, Prompts, Subject, TextSubje
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
-def network() -> UNet2DModel:
+def network(**options: object) -> UNet2DModel:
     torch.manual_seed(3)
     return UNet2DModel(
         sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16, 24),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, attention_head_dim=8).eval().requires_grad_(False)
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=8, **options).eval().requires_grad_(False)
 
 
 def scheduler(**options: object) -> DDIMScheduler:

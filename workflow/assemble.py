@@ -1,8 +1,8 @@
 """From executed notebooks and the pages of book/ to a site that opens from disk: `_build/source`, then `_build/html`.
 
 The pages that hold results are made here, from the result files: the scorecard (included by index.md), the table of all verdicts, the
-table of the bench, the reference of parameters. A warning fails the build, and so does a page that loads from the
-network.
+table of the bench, the reference of parameters. A warning fails the build, and so does what
+`sitecheck` finds: loads from the network, dead links, pictures without words.
 """
 
 from __future__ import annotations
@@ -14,21 +14,34 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from html.parser import HTMLParser
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nbformat
 import yaml
+from nbformat.v4 import new_output
 
-from workflow import cost, verdicts
-from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug
+from difflens_utils import intervals
+from workflow import cost, sitecheck, verdicts
+from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug, subjects_of
 
+CODE = Path(__file__).resolve().parents[1]
 SOURCE, HTML = BUILD / "source", BUILD / "html"
 CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text", "digits": "Part III: handwritten digits, as your own model"}
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
-          "embed": "src", "object": "data"}
-STYLES = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "icon", "manifest"}
+TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def part_of(subject: str) -> str:
+    """How titles and hits of the search call the part of a subject, in short."""
+    caption = CAPTIONS.get(subject)
+    return caption.partition(":")[0] if caption else Path(subject).name
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    """The text of a notebook's first heading; empty without one."""
+    found = (TITLE.search(c.source) for c in notebook.cells if c.cell_type == "markdown")
+    return next((heading[1] for heading in found if heading), "")
 
 
 def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookNode:
@@ -39,11 +52,36 @@ def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookN
     drawn = subject.startswith("portraits")
     others = {tag for tag, wanted in (("portraits", drawn), ("labelled", not drawn), ("digits", subject == "digits")) if not wanted}
     executed.cells = [c for c in executed.cells if not others & set(c.metadata.get("tags", []))]
+    for cell in executed.cells:
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = shown_outputs(cell.outputs)
+    name_part(executed, part_of(subject))
     defaults = {name: parameter.default for name, parameter in parameters(executed).items()}
     injected = executed.metadata.get("papermill", {}).get("parameters", {})
     if all(defaults.get(name) == value for name, value in injected.items()):
         executed.cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for key in ("papermill", "widgets"):  # paths of this machine, and the state of progress bars
+        executed.metadata.pop(key, None)
     return executed
+
+
+def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """A cell's outputs without progress bars, and with the reason if a value in them is marked."""
+    kept = [output for output in outputs
+            if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"]
+    texts = [str(output.get("text", "")) + str(output.get("data", {})) for output in kept]
+    if any(intervals.MARK in text for text in texts):
+        kept.append(new_output("display_data", {"text/markdown": intervals.WHY}))
+    return kept
+
+
+def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
+    """Put the part before a notebook's title: the parts have the same ten notebooks."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and TITLE.search(cell.source):
+            cell.source = TITLE.sub(lambda found: f"# {part} · {found[1]}", cell.source, count=1)
+            return
 
 
 def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
@@ -111,11 +149,16 @@ def scaling_tables(rates: list[dict], profile: str = "paper") -> str:
                         f"### The profile `{profile}`", "\n".join(spent)]) + "\n"
 
 
-def contents(subjects: list[str], notebooks: list[str], has_bench: bool) -> dict:
-    """_toc.yml, with one part per subject before its own parts, and without the bench page where none was run."""
+def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
+    """_toc.yml, with a part per subject before its own parts, without the bench page if none ran.
+
+    `notebooks` are their titles by their names. In the contents they stand without the part, which
+    is the caption above them.
+    """
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     study = [{"caption": CAPTIONS.get(subject, f"The study, on {subject}"),
-              "chapters": [{"file": f"notebooks/{slug(subject)}/{name}"} for name in notebooks]}
+              "chapters": [{"file": f"notebooks/{slug(subject)}/{name}", "title": title or name}
+                           for name, title in notebooks.items()]}
              for subject in subjects]
     for part in toc["parts"]:
         part["chapters"] = [c for c in part["chapters"] if has_bench or c["file"] != "bench"]
@@ -147,56 +190,30 @@ def gather(profile: str, subjects: list[str]) -> None:
     (SOURCE / "generated").mkdir()
     for name, page in results_pages(profile, subjects).items():
         (SOURCE / f"generated/{name}.md").write_text(page)
-    toc = contents(subjects, [path.stem for path in notebooks], bench.exists())
+    titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
+    toc = contents(subjects, titles, bench.exists())
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 
 
-class Loads(HTMLParser):
-    """Collects what a page loads when it is opened; links that a reader may follow are not loads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "link" and STYLES & set((values.get("rel") or "").split()):
-            self.urls.append(values.get("href") or "")
-        elif tag in LOADED:
-            self.urls.append(values.get(LOADED[tag]) or "")
-        self.urls += re.findall(r"url\(['\"]?([^'\")]+)", values.get("style") or "")
-
-
-def network_loads(folder: Path) -> list[str]:
-    """`page: url` for every script, style, font, image or frame that a site would fetch from the network."""
-    found = []
-    for path in sorted([*folder.rglob("*.html"), *folder.rglob("*.css")]):
-        content = path.read_text(errors="replace")
-        if path.suffix == ".html":
-            parser = Loads()
-            parser.feed(content)
-            urls = parser.urls
-        else:
-            urls = re.findall(r"(?:url\(|@import\s+)['\"]?([^'\")\s;]+)", content)
-        found += [f"{path.relative_to(folder)}: {url}" for url in urls if re.match(r"(https?:)?//", url)]
-    return found
-
-
 def build() -> None:
-    """Run jupyter-book and put its site at `_build/html`; SystemExit with its warnings, or with what it would fetch."""
+    """Run jupyter-book and put its site at `_build/html`.
+
+    SystemExit with its warnings, or with what `sitecheck` finds.
+    """
     print("building the book (about half a minute)", file=sys.stderr, flush=True)
     nested = BUILD / "jupyter-book"
     shutil.rmtree(nested, ignore_errors=True)
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(CODE)}  # of sphinx_pages
     done = subprocess.run(
         [Path(sys.executable).with_name("jupyter-book"), "build", SOURCE, "--path-output", nested, "-n", "-W",
          "--keep-going", "-q"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment)
     if done.returncode:
         told = [line for line in done.stdout.splitlines() if re.search("warning|error", line, re.IGNORECASE)]
         raise SystemExit("\n".join(["jupyter-book failed:", *(told or done.stdout.splitlines()[-20:])]))
     site = nested / "_build/html"
-    if loads := network_loads(site):
-        raise SystemExit("\n".join(["the book loads from the network:", *loads[:20]]))
+    if faults := sitecheck.faults(site):
+        raise SystemExit("\n".join(["the built book is not whole:", *faults[:20]]))
     shutil.rmtree(HTML, ignore_errors=True)
     site.rename(HTML)
     shutil.rmtree(nested)
@@ -207,7 +224,7 @@ def main() -> None:
     parser.add_argument("--profile", default="book")
     parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
     args = parser.parse_args()
-    gather(args.profile, args.subject.split(","))
+    gather(args.profile, subjects_of(args.subject))
     build()
 
 

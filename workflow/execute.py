@@ -12,28 +12,79 @@ from __future__ import annotations
 
 import argparse
 import ast
+import builtins
+import importlib.util
 import logging
+import math
 import os
 import re
 import shutil
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 PROFILES = ("book", *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml") if "." not in p.stem))
 
 
-def slug(subject: str) -> str:
-    """A subject's name as a folder: a hub id or a path keeps its words and loses its slashes."""
-    return re.sub(r"[^\w.-]+", "--", subject).strip("-")
+def _names() -> ModuleType:
+    """difflens_utils/names.py without the package around it, whose import takes torch's seconds."""
+    spec = importlib.util.spec_from_file_location("names", ROOT / "difflens_utils/names.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+names = _names()
+slug = names.slug
+KNOWN = (*names.SHIPPED, *names.FETCHED)
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+def located(subject: str) -> str:
+    """What was typed in the current folder, as a subject: a known name, a folder, or a hub id.
+
+    A folder in the repository is called by its path from the root, and any other by its absolute
+    path, so that the kernel finds it. Raises ValueError, in one line, for a path that is no
+    pipeline's folder: it is not looked up on the hub.
+    """
+    if subject in KNOWN:
+        return subject
+    path = Path(subject).expanduser()
+    full = path.resolve() if ".." in path.parts else path.absolute()
+    if (full / "model_index.json").is_file():
+        inside = str(full.relative_to(ROOT)) if full.is_relative_to(ROOT) else None
+        return str(full) if inside is None or inside in KNOWN else inside
+    if full.exists():
+        raise ValueError(f"subject {subject}: {full} has no model_index.json, as a pipeline has")
+    if "/" in subject and not HUB_ID.fullmatch(subject):
+        raise ValueError(f"subject {subject}: there is no folder {full}")
+    if (other := ROOT / path).exists():  # the kernel runs there, and would find it
+        raise ValueError(f"subject {subject}: there is no folder {full}; do you mean {other}?")
+    if "/" not in subject:
+        one_of("subject", subject, [*KNOWN, "a folder with a model_index.json", "a hub id"])
+    return subject
+
+
+def subjects_of(text: str) -> list[str]:
+    """The subjects of a list with commas, as `located` calls them; folders may have commas too."""
+    pieces, found = text.split(","), []
+    while pieces:
+        joined = {n: ",".join(pieces[:n]).strip() for n in range(len(pieces), 0, -1)}
+        count = next((n for n, name in joined.items() if name and Path(name).exists()), 1)
+        found += [located(joined[count])] if joined[count] else []
+        pieces = pieces[count:]
+    return list(dict.fromkeys(found))
 
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
@@ -72,17 +123,53 @@ class Parameter:
             return text
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-        except (ValueError, SyntaxError):
-            value = text
-        return self.check(value)
+        except (ValueError, SyntaxError, TypeError):
+            return self.check(text)
+        try:
+            return self.check(value)
+        except ValueError as error:  # of `str | None`, 5 may be a text
+            try:
+                return self.check(text)
+            except ValueError:
+                raise error from None
 
     def check(self, value: object) -> object:
-        allowed = {re.sub(r"\[.*", "", part).strip() for part in self.type.split("|")} - {""}
-        found = {type(value).__name__, "None"} if value is None else {type(value).__name__}
-        if allowed and not (allowed & found or (type(value) is int and "float" in allowed)
-                            or (type(value) is list and "tuple" in allowed)):
-            raise ValueError(f"{self.name} must be of type {self.type}; got {value!r}")
-        return value
+        """The value as the annotated type has it; ValueError, in one line, if it has no such value.
+
+        An integer is a number too, a truth value is neither, and a list of YAML may be a tuple.
+        Numbers are finite.
+        """
+        refused = ValueError(f"{self.name} must be of type {self.type or 'any'}; got {value!r}")
+        if not _finite(value):
+            raise ValueError(f"{self.name} must be finite; got {value!r}")
+        try:
+            return self._adapter.validate_python(value)
+        except ValidationError:
+            if not isinstance(value, list):
+                raise refused from None
+        try:
+            return self._adapter.validate_python(tuple(value))
+        except ValidationError:
+            raise refused from None
+
+    @property
+    def _adapter(self) -> TypeAdapter:
+        try:
+            # The annotation stands in a notebook, which is executed anyway.
+            annotated = eval(self.type or "Any", vars(typing) | vars(builtins))
+            return TypeAdapter(annotated, config=ConfigDict(strict=True))
+        except Exception as error:
+            told = f"{self.name} has an annotation that is no type, {self.type}: {error}"
+            raise ValueError(told) from None
+
+
+def _finite(value: object) -> bool:
+    """Whether every number in a value is finite."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple | set):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
@@ -182,7 +269,8 @@ def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
         # The progress bars of the cells are their stderr. ipykernel warns, on each start, of its local TCP connection.
         papermill.execute_notebook(
             ROOT / "notebooks" / f"{notebook}.ipynb", partial, values, kernel_name="python3", cwd=ROOT,
-            progress_bar=True, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"])
+            kernel_manager_class=_own_python(), progress_bar=True, stderr_file=sys.stderr,
+            extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise SystemExit(f"{notebook}: {error.ename}: {error.evalue.splitlines()[-1] if error.evalue else ''} "
                          f"(cell {error.cell_index}; the notebook up to there: {shown})") from None
@@ -192,18 +280,46 @@ def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
         raise SystemExit(f"{notebook}: interrupted; the same command goes on from the stored artifacts") from None
 
 
+def _own_python() -> type:
+    """A manager whose kernels run this process's Python, whatever `python3` means to Jupyter."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnPython(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(**get_kernel_dict())
+
+    return OwnPython
+
+
+def _resolve_folders() -> None:
+    """Make folders that the environment names absolute: the kernel runs elsewhere."""
+    for name in ("DIFFLENS_ARTIFACTS", "DIFFLENS_WEIGHTS", "DIFFLENS_RESULTS"):
+        if folder := os.environ.get(name):
+            os.environ[name] = os.path.abspath(Path(folder).expanduser())
+        else:
+            os.environ.pop(name, None)  # an empty one would be the current folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", help="its name, such as 05_interventions")
     parser.add_argument("--profile", default="book", help=f"sizes to run with: {', '.join(PROFILES)}")
-    parser.add_argument("--subject", default="portraits", help="a known subject, a path, or a hub id")
+    parser.add_argument("--subject", default="portraits",
+                        help=f"{', '.join(KNOWN)}, a folder with a model_index.json, or a hub id")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="own",
                         help="set one parameter of the notebook; may be repeated")
     parser.add_argument("--worker", metavar="I/N", help="share the samplings with the other workers 0/N .. (N-1)/N, and keep nothing else")
     args = parser.parse_args()
     worker = args.worker or launched()
+    # The sizes are those of the subject and the profile, whichever way these are named.
+    named = {"subject": args.subject, "profile": args.profile} | dict(args.own)
+    own = [(name, value) for name, value in args.own if name not in ("subject", "profile")]
+    _resolve_folders()
     try:
-        values = plan(args.notebook, args.profile, args.subject, args.own)
+        values = plan(args.notebook, named["profile"], located(named["subject"]), own)
         if worker:
             check_worker(worker)
             os.environ["DIFFLENS_WORKER"] = worker  # the kernel inherits it

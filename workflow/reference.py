@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 
 from workflow import verdicts
-from workflow.execute import ROOT, executed_path, result_path, slug
+from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -116,7 +116,7 @@ def promote(subject: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
-    subjects = parser.parse_args().subject.split(",")
+    subjects = subjects_of(parser.parse_args().subject)
     for subject in subjects:
         promote(subject)
     if "portraits" in subjects:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from difflens_utils.intervals import explained
 from difflens_utils.scorecard import estimate, number
-from workflow.execute import result_path, slug
+from workflow.execute import result_path, slug, subjects_of
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
 
@@ -42,7 +43,8 @@ def rows(results: list[dict]) -> list[tuple[str, ...]]:
 
 def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
     """A Markdown table; `link` turns a notebook's name into what its column shows."""
-    return _markdown(HEADER, [(link(first), *rest) for first, *rest in rows(results)])
+    table = _markdown(HEADER, [(link(first), *rest) for first, *rest in rows(results)])
+    return explained(table)
 
 
 def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = str) -> str:
@@ -56,7 +58,7 @@ def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = st
     for claim, row in next(iter(scored.values())).items():
         found = [f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}" for r in (rows[claim] for rows in scored.values())]
         lines.append((claim, f"{row['claim']} ({link(row['notebook'])}, *{row['section']}*)", row["paper"], *found))
-    return _markdown(("", "claim", "the paper", *here), lines)
+    return explained(_markdown(("", "claim", "the paper", *here), lines))
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
@@ -69,7 +71,9 @@ def text(results: list[dict]) -> str:
     lines = [HEADER, *rows(results)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    shown = (zip(line, widths, strict=True) for line in lines)
+    table = "\n".join("  ".join(c.ljust(w) for c, w in line).rstrip() for line in shown)
+    return explained(table)
 
 
 def main() -> None:
@@ -77,7 +81,7 @@ def main() -> None:
     parser.add_argument("--profile", default="book")
     parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
     args = parser.parse_args()
-    for subject in args.subject.split(","):
+    for subject in subjects_of(args.subject):
         print(f"\nVerdicts: subject {slug(subject)}, profile {args.profile}\n")
         print(text(load(result_path(args.profile, subject, "").parent)), end="\n\n")
 

@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
 
 from difflens_utils import occupations, portraits, precision  # noqa: E402
+from difflens_utils.errors import at_least  # noqa: E402
 from difflens_utils.evaluators import Clip, class_texts, embed  # noqa: E402
 from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
 from difflens_utils.metrics import Estimate, wilson  # noqa: E402
@@ -101,7 +102,26 @@ def source_of(name: str) -> Source:
         return SOURCES[name]
     study = declared(Path(name))
     words = {w for f in study.world.factors.values() for text in (f.name, *f.classes) for w in text.split()} | {","}
-    return Source(study.world, _of_labels, lambda: words, 20, study.clip, lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()), (10,))
+    source = Source(
+        study.world,
+        _of_labels,
+        lambda: words,
+        20,
+        study.clip,
+        lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()),
+        (10,),
+    )
+    return source._replace(context=max(source.context, _longest(source)))
+
+
+def _longest(source: Source) -> int:
+    """Tokens of the longest full caption: what is cut off would still count as stated."""
+    tokens = tokenizer(source)
+    count = lambda text: len(tokens(text).input_ids)  # noqa: E731
+    classes = {
+        name: max(factor.classes, key=count) for name, factor in source.world.factors.items()
+    }
+    return count(source.full(classes, random.Random(0)))
 
 
 SOURCES = {"portraits": Source(portraits.WORLD, _full_or_part, _words_of_portraits, 77, HERE, lambda p, _: portraits.caption(p), (100, 1000)),
@@ -188,10 +208,13 @@ def train(images: int, source: Source) -> Clip:
     tokens = tokenizer(source)
     clip = Clip(network(tokens), tokens)
     head = nn.Linear(WIDTH, sum(len(f.classes) for f in source.world.factors.values()))
-    steps = max(images // BATCH, 1)
+    steps = images // BATCH
+    rise = 0.1 if steps != 10 else 0.2  # OneCycleLR divides by rise x steps - 1
     weights = [*clip.model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, pct_start=rise
+    )
     progress = tqdm(range(steps), desc="clip", mininterval=20)
     for step in progress:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
@@ -258,6 +281,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     try:
+        at_least("--images", args.images, BATCH, "one batch")
         source = source_of(args.world)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from difflens_utils import occupations, portraits, precision
+from difflens_utils.errors import at_least
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.worlds import World
 
 HERE = Path(__file__).parent
+BATCH = 256
 RECIPES = {"labeller": ("residual", 11, 3e-3), "scorer": ("strided", 23, 2e-3)}  # architecture, seed, learning rate
 WORLDS = {"portraits": (portraits.WORLD, HERE), "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators")}
 
@@ -66,7 +68,7 @@ def batch(world: World, n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     return images, {k: torch.cat([natural.labels[k], uniform.labels[k]]) for k in natural.labels}
 
 
-def train(name: str, images: int, world: World, size: int = 256) -> AttributeNet:
+def train(name: str, images: int, world: World, size: int = BATCH) -> AttributeNet:
     architecture, seed, rate = RECIPES[name]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     try:
+        at_least("--images", args.images, BATCH, "one batch")
         world, home = world_of(args.world)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

@@ -10,13 +10,12 @@ import argparse
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from difflens_utils import precision, weights
+from difflens_utils import pictures, precision, weights
+from difflens_utils.errors import at_least
 from difflens_utils.evaluators import read
 from difflens_utils.fairface import FairFace
 
@@ -24,17 +23,11 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 BATCH = 64
 
 
-def pixels(path: Path, size: int) -> torch.Tensor:
-    """(3, size, size) in [-1, 1]."""
-    image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
-
-
 def labels(network: FairFace, paths: list[Path], size: int, device: torch.device) -> pd.DataFrame:
     """One row per image: the likeliest class of each factor."""
     rows: dict[str, list[str]] = {factor: [] for factor in network.factors}
     for start in tqdm(range(0, len(paths), BATCH), desc="labelling", unit="batch"):
-        images = torch.stack([pixels(path, size) for path in paths[start : start + BATCH]]).to(device)
+        images = pictures.stack(paths[start : start + BATCH], size).to(device)
         for factor, p in read(network, images).items():
             rows[factor] += [network.factors[factor][c] for c in p.argmax(-1).tolist()]
     return pd.DataFrame(rows)
@@ -45,12 +38,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=256, help="width and height that images are looked at")
     args = parser.parse_args()
-    paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in ENDINGS)
-    if not paths:
-        raise SystemExit(f"error: {args.folder} holds no images ({', '.join(ENDINGS)})")
     device = precision.pick_device()
     try:
+        at_least("--size", args.size)
+        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in ENDINGS)
+        if not paths:
+            raise ValueError(f"{args.folder} holds no images ({', '.join(ENDINGS)})")
         network = FairFace.load(*weights.require("fairface-7")).to(device)
+        if faults := pictures.unreadable(paths):
+            raise ValueError(next(iter(faults.values())))
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     table = labels(network, paths, args.size, device)

@@ -14,6 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one trains as its neighbours do
 
+from difflens_utils import keys  # noqa: E402
+from difflens_utils.errors import at_least, within  # noqa: E402
 from difflens_utils.labelled import LabelledImages, declared  # noqa: E402  before diffusers: it mends a torchvision built for another torch
 
 # isort: split
@@ -38,7 +40,10 @@ def network(size: int, widths: tuple[int, ...] = WIDTHS) -> UNet2DModel:
 
 
 def train(world: LabelledImages, size: int, images: int, state_file: Path, open_blocks: int = OPEN) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights."""
+    """Run to `images` training images and return the averaged weights.
+
+    Raises ValueError for a state file of another size or of other data.
+    """
     torch.manual_seed(SEED)
     unet = network(size).to(memory_format=torch.channels_last)
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
@@ -48,7 +53,11 @@ def train(world: LabelledImages, size: int, images: int, state_file: Path, open_
         generator = torch.Generator().manual_seed(seed)
         return weighted_loss(unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator)
 
-    return loop(str(world.folder), unet, loss_at, RATE, DECAY, images // BATCH, state_file)
+    data = {name: part for name, part in world.fingerprint().items() if name != "world"}  # whatever the code
+    made_with = f"size {size}, {open_blocks} open blocks and data {keys.key_of(data)}"
+    steps = images // BATCH
+    name = str(world.folder)
+    return loop(name, unet, loss_at, RATE, DECAY, steps, state_file, made_with=made_with)
 
 
 def main() -> None:
@@ -59,14 +68,18 @@ def main() -> None:
     parser.add_argument("--open-blocks", type=int, default=OPEN, help="up blocks whose skips are open, from the finest; 3 is all")
     parser.add_argument("--state", type=Path, help="checkpoint to resume from and write to, by default FOLDER/state.pt")
     args = parser.parse_args()
-    if args.size < 8 or args.size % 4:
-        raise SystemExit(f"error: --size must be a multiple of 4 from 8 on, got {args.size}")
     try:
+        if args.size < 8 or args.size % 4:
+            raise ValueError(f"--size must be a multiple of 4 from 8 on, got {args.size}")
+        at_least("--images", args.images, BATCH, "one batch")
+        within("--open-blocks", args.open_blocks, 0, len(WIDTHS))
         world = declared(args.folder).world
+        state = args.state or args.folder / "state.pt"
+        weights = train(world, args.size, args.images, state, args.open_blocks)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     unet = network(args.size)
-    unet.load_state_dict(train(world, args.size, args.images, args.state or args.folder / "state.pt", args.open_blocks))
+    unet.load_state_dict(weights)
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(args.folder)
 
 

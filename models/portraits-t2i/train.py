@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one goes on as its neighbours do
 
 from difflens_utils import occupations, precision, weights  # noqa: E402
+from difflens_utils.errors import at_least  # noqa: E402
 from difflens_utils.evaluators import Clip  # noqa: E402
 from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
 from difflens_utils.worlds import Portraits  # noqa: E402
@@ -39,6 +40,7 @@ from transformers import CLIPTextModel  # noqa: E402
 SEED, SIZE, POOL, UNIFORM = 17, 64, 131_072, 0.2
 VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 1.5e-3, 0.03
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 8e-4, 0.9995, 0.1
+IMAGES = {"vae": 176_000, "unet": 409_600}  # to train on
 OPEN = 1  # resnets of the up blocks, from the last, that read their skip connections
 
 
@@ -183,16 +185,30 @@ def export(weights: dict[str, Tensor]) -> None:
     clip.tokenizer.backend_tokenizer.model.save(str(HERE / "tokenizer"))  # vocab.json and merges.txt, as CLIP's
 
 
+def check(part: str, images: int) -> None:
+    """ValueError for too few images, and where what the U-Net is trained on is not there yet."""
+    at_least("--images", images, VAE_BATCH if part == "vae" else BATCH, "one batch")
+    if part == "unet":
+        Clip.load(HERE / "clip")
+        if not (HERE / "vae/config.json").is_file():
+            raise ValueError(
+                f"{HERE / 'vae'} has no autoencoder; train it first, with vae in the place of unet"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("vae", "unet"))
-    parser.add_argument("--images", type=int, help="default: 176,000 for vae, 409,600 for unet")
+    defaults = ", ".join(f"{n:,} for {part}" for part, n in IMAGES.items())
+    parser.add_argument("--images", type=int, help=f"default: {defaults}")
     parser.add_argument("--scratch", type=Path, default=HERE / "scratch", help="renders, latents and checkpoints to resume from")
     args = parser.parse_args()
-    if args.part == "vae":
-        train_vae(args.images or 176_000, args.scratch)
-    else:
-        train_unet(args.images or 409_600, args.scratch)
+    images = IMAGES[args.part] if args.images is None else args.images
+    try:
+        check(args.part, images)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    (train_vae if args.part == "vae" else train_unet)(images, args.scratch)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from difflens_utils.errors import at_least, within
 from difflens_utils import portraits, precision  # before diffusers: it mends a torchvision built for another torch
 
 # isort: split
@@ -93,15 +94,22 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], rate: float, decay: float, total: int, state_file: Path, *,
-         first: int = 0, warm_up: int = 200, falling: int = 4, minutes: float = 4.0) -> dict[str, Tensor]:
+         first: int = 0, warm_up: int = 200, falling: int = 4, minutes: float = 4.0,
+         made_with: str = "") -> dict[str, Tensor]:
     """AdamW from step `first` to `total`, with `loss_at(step)`; returns the averaged weights. Resumes from `state_file`.
 
     The rate rises over `warm_up` steps, stays, and falls linearly to zero over the last of so many (`falling`) parts of all steps.
+    Raises ValueError for a state file that was `made_with` something else.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
     average, step, running = {k: v.clone() for k, v in model.state_dict().items()}, first, None
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        if (before := state.get("made_with", "")) != made_with:
+            raise ValueError(
+                f"{state_file} was made with {before or 'nothing that it names'}, and this "
+                f"training is with {made_with}; remove it, or name another file with --state"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, step = state["average"], state["step"]
@@ -122,7 +130,16 @@ def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], ra
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.4f}", refresh=False)
         if time.monotonic() - saved > 60 * minutes or step + 1 == total:
-            save_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}, state_file)
+            save_atomically(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "step": step + 1,
+                    "made_with": made_with,
+                },
+                state_file,
+            )
             saved = time.monotonic()
     return average
 
@@ -170,6 +187,16 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
+    try:
+        at_least("--images", args.images, args.seen + BATCH, "one batch more than --seen")
+        at_least("--seen", args.seen, 0)
+        within("--open-blocks", args.open_blocks, 0, 4)
+        if args.warm and not (args.warm / "model_index.json").is_file():
+            raise ValueError(
+                f"--warm must be the folder of a pipeline, and {args.warm} has no model_index.json"
+            )
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     export(train(args.images, args.state, args.warm, args.seen, args.open_blocks), args.out)
 
 

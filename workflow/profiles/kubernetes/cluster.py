@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -26,8 +27,10 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 def submit(cpus: str, gpus: str, script: str) -> str:
     manifest = Template(Path(__file__).with_name("job.yaml").read_text())
     # The script lies in a temporary folder of Snakemake's under the repository, and so on the volume.
+    # JSON's strings are YAML's too, whatever characters a folder's name has.
+    paths = {"folder": json.dumps(os.getcwd()), "script": json.dumps(os.path.abspath(script))}
     return kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}",
-                   stdin=manifest.substitute(folder=os.getcwd(), script=os.path.abspath(script), cpus=cpus, gpus=gpus))
+                   stdin=manifest.substitute(paths, cpus=cpus, gpus=gpus))
 
 
 def status(name: str) -> str:

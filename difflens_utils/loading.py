@@ -1,0 +1,135 @@
+"""Parts of a pipeline from disk, strictly: all their tensors, of the right shapes, and finite.
+
+diffusers and transformers fill what a file lacks with random numbers, and go on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from . import checkpoints
+
+# diffusion_pytorch_model.safetensors, model.fp16-00001-of-00002.safetensors, pytorch_model.bin ...
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_|pytorch_)?model(\.(?P<variant>\w+))?(-\d+-of-\d+)?"
+    r"(\.(?P<late>\w+))?\.(safetensors|bin)"
+)
+
+
+class Files(NamedTuple):
+    """Which files hold the weights of a part."""
+
+    paths: tuple[Path, ...]  # several where the weights are sharded
+    variant: str | None  # such as fp16, in diffusion_pytorch_model.fp16.safetensors
+
+    def holding(self) -> Path:
+        """What to name where a tensor is wrong: the file, or the folder of the shards."""
+        return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
+
+
+def files(place: Path) -> Files:
+    """The files with the weights in a folder: the plain ones, or the only variant that is there.
+
+    Raises ValueError, in one line, if there are none, or several variants and no plain one.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for path in sorted(place.glob("*model*")):
+        if match := _WEIGHTS.fullmatch(path.name):
+            found.setdefault(match["variant"] or match["late"], []).append(path)
+    if not found:
+        raise ValueError(f"{place} holds no weights: neither *.safetensors nor *.bin")
+    if None not in found and len(found) > 1:
+        variants = ", ".join(map(str, found))
+        raise ValueError(f"{place} holds several variants of the weights, {variants}; leave one")
+    variant = None if None in found else next(iter(found))
+    safe = [path for path in found[variant] if path.suffix == ".safetensors"]
+    return Files(tuple(safe or found[variant]), variant)
+
+
+def part(kind: type, place: Path, dtype: torch.dtype) -> nn.Module:
+    """A model of diffusers or transformers from its folder, in `dtype`, on the CPU.
+
+    Raises ValueError, in one line that names the file and the tensor, for files that are missing
+    or damaged, and for tensors that are missing, unknown, of another shape or not finite.
+    """
+    there = files(place)
+    try:
+        with quiet():
+            model, told = kind.from_pretrained(
+                place,
+                dtype=dtype,
+                variant=there.variant,
+                local_files_only=True,
+                use_safetensors=there.paths[0].suffix == ".safetensors",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # of any kind: the user needs the file's name and one line
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        file = there.paths[0].name if len(there.paths) == 1 else "a shard of its weights"
+        raise ValueError(
+            f"{place}: config.json or {file} is missing, damaged or foreign: {reason}"
+        ) from None
+    _check(there.holding(), model, told)
+    return model
+
+
+def _check(path: Path, model: nn.Module, told: dict[str, Sequence]) -> None:
+    """Raise ValueError unless every tensor of the model came from the file, and none was left."""
+    unfilled = {name for name, value in model.state_dict().items() if value.is_meta}
+    wrong = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in told["mismatched_keys"]}
+    computed = {name for name, _ in model.named_buffers()}  # older versions saved these, too
+    unknown = {
+        name
+        for name in told["unexpected_keys"]
+        if name not in computed and not name.endswith("position_ids")
+    }
+    checkpoints.complete(
+        path,
+        lacking=(unfilled | set(told["missing_keys"])) - wrong.keys(),
+        unknown=unknown,
+        shapes=wrong,
+    )
+    checkpoints.finite(path, model.state_dict())
+
+
+def check_tokenizer(path: Path, tokenizer: object, vocabulary: int) -> None:
+    """Raise ValueError for a tokenizer that knows no words, or more of them than the network.
+
+    Without its vocabulary transformers builds one that takes all texts for the same.
+    """
+    known = tokenizer.get_vocab()
+    if not known.keys() - set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"{path} holds no vocabulary: no tokenizer.json, or vocab.json and merges.txt"
+        )
+    if max(known.values()) >= vocabulary:
+        raise ValueError(
+            f"{path} knows {max(known.values()) + 1} words, and the network {vocabulary}; "
+            "they do not belong together"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' tables of what they filled in, which is an error here."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = [
+        (library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)
+    ]
+    for library, _ in before:
+        library.set_verbosity(library.CRITICAL)
+    try:
+        yield
+    finally:
+        for library, level in before:
+            library.set_verbosity(level)

@@ -1,0 +1,135 @@
+"""What is stored of h, against what a watcher saw: values too large for float16, and no values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from difflens_utils import activations, latent_editing, sampling
+from difflens_utils.evaluators import AttributeNet
+from difflens_utils.pipelines import Subject
+from difflens_utils.precision import halved
+
+N, STEPS, LIMIT = 6, 3, 65_504  # the largest value of float16
+
+
+def with_module_output(change: Callable[[Tensor], Tensor]) -> Subject:
+    subject = tiny.subject()
+    subject.network.mid_block.register_forward_hook(lambda _module, _inputs, h: change(h))
+    return subject
+
+
+def large(h: Tensor) -> Tensor:
+    """Some images at some steps far above what float16 holds."""
+    return torch.where(h[:, :1, :1, :1] > 0, 1e6, 1.0) * h
+
+
+def watched(subject: Subject) -> Tensor:
+    """h (N, STEPS, C, H, W) float32 as the network made it."""
+    seen: list[Tensor] = []
+    watch = lambda h, _x, _step: seen.append(h)  # noqa: E731
+    sampling.sample(subject, N, 0, steps=STEPS, batch=2, watch=watch)
+    return torch.cat([torch.stack(seen[i : i + STEPS], 1) for i in range(0, len(seen), STEPS)])
+
+
+def test_large_values_of_h_are_stored_as_they_are(store: Path) -> None:
+    recording = activations.record(with_module_output(large), N, 0, STEPS, batch=2)
+    truth = watched(with_module_output(large))
+    assert truth.abs().max() > LIMIT and truth.abs().amin(dim=(0, 1)).max() < LIMIT
+    assert recording.h.dtype == np.float32
+    stored = torch.from_numpy(np.array(recording.h))
+    above = truth.abs() > 1.01 * LIMIT
+    assert torch.equal(stored[above], truth[above])
+    torch.testing.assert_close(stored, truth, rtol=2**-11, atol=2**-24)
+    assert torch.equal(recording.at(1), stored[:, 1])
+    recording.at(1).zero_()  # a copy, where the map on disk is read-only
+    assert torch.equal(recording.at(1), stored[:, 1])
+
+
+def test_ordinary_values_are_stored_in_float16(store: Path) -> None:
+    recording = activations.record(tiny.subject(), N, 0, STEPS, batch=2)
+    assert recording.h.dtype == np.float16
+    assert torch.equal(torch.from_numpy(np.array(recording.h)), watched(tiny.subject()).half())
+
+
+def test_blocks_of_either_kind_are_put_together_as_if_made_at_once(tmp_path: Path) -> None:
+    """The first block fits into float16, the others do not: what one process alone stores."""
+    first, kinds = [True], []
+
+    def later(h: Tensor) -> Tensor:
+        return h if first[0] else 1e6 * h
+
+    subject = with_module_output(later)
+    folders = [tmp_path / name for name in ("0", "1", "whole")]
+    for block, folder in zip((slice(0, 2), slice(2, 6)), folders[:2], strict=True):
+        folder.mkdir()
+        first[0] = block.start == 0
+        activations._write(subject, N, block, 0, STEPS, subject.texts(), 0.0, 2, folder)
+        kinds.append(np.load(folder / "h.npy", mmap_mode="r").dtype)
+    assert kinds == [np.float16, np.float32]
+    folders[2].mkdir()
+    activations._merge(folders[:2], folders[2])
+
+    calls = [0]
+
+    def counted(h: Tensor) -> Tensor:
+        calls[0] += 1
+        return h if calls[0] <= STEPS else 1e6 * h  # the first batch is the first block
+
+    (tmp_path / "alone").mkdir()
+    alone = with_module_output(counted)
+    activations._write(alone, N, slice(0, N), 0, STEPS, alone.texts(), 0.0, 2, tmp_path / "alone")
+    for name in ("h.npy", "images.npy"):
+        merged, whole = (np.load(tmp_path / folder / name) for folder in ("whole", "alone"))
+        assert merged.dtype == whole.dtype and np.array_equal(merged, whole)
+    assert sorted(p.name for p in (tmp_path / "alone").iterdir()) == ["h.npy", "images.npy"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_h_that_is_not_finite_is_refused_by_module_and_timestep(store: Path, value: float) -> None:
+    calls = [0]
+
+    def broken(h: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == STEPS + 2:  # the second batch's second step
+            h = h.clone()
+            h[1, 3, 0, 0] = value
+        return h
+
+    with pytest.raises(ValueError) as error:
+        activations.record(with_module_output(broken), N, 0, STEPS, batch=2)
+    message = str(error.value)
+    timestep = sampling.trajectory(tiny.subject(), STEPS).timesteps[1]
+    assert f"module mid_block holds {value:g} at timestep {timestep}, in image 3" in message
+    assert "\n" not in message and not list(store.glob("recording/*"))
+
+
+def test_halved_never_makes_an_infinity() -> None:
+    x = torch.tensor([1.0, -7e4, 3e-5])
+    assert torch.equal(halved(x), x)
+    assert halved(x[:1]).dtype == torch.float16 and torch.equal(halved(x[2:]), x[2:].half())
+    assert halved(torch.tensor([torch.inf])).dtype == torch.float16
+
+
+def test_an_evaluator_with_large_statistics_is_saved_as_it_is(tmp_path: Path) -> None:
+    judge = tiny.labeller()
+    name = next(name for name, _ in judge.named_buffers() if name.endswith("running_var"))
+    judge.get_buffer(name).fill_(1e5)
+    judge.save(tmp_path)
+    loaded = AttributeNet.load(tmp_path)
+    assert torch.equal(loaded.get_buffer(name), judge.get_buffer(name))
+    assert all(value.isfinite().all() for value in loaded.state_dict().values())
+
+
+def test_a_large_direction_of_latent_editing_is_stored_as_it_is(store: Path, monkeypatch) -> None:
+    learned = torch.full((2, STEPS, 24, 4, 4), 1e5)
+    monkeypatch.setattr(latent_editing, "_learn", lambda *_: learned)
+    subject = tiny.subject()
+    sizes = {"n": 2, "rounds": 1, "seed": 0, "steps": STEPS}
+    assert torch.equal(latent_editing.learn(subject, "gender", **sizes), learned)

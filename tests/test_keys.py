@@ -1,0 +1,299 @@
+"""Whatever determines a result is in its key: every file of a study is changed in turn, and what depends on it is made anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from diffusers import DDIMPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from difflens_utils import (
+    artifacts,
+    attribution,
+    debiasing,
+    edits,
+    keys,
+    latent_editing,
+    mediation,
+    probes,
+    stages,
+    subjects,
+)
+from difflens_utils.evaluators import AttributeNet, Clip
+from difflens_utils.methods import Method
+from difflens_utils.pipelines import MODELS, _fingerprint
+
+GENERATED = {
+    "recording", "images", "ksae", "class_means", "probes", "attribution", "measured", "mediation", "latent_editing", "search",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study on disk, its own in every part: model, images, table, evaluators, CLIP; all with random weights."""
+    folder = tmp_path_factory.mktemp("study")
+    DDIMPipeline(tiny.network(), tiny.scheduler()).save_pretrained(folder)
+    (folder / "images").mkdir()
+    rows, shades = [], np.random.default_rng(0).integers(0, 255, 40)
+    for i, shade in enumerate(shades):
+        Image.fromarray(np.full((16, 16), shade, np.uint8)).save(folder / f"images/{i:02d}.png")
+        rows.append({"file": f"{i:02d}.png", "tint": ("dark", "light")[i % 2], "edge": ("no", "yes")[i // 2 % 2]})
+    pd.DataFrame(rows).to_csv(folder / "images/labels.csv", index=False)
+    (folder / "study.yml").write_text("images: images\nattributes: [tint]\nshares: {tint: {dark: 0.8, light: 0.2}}\n")
+    classes = {"tint": ("dark", "light"), "edge": ("no", "yes")}
+    for seed, name in enumerate(("labeller", "scorer")):
+        torch.manual_seed(seed)
+        AttributeNet("strided", classes, features=8).save(folder / "evaluators" / name)
+    clip().save(folder / "clip")
+    return folder
+
+
+def clip() -> Clip:
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = size | {"vocab_size": len(tokenizer), "max_position_embeddings": 12, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(text_config=text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+    return Clip(CLIPModel(config), tokenizer)
+
+
+def everything(folder: Path) -> None:
+    """Every stage that keeps something, as small as it gets."""
+    study = subjects.load(str(folder), "cpu", dtype=torch.float32)
+    labels, ksae = torch.arange(12) % 2, tiny.ksae()
+    rec = stages.recording(study, 12, 0, 2)
+    stages.train_ksae(rec, 4, latents=32, train_steps=2, batch=16, seed=0, progress=False)
+    stages.class_means(rec, ksae, {"tint": labels}, {"tint": 2})
+    probes.fit(rec, labels, 2, iterations=2, progress=False)
+    attribution.through_image(study, ksae, ("tint",), 2, 0, 2)
+    features, unit = torch.tensor([1, 3]), torch.ones(2, 16, 2)
+    attribution.measured(study, ksae, "tint", 0, features, unit, n=2, seed=0, steps=2, at=(1,))
+    mediation.through_module(study, "tint", 0, 1, (500,), n=2, seed=0)
+    latent_editing.learn(study, "tint", n=2, rounds=1, seed=0, steps=2, progress=False)
+    method = Method("turned", lambda c, strength: edits.steer(ksae, torch.tensor([c]), strength), grid=(2.0,))
+    debiasing.search(study, method, "tint", n=2, seed=0, steps=2, recipe={})
+
+
+def in_json(name: str, **changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return change
+
+
+def one_weight(name: str, tensor: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        tensors[tensor].view(-1)[0] += 0.5
+        save_file(tensors, folder / name, {"format": "pt"})
+    return change
+
+
+def in_text(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert text.count(old) >= 1
+        (folder / name).write_text(text.replace(old, new, 1))
+    return change
+
+
+def one_pixel(folder: Path) -> None:
+    pixels = np.array(Image.open(folder / "images/03.png"))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(folder / "images/03.png")
+
+
+def merges_shortened(folder: Path) -> None:
+    lines = (folder / "clip/merges.txt").read_text().splitlines()
+    (folder / "clip/merges.txt").write_text("\n".join(lines[:-1]) + "\n")
+
+
+SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
+JUDGED = {"attribution", "measured", "search"}
+CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "prediction type": (in_json(SCHEDULER, prediction_type="v_prediction"), GENERATED),
+    "noise levels": (in_json(SCHEDULER, beta_end=0.03), GENERATED),
+    "clipping": (in_json(SCHEDULER, clip_sample=False), GENERATED),
+    "steps offset": (in_json(SCHEDULER, steps_offset=1), GENERATED),
+    "network's configuration": (in_json(UNET, norm_eps=1e-3), GENERATED),
+    "network's weights": (one_weight("unet/diffusion_pytorch_model.safetensors", "conv_in.bias"), GENERATED),
+    "labeller": (one_weight("evaluators/labeller/model.safetensors", "head.bias"), JUDGED),
+    "scorer": (one_weight("evaluators/scorer/model.safetensors", "head.bias"), {"search"}),
+    "scorer's temperature": (one_weight("evaluators/scorer/model.safetensors", "temperature"), {"search"}),
+    "CLIP": (one_weight("clip/model.safetensors", "visual_projection.weight"), {"latent_editing", "search"}),
+    "CLIP's vocabulary": (merges_shortened, {"latent_editing", "search"}),
+    "an image": (one_pixel, {"mediation"}),
+    "a label": (in_text("images/labels.csv", "01.png,light", "01.png,dark"), {"mediation"}),
+    "the planted shares": (in_text("study.yml", "dark: 0.8, light: 0.2", "dark: 0.7, light: 0.3"), {"mediation"}),
+    "nothing but the writer": (in_json(UNET, _diffusers_version="0.0.1"), set()),
+    "nothing that is read": (lambda folder: (folder / "README.md").write_text("about"), set()),
+}
+
+
+@pytest.fixture(scope="module")
+def first(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store after the first run."""
+    store = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "STORE", store)
+        everything(made)
+    assert {path.name for path in store.iterdir()} >= GENERATED
+    return store
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_depends_on_a_file_is_made_anew_and_nothing_else(
+        change: str, made: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, store, anew, fill = tmp_path / "study", tmp_path / "store", [], artifacts.fill
+    shutil.copytree(made, folder)
+    shutil.copytree(first, store)
+    monkeypatch.setattr(artifacts, "STORE", store)
+    monkeypatch.setattr(artifacts, "_verified", set())
+    monkeypatch.setattr(artifacts, "fill", lambda path, stage, *rest: anew.append(stage) or fill(path, stage, *rest))
+    edit, expected = CHANGES[change]
+    edit(folder)
+    everything(folder)
+    assert set(anew) == expected
+
+
+def test_a_text_model_is_known_by_all_its_parts(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    tiny.text_subject().pipeline.save_pretrained(whole)
+    parts = ("unet", "vae", "text_encoder")
+    known = {"nothing": _fingerprint(whole, parts)}
+    for file in sorted(whole.rglob("*.*")):
+        name = str(file.relative_to(whole))
+        changed = tmp_path / name.replace("/", "-")
+        shutil.copytree(whole, changed)
+        if file.suffix == ".json":
+            in_json(name, more=1)(changed)
+        else:
+            (changed / name).write_bytes(file.read_bytes()[:-1] + b"!")
+        known[name] = _fingerprint(changed, parts)
+    assert len(known) > 8 and len(set(known.values())) == len(known)
+
+
+@pytest.mark.parametrize("shard", range(1, 16))
+def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"]}')
+    file = "unet/diffusion_pytorch_model-{:05d}-of-00015.safetensors"
+    for number in range(1, 16):
+        (tmp_path / file.format(number)).write_bytes(bytes([number]) * 9)
+    seen = {_fingerprint(tmp_path, ("unet",))}
+    for value in range(40):  # one hex digit of each shard would let one change in sixteen pass
+        (tmp_path / file.format(shard)).write_bytes(bytes([shard]) * 8 + bytes([100 + value]))
+        seen.add(_fingerprint(tmp_path, ("unet",)))
+    assert len(seen) == 41
+
+
+# The mechanism ----------------------------------------------------------------------------------------------------
+
+class Judged:
+    """A subject that can be read in one part."""
+
+    def identity(self, reads: tuple[str, ...]) -> dict[str, object]:
+        return {"files": "x", **{part: part.upper() for part in reads}}
+
+    @property
+    def scorer(self) -> str:
+        keys.reading("scorer")
+        return "scorer"
+
+
+def test_a_stage_that_reads_what_its_key_lacks_is_refused(store: Path) -> None:
+    def work(subject: Judged) -> dict[str, torch.Tensor]:
+        return {"x": torch.ones(len(subject.scorer))}
+
+    assert Judged().scorer == "scorer"  # outside of a stage everybody may read
+    with pytest.raises(RuntimeError, match="work reads the subject's scorer, which is not in its key"):
+        artifacts.stored("stage")(work)(Judged())
+    assert len(artifacts.stored("stage", reads=("scorer",))(work)(Judged())["x"]) == 6
+    assert Judged().scorer == "scorer"
+
+
+def test_every_argument_is_in_the_key_defaults_included(store: Path) -> None:
+    calls = []
+
+    @artifacts.stored("stage", ignoring=("progress",))
+    def work(a: int, b: torch.Tensor, *, c: float = 1.0, progress: bool = True) -> dict[str, torch.Tensor]:
+        calls.append((a, c))
+        return {"sum": b * a + c}
+
+    b = torch.tensor([1.0, 2.0])
+    assert work(2, b)["sum"].tolist() == [3, 5]
+    for _ in range(2):
+        work(2, b=b.clone(), c=1.0, progress=False)
+    assert len(calls) == 1
+    for arguments in ((3, b), (2, b + 1e-7), (2, b.double()), (2, b[None])):
+        work(*arguments)
+    work(2, b, c=1.5)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("value", [object(), lambda h, s: h, {"nested": [object()]}, print])
+def test_what_cannot_be_described_is_no_part_of_a_key(value: object) -> None:
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        keys.digest(value)
+
+
+def test_a_digest_tells_values_apart() -> None:
+    values = [0, 0.5, "0", None, True, [0], torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.bfloat16),
+              np.zeros(2), torch.float32, slice(0, 2), {"a": 1}, {"a": 2}, tiny.labeller(), tiny.labeller("strided"), tiny.ksae()]
+    assert len({keys.key_of({"value": keys.digest(value)}) for value in values}) == len(values)
+    assert keys.digest(tiny.labeller()) == keys.digest(tiny.labeller())
+
+
+def module(folder: Path, name: str, text: str) -> types.ModuleType:
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    made = types.ModuleType(name)
+    made.__file__ = str(path)
+    keys._code.cache_clear()
+    keys._imports.cache_clear()
+    return made
+
+
+def test_code_ignores_comments_but_no_statement(tmp_path: Path) -> None:
+    def version(text: str) -> str:
+        return keys.code(module(tmp_path, "m", text))
+
+    a = version('"""Doc."""\ndef f():\n    """One."""\n    return 1\n')
+    assert a == version('"""Other."""\n# why\ndef f():\n    """Two."""\n    return 1\n')
+    assert a != version('"""Doc."""\ndef f():\n    """One."""\n    return 2\n')
+
+
+def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
+    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .types import T\n"
+    top = f"{typing}from . import middle\nfrom .errors import E\n"
+    beside = {"middle": "def f():\n    from .deep import g\n", "deep": "x = 1\n", "types": "T = 1\n", "errors": "E = 1\n"}
+    for name, text in beside.items():
+        module(tmp_path, name, text)
+    before = keys.code(module(tmp_path, "top", top))
+    for name, counts in {"middle": True, "deep": True, "types": False, "errors": False}.items():
+        module(tmp_path, name, beside[name] + "y = 2\n")
+        assert (keys.code(module(tmp_path, "top", top)) != before) == counts
+        module(tmp_path, name, beside[name])
+
+
+@pytest.mark.parametrize("name", ["portraits", "portraits-t2i", "digits"])
+def test_what_ships_was_made_with_what_ships(name: str) -> None:
+    """The strengths and vectors that come with a subject name its files, prompts and evaluators as they are now."""
+    study = subjects.load(name, "cpu")
+    now = artifacts.lasting(keys.described(study, [part for part in keys.PARTS if part != "data"]))
+    manifests = sorted(study.folder.rglob("manifest.json"))
+    assert len(manifests) > 20
+    for manifest in manifests:
+        shipped = json.loads(manifest.read_text())["parameters"]["arguments"]["subject"]
+        assert shipped == {part: now[part] for part in shipped}, manifest
+        assert artifacts.intact(manifest.parent)

@@ -1,0 +1,373 @@
+"""The site: built from two tiny parts, and what is checked of any site before it is shown."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from IPython.core.formatters import DisplayFormatter
+from matplotlib.figure import Figure
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from difflens_utils import descriptions, figures, intervals, scorecard
+from difflens_utils.metrics import Estimate
+from workflow import assemble, execute, sitecheck, verdicts
+
+REPOSITORY = Path(__file__).parents[1]
+ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
+STATE = "application/vnd.jupyter.widget-state+json"
+
+
+def png() -> str:
+    buffer = io.BytesIO()
+    plt.imsave(buffer, np.zeros((2, 2)))
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(alt: str = ALT) -> nbformat.NotebookNode:
+    return new_output("display_data", {"image/png": png(), "text/plain": "<Figure>"},
+                      metadata={"image/png": {"alt": alt}})
+
+
+def executed(title: str, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook as papermill leaves it: with its paths, and the state of its progress bars."""
+    bar = new_output("display_data", {assemble.WIDGET: {"model_id": "x"}, "text/plain": "12 %|#"})
+    told = new_output("stream", name="stderr", text="a warning\n")
+    cells = [new_markdown_cell(f"# {title}\n\n**Question.** What is *drawn*?"),
+             new_code_cell("seed: int = 0  # of it", metadata={"tags": ["parameters"]}),
+             new_code_cell("draw()", outputs=[bar, told, *outputs], execution_count=1,
+                           metadata={"tags": ["hide-input"], "papermill": {"duration": 1}})]
+    return new_notebook(cells=cells, metadata={
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "papermill": {"input_path": "/home/somebody/study"},
+        "widgets": {STATE: {"state": {"x": {}}, "version_major": 2, "version_minor": 0}}})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of two tiny notebooks on two subjects."""
+    root = tmp_path_factory.mktemp("my study")
+    for folder in ("_static", "_files", "_templates"):
+        shutil.copytree(REPOSITORY / "book" / folder, root / "book" / folder)
+    shutil.copy(REPOSITORY / "book/references.bib", root / "book")
+    shutil.copy(REPOSITORY / "_config.yml", root)
+    pages = {"index": "# Front\n\nNo formula.", "howto": "# How\n\n$x^2$", "scaling": "# Sizes"}
+    for name, text in pages.items():
+        (root / f"book/{name}.md").write_text(text)
+    toc = {"format": "jb-book", "root": "index", "parts": [{"caption": "Behind it", "chapters": [
+        {"file": "howto"}, {"file": "scaling"}, {"file": "parameters"}]}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    links = new_output("display_data", {"text/markdown": "See [the first](00_tiny.ipynb)."})
+    notebooks = {"00_tiny": executed("00 · Tiny", picture()),
+                 "01_next": executed("01 · Next", links)}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (assemble, execute):
+            patch.setattr(module, "ROOT", root)
+            patch.setattr(module, "BUILD", root / "_build")
+        patch.setattr(assemble, "SOURCE", root / "_build/source")
+        patch.setattr(assemble, "HTML", root / "_build/html")
+        (root / "notebooks").mkdir()
+        for name, notebook in notebooks.items():
+            nbformat.write(notebook, root / f"notebooks/{name}.ipynb")
+            for subject in ("portraits", "my/model"):
+                path = execute.executed_path("quick", subject, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nbformat.write(notebook, path)
+        assemble.gather("quick", ["portraits", "my/model"])
+        assemble.build()  # fails for whatever sitecheck finds
+    return root / "_build/html"
+
+
+def page(site: Path, name: str) -> str:
+    return (site / f"{name}.html").read_text()
+
+
+def test_a_figure_s_own_text_is_its_alternative_text(site: Path) -> None:
+    shown = page(site, "notebooks/portraits/00_tiny")
+    image = re.search(r'<img alt="([^"]*)" src="../../_images', shown)
+    assert image[1] == ALT.replace('"', "&quot;").replace("<", "&lt;")
+
+
+def test_every_title_says_its_part_and_the_contents_do_not(site: Path) -> None:
+    for folder, part in (("portraits", "Part I"), ("my--model", "model")):
+        shown = page(site, f"notebooks/{folder}/00_tiny")
+        assert f"<title>{part} · 00 · Tiny" in shown and f"<h1>{part} · 00 · Tiny" in shown
+        following = shown[shown.index('class="right-next"'):]
+        assert f"{part} · 01 · Next" in following[:600]
+        assert re.search(r'class="reference internal" href="01_next.html">\s*01 · Next', shown)
+
+
+def test_hits_of_the_search_say_part_and_question_without_fetching(site: Path) -> None:
+    index = (site / "searchindex.js").read_text()
+    found = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))
+    assert {"Part I · 00 · Tiny", "model · 00 · Tiny"} <= set(found["titles"])
+    script = re.search(r"var summaries = (\{.*?\});", page(site, "search"))[1]
+    summaries = json.loads(script)
+    assert summaries["notebooks/portraits/00_tiny"] == "Question. What is drawn?"
+    assert set(found["docnames"]) <= set(summaries) and all(summaries[d] for d in found["docnames"])
+    described = '<meta name="description" content="Question. What is drawn?" />'
+    assert described in page(site, "notebooks/portraits/00_tiny")
+    options = (site / "_static/documentation_options.js").read_text()
+    assert "SHOW_SEARCH_SUMMARY: false" in options  # nor is a page without a first paragraph
+
+
+def test_mathjax_is_loaded_once_where_there_is_a_formula(site: Path) -> None:
+    scripts = {path: path.read_text().count("tex-svg.js") for path in site.rglob("*.html")}
+    assert {path.name for path, times in scripts.items() if times} == {"howto.html"}
+    assert set(scripts.values()) == {0, 1}
+
+
+def test_pages_hold_neither_widgets_nor_paths_nor_templates(site: Path) -> None:
+    for path in (*site.rglob("*.html"), *site.joinpath("_sources").rglob("*.ipynb")):
+        content = path.read_text()
+        assert not re.search(r"widget-(state|view)|/home/somebody|12 %\|#|a warning|\{\{", content)
+    assert not list(site.joinpath("_static").rglob("*.html"))
+
+
+def test_the_download_is_a_notebook_to_run(site: Path) -> None:
+    link = re.search(r'href="([^"]*_sources/[^"]*)"', page(site, "notebooks/portraits/00_tiny"))[1]
+    path = site / "notebooks/portraits" / link
+    given = nbformat.read(path, as_version=4)
+    nbformat.validate(given)
+    assert [cell.source for cell in given.cells[1:]] == ["seed: int = 0  # of it", "draw()"]
+    assert not given.cells[-1].outputs and path.stat().st_size < 2000
+
+
+def test_a_link_in_an_output_leads_to_a_page(site: Path) -> None:
+    shown = page(site, "notebooks/my--model/01_next")
+    assert re.search(r'<a class="reference internal" href="00_tiny.html"[^>]*>.*?the first', shown)
+
+
+def test_what_unfolds_code_is_called_what_it_says(site: Path) -> None:
+    shown = page(site, "notebooks/portraits/00_tiny")
+    summary = re.search(r"<summary[^>]*>.*?</summary>", shown, re.DOTALL)
+    assert "aria-label" not in summary[0] and "Show code cell source" in summary[0]
+
+
+def test_buttons_are_called_what_they_say(site: Path) -> None:
+    shown = page(site, "index")
+    field = re.search(r"<button[^>]*search-button-field[^>]*>", shown)
+    switch = re.search(r"<button[^>]*theme-switch-button.*?</button>", shown, re.DOTALL)
+    assert "aria-label" not in field[0] and not re.search(r"\stitle=", switch[0])
+
+
+def test_lines_wrap_in_print(site: Path) -> None:
+    assert 'href="../../_static/pages.css' in page(site, "notebooks/portraits/00_tiny")
+    sheet = (site / "_static/pages.css").read_text()
+    assert re.search(r"@media print \{\s*pre[^{]*\{ white-space: pre-wrap !important", sheet)
+
+
+# What is checked of a site ------------------------------------------------------------------------
+
+def told(folder: Path) -> list[str]:
+    """What sitecheck says of each fault, without the page."""
+    return [re.sub(r"^.*?\.(html|css) ", "", fault) for fault in sitecheck.faults(folder)]
+
+
+def test_a_whole_site_has_no_faults(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a b.css").write_text(
+        "/* url(gone.png) */ p { background: url('data:image/png;base64,') }")
+    (tmp_path / "a.js").write_text("")
+    (tmp_path / "index.html").write_text(
+        '<p id="one"></p><a name="two"></a><a href="https://x.org/gone">x</a><a href="#">button</a>'
+        '<a href="#one">1</a><a href="sub/b.html#three">3</a><a href="mailto:a@b">m</a>'
+        '<img alt="a face" src="data:image/png;base64,">'
+        '<link rel="canonical" href="https://x.org">')
+    (tmp_path / "sub/b.html").write_text(
+        '<p id="three"><a href="../index.html?q=x#two">2</a><a href="#top">up</a>'
+        '<a href="..">home</a>'
+        '<link rel="stylesheet" href="../a%20b.css?v=1"><script src="../a.js"></script>')
+    assert sitecheck.faults(tmp_path) == []
+
+
+def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text('<script src="https://cdn.x/a.js"></script>'
+                                       '<link rel="stylesheet" href="//cdn.x/b">'
+                                       '<p style="background: url(http://x/c.png)">')
+    (tmp_path / "bad.css").write_text(
+        "@import 'https://x/d.css'; @font-face { src: url(//x/e.woff) }")
+    assert told(tmp_path) == [f"loads from the network: {url}" for url in (
+        "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png", "https://x/d.css", "//x/e.woff")]
+
+
+def test_every_dead_link_and_anchor_is_found(tmp_path: Path) -> None:
+    dead = ["a.ipynb", "#nowhere", "b.html#nowhere", "../outside.html", "_sources/",
+            "a.css", "a.js", "a.png", "search.html", "fonts/e.woff?#iefix"]
+    (tmp_path / "b.html").write_text('<input name="nowhere">')
+    (tmp_path.parent / "outside.html").write_text("")
+    (tmp_path / "_sources").mkdir()
+    (tmp_path / "index.html").write_text("".join(f'<a href="{url}">x</a>' for url in dead[:5]) + (
+        '<link rel="stylesheet" href="a.css"><script src="a.js"></script><img alt="x" src="a.png">'
+        '<form action="search.html"></form>'))
+    (tmp_path / "c.css").write_text("p { src: url(fonts/e.woff?#iefix) }")
+    assert set(told(tmp_path)) == {f"has a dead link: {url}" for url in dead}
+
+
+@pytest.mark.parametrize("image", [
+    '<img src="x.png">', '<img alt="" src="x.png">', '<img alt=" " src="x.png">',
+    '<img alt="../../_images/a9bc8dee.png" src="x.png">', '<img alt="x.PNG" src="x.png">'])
+def test_a_picture_without_words_is_found(tmp_path: Path, image: str) -> None:
+    (tmp_path / "x.png").write_text("")
+    (tmp_path / "a.html").write_text(image)
+    assert told(tmp_path) == ["has a picture without words (figures.describe gives it some): x.png"]
+
+
+def test_a_script_that_is_loaded_twice_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.js").write_text("")
+    (tmp_path / "a.html").write_text(
+        '<script src="a.js?v=1"></script><script defer src="a.js"></script>')
+    assert told(tmp_path) == ["loads a script 2 times: a.js"]
+
+
+def test_the_build_fails_where_the_site_has_a_fault(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def jupyter_book(*_arguments: object, **_options: object) -> SimpleNamespace:
+        folder = tmp_path / "jupyter-book/_build/html"
+        folder.mkdir(parents=True)
+        (folder / "index.html").write_text('<a href="05_interventions.ipynb">05</a>')
+        return SimpleNamespace(returncode=0, stdout="")
+
+    monkeypatch.setattr(assemble, "BUILD", tmp_path)
+    monkeypatch.setattr(assemble, "HTML", tmp_path / "html")
+    monkeypatch.setattr(subprocess, "run", jupyter_book)
+    with pytest.raises(SystemExit, match="index.html has a dead link: 05_interventions.ipynb"):
+        assemble.build()
+    assert not (tmp_path / "html").exists()
+
+
+# What figures say of themselves -------------------------------------------------------------------
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def displayed(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The metadata that a notebook keeps of a displayed figure."""
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda _figure: b"png")
+    monkeypatch.setattr(descriptions, "get_ipython", lambda: shell)
+    descriptions.register()
+    descriptions.register()
+    data, metadata = shell.display_formatter.format(figure)
+    assert data["image/png"] == b"png"
+    return metadata
+
+
+def test_a_notebook_keeps_a_figure_s_text_beside_its_picture(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, axis = plt.subplots()
+    assert displayed(figure, monkeypatch) == {}
+    figures.describe(figure, "how shares\n  grow")
+    axis.set(title="towards male", xlabel="β", ylabel="share")
+    expected = "How shares grow. Towards male: share against β."
+    assert displayed(figure, monkeypatch) == {"image/png": {"alt": expected}}
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value, value - 0.1, value + 0.1, 10)
+
+
+def test_panels_say_labels_and_values() -> None:
+    figure, axes = plt.subplots(2, 2)
+    three = [estimate(value) for value in (0.1, 0.9, 0.75)]
+    figures.curve(axes[0, 0], [1.0, 2.0, 4.0], three, "DiffLens")
+    planted = {"planted": [estimate(0.7), estimate(0.3)]}
+    figures.shares(axes[0, 1], planted, ["female", "male"], "gender")
+    figures.forest(axes[1, 0], {"hair: long": estimate(0.25)}, "FD")
+    table = pd.DataFrame([[0.5, np.nan], [-0.2, 0.1]], ["a", "b"], ["c", "d"])
+    figures.heat(axes[1, 1], table, label="change")
+    assert descriptions.words(figure) == (
+        "DiffLens, 0.10 at 1 and 0.75 at 4. "
+        "Gender: share of images: planted, female 0.70, male 0.30. "
+        "FD: hair: long 0.25. "
+        "Change; rows a, b; columns c, d; smallest -0.20 (b; c), largest 0.50 (a; c).")
+
+
+def test_sheets_and_strips_of_images_say_what_their_rows_are() -> None:
+    images = torch.zeros(4, 3, 8, 8)
+    assert descriptions.words(figures.show(images, 2, "unedited")) == (
+        "A sheet of 4 images, 2 to a row. Unedited.")
+    rows = {"before": images, "male, β = 2": images}
+    strips = figures.strips(rows, ["β = 1"] * 4, "the same seeds")
+    assert descriptions.words(strips) == (
+        "The same seeds. Rows of 4 images, from the top: before; male, β = 2. "
+        "Columns, from the left: β = 1, β = 1, β = 1, β = 1.")
+
+
+def test_graphs_and_cards_say_what_they_show() -> None:
+    graph = figures.graph({"gender": [], "hair_length": ["gender"], "smile": []}, ["gender"])
+    assert descriptions.words(graph) == (
+        "A causal graph. Arrows from gender to hair length; independent of all: smile.")
+    images, maps = torch.zeros(3, 3, 8, 8), torch.zeros(3, 2, 2)
+    words = descriptions.words(figures.card(images, maps, "latent 7", [0.1, 0.3], [900, 400]))
+    assert words.startswith("Latent 7. Above, the 3 images")
+    assert words.endswith("Attribution per step: timestep t: largest at t = 400.")
+
+
+def test_the_slider_announces_the_chosen_strength() -> None:
+    frames = {"unedited": torch.zeros(2, 3, 4, 4), 'male</script>, "β" = 3': torch.ones(2, 3, 4, 4)}
+    shown = figures.slider(frames, {"unedited": "· share of male: 0.28"}, start=0)
+    words = "unedited · share of male: 0.28"
+    assert f'<img alt="2 images: {words}"' in shown and f'aria-valuetext="{words}"' in shown
+    assert 'setAttribute("aria-valuetext", values[input.value])' in shown
+    assert 'img.alt = "2 images: " + values[input.value]' in shown
+    values = re.search(r"values = (\[.*?\]);", shown)[1]
+    assert json.loads(values) == [words, 'male</script>, "β" = 3'] and shown.count("</script>") == 1
+
+
+# Values that lie outside their own interval -------------------------------------------------------
+
+@pytest.mark.parametrize(("value", "low", "high", "outside"), [
+    (0.0756, 0.0839, 0.176, True), (0.2, 0.0839, 0.176, True), (0.1, 0.0839, 0.176, False),
+    (0.0839, 0.0839, 0.176, False), (-1.9e-10, 0.0, 17.2, False), (0.1, None, None, False),
+    (None, None, None, False), (float("nan"), float("nan"), float("nan"), False)])
+def test_a_value_outside_its_interval_is_marked(
+        value: float | None, low: float | None, high: float | None, outside: bool) -> None:
+    assert intervals.is_outside(value, low, high) is outside
+    assert scorecard.estimate({"value": value, "low": low, "high": high}).endswith("†") is outside
+    if low is not None:
+        assert str(Estimate(value, low, high, 10)).endswith("†") is outside
+
+
+def result(value: float) -> list[dict]:
+    record = {"name": "tone.difflens.fd", "value": value, "low": 0.08, "high": 0.18}
+    return [{"notebook": "06_debiasing", "records": [record], "verdicts": [
+        {"claim": "balanced", "record": record["name"], "target": "< 0.2", "verdict": "holds"}]}]
+
+
+@pytest.mark.parametrize("value", [0.07, 0.1])
+def test_tables_say_why_where_a_value_is_marked_and_only_there(value: float) -> None:
+    marked = value < 0.08
+    claim = scorecard.Claim("C1", "it balances", "0.1", "06_debiasing", "S", ("balanced",))
+    row = scorecard.judge(claim, {"06_debiasing": result(value)[0]})._asdict()
+    card = verdicts.scorecard({"a": [{"notebook": "09_scorecard", "scorecard": [row]}]})
+    for table in (verdicts.markdown(result(value)), verdicts.text(result(value)), card):
+        assert table.endswith(f"\n\n{intervals.WHY}") is marked
+        assert (intervals.MARK in table) is marked
+
+
+def test_a_page_says_why_below_the_outputs_that_hold_a_mark() -> None:
+    frame = pd.DataFrame({"FD": [str(Estimate(0.07, 0.08, 0.18, 10))]})
+    table = new_output("display_data", {"text/html": frame.to_html(), "text/plain": str(frame)})
+    printed = new_output("stream", text="FD 0.1 [0.08, 0.18]\n")
+    assert assemble.shown_outputs([printed]) == [printed]
+    *kept, why = assemble.shown_outputs([printed, table])
+    assert kept == [printed, table] and why.data["text/markdown"] == intervals.WHY

@@ -1,0 +1,45 @@
+"""Snakemake's errors, in one line each: `--quiet all` swallows them with everything else."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+# What Snakemake adds when a job has failed and has been told of.
+ECHOES = (
+    "Exiting because a job execution failed",
+    "WorkflowError:\nAt least one job did not complete",
+)
+FRAME = re.compile(r'\s*File ".*", line \d+(, in .*)?$')
+HEADING = re.compile(r'\w+( in (rule \w+ in )?file ".*", line \d+)?:$')
+
+
+class OneLine(logging.Handler):
+    """Writes errors, and nothing else, to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.end = ""  # how the last command ended
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if line := self.told(record):
+            print(f"error: {line}", file=sys.stderr, flush=True)
+
+    def told(self, record: logging.LogRecord) -> str:
+        """What an error says, in one line; empty for an echo."""
+        text = record.getMessage() if record.msg else ""
+        if getattr(record, "output", None) and hasattr(record, "rule_name"):
+            end, self.end = self.end, ""
+            return f"{record.output[0]} was not made: rule {record.rule_name}{end}"
+        if "CalledProcessError" in text:  # comes first, and shows the whole command
+            ended = re.search(r"non-zero (exit status \d+)|died with (.*)\.", text)
+            self.end = f" ended with {ended[1] or ended[2]}" if ended else " failed"
+            return ""
+        if text.startswith(ECHOES):
+            return ""
+        lines = [
+            line.strip() for line in text.splitlines() if line.strip() and not FRAME.match(line)
+        ]
+        said = " ".join(line for line in lines if not HEADING.match(line))
+        return said.removeprefix("ValueError: ")
