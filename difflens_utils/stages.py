@@ -183,6 +183,13 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
                    evaluators.embed(subject.clip, on), sampling.assigned(len(images), prompts or len(subject.texts())))
 
 
+def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
+    """Which class of a factor the text of a prompt names, in whole words: its number, or -1."""
+    name = prompt.given.get(factor, "")
+    stands_there = name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt.text)
+    return classes.index(name) if stands_there else -1
+
+
 def short_names(texts: Sequence[str]) -> dict[str, str]:
     """What prompts are called in records: their last word, or all their words where two end alike."""
     last = [text.split()[-1] if text.strip() else "" for text in texts]
@@ -205,13 +212,6 @@ def extremes(shares: Tensor) -> tuple[int, int]:
     common = int(shares.argmax())
     others = [c for c in range(len(shares)) if c != common]
     return common, others[int(shares[others].argmin())]
-
-
-def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
-    """Which class of a factor the text of a prompt names, in whole words: its number, or -1."""
-    name = prompt.given.get(factor, "")
-    stands_there = name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt.text)
-    return classes.index(name) if stands_there else -1
 
 
 def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:

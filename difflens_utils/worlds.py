@@ -70,6 +70,11 @@ class World:
         self.factors = {f.name: f for f in model}
         self.attributes, self.nuisances, self.render = attributes, nuisances, render
 
+    def fingerprint(self) -> object:
+        """What stands for it in the keys of artifacts: its factors, and the code that draws them."""
+        drawn_by = sys.modules[self.render.__module__]
+        return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
+
     @property
     def singles(self) -> dict[str, str]:
         """What is turned beside the first attribute where nothing is named: up to three other factors, the attributes
@@ -83,11 +88,6 @@ class World:
         [0.5, 0.33, 0.17]."""
         sizes = {a: len(self.factors[a].classes) for a in self.attributes}
         return {a: [2 * (n - i) / (n * (n + 1)) for i in range(n)] for a, n in sizes.items()}
-
-    def fingerprint(self) -> object:
-        """What stands for it in the keys of artifacts: its factors, and the code that draws them."""
-        drawn_by = sys.modules[self.render.__module__]
-        return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
 
     def sample(self, n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool | tuple[str, ...] = False) -> Portraits:
         """Draw `n` portraits from the causal model by ancestral sampling.
