@@ -40,6 +40,7 @@ class Fit:
         """
         if len(self.labels.unique()) < 2:
             return metrics.NOTHING
+
         def balanced(right: np.ndarray, labels: np.ndarray) -> float:
             return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
