@@ -34,7 +34,7 @@ from .weights import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
-SHIP = "DIFFLENS_SHIP" in os.environ  # make anew what ships with the models, and put it there (`make methods`)
+SHIP = os.environ.get("DIFFLENS_SHIP", "0") not in ("", "0")  # make anew what ships with the models, and put it there (`make methods`)
 
 
 def intact(folder: Path) -> bool:

@@ -240,3 +240,11 @@ def test_a_model_of_classes_learns_from_the_classes_that_it_is_asked_for(beside:
         subjects.about(beside, torch.device("cpu"))
     (beside / "study.yml").write_text((beside / "study.yml").read_text().replace("guidance: 3", ""))
     assert len(subjects.about(beside, torch.device("cpu"))["prompts"].learn) == 2
+
+
+def test_labels_that_are_there_are_not_overwritten(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "labels.csv").write_text("file,tint\n0.png,dark\n")
+    with pytest.raises(SystemExit, match=r"labels.csv is there already; move it away"):
+        call("own.label", tmp_path)
+    assert (tmp_path / "labels.csv").read_text() == "file,tint\n0.png,dark\n"

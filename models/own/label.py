@@ -44,6 +44,8 @@ def main() -> None:
         paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in ENDINGS)
         if not paths:
             raise ValueError(f"{args.folder} holds no images ({', '.join(ENDINGS)})")
+        if (args.folder / "labels.csv").exists():
+            raise ValueError(f"{args.folder}/labels.csv is there already; move it away to have the images labelled anew")
         network = FairFace.load(*weights.require("fairface-7")).to(device)
         if faults := pictures.unreadable(paths):
             raise ValueError(next(iter(faults.values())))
