@@ -105,7 +105,7 @@ def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: in
     """
     artifacts.check_sizes(n_tuned=n, steps=steps)
     arguments = {"subject": subject, "method": method.name, "grid": method.grid, "attribute": attribute, "n": n, "seed": seed,
-                 "steps": steps, "recipe": recipe}
+                 "steps": steps, "recipe": dict(sorted(recipe.items()))}
     parameters = keys.of(search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip"))
     shipped = subject.folder / "search" / attribute / method.key
     if artifacts.ships(shipped, parameters):

@@ -173,7 +173,7 @@ class Clip:
         """What stands for it in the keys of artifacts: weights, vocabulary and preprocessing."""
         vocabulary = json.loads(self.tokenizer.backend_tokenizer.to_str())
         lasting = {name: part for name, part in vocabulary.items() if name not in ("padding", "truncation")}  # of the last call
-        return keys.digest({"model": self.model, "vocabulary": keys.key_of(lasting), "preprocessing": self.preprocessing,
+        return keys.digest({"model": self.model, "vocabulary": keys.key_of(keys.in_order(lasting)), "preprocessing": self.preprocessing,
                             "size": self.size, "context": self.context})
 
     def image_features(self, images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Per batch of one prompt: images are generated, the labeller's probabilities are matched to the target distribution by optimal assignment,
 and the loss is the cross-entropy to the assigned classes of all attributes (distributional alignment), plus KEEP (1 - CLIP-I) to the images
 of the network as it was. The gradient at x_0 reaches every step directly and with the same weight, through epsilon of the detached x_t
-(adjusted direct finetuning). Only for models that read text.
+(adjusted direct finetuning). Only for models that read prompts: texts, or names of classes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def learn(subject: Subject, targets: Mapping[str, Sequence[float]], *, rounds: i
           progress: bool = True) -> dict[str, Tensor]:
     """What to add to the weights of the network: {weight: change}, learned in so many rounds over the prompts of the evaluation.
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0, and for a subject without text.
+    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0, and for a subject that reads no prompts.
     """
     artifacts.check_sizes(rounds=rounds, batch=batch, steps=steps)
     if not any(subject.texts()):
-        raise ValueError(f"subject {subject.name} reads no text; finetuning aligns the images of prompts")
+        raise ValueError(f"subject {subject.name} reads no prompts; finetuning aligns the images of prompts")
     lora = _lora(subject, targets, rounds, batch, seed, steps, progress)
     names = sorted({name.rpartition(".")[0] for name in lora})
     return {f"{name}.weight": lora[f"{name}.up"].float() @ lora[f"{name}.down"].float() for name in names}

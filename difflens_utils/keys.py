@@ -1,9 +1,9 @@
 """What a stored result is filed under: everything that determines it.
 
-A key is made by one mechanism, from the arguments of the function that computes the result, the code of its module and of
-what that imports, and the versions of the libraries that multiply the matrices. Nobody lists by hand what a result depends
-on: an argument that cannot be described is an error, and so is a stage that reads a part of its subject which it has not
-declared (`reads`).
+A key is made by one mechanism, from the arguments of the function that computes the result, the
+code of its module and of what that imports, and the versions of the libraries that multiply the
+matrices. Nobody lists by hand what a result depends on: an argument that cannot be described is an
+error, and so is a stage that reads a part of its subject which it has not declared (`reads`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -32,17 +32,38 @@ from .weights import file_fingerprint
 
 Parameters = dict[str, Any]  # what `of` returns: plain values, as JSON holds them
 
-PARTS = ("texts", "prompts", "labeller", "scorer", "clip", "data")  # of a subject, beside what generates
-CARRIERS = {"artifacts", "errors", "keys", "paper", "shards", "weights", "workers"}  # they keep, check and name; they compute no figure
+PARTS = (
+    "texts",
+    "prompts",
+    "labeller",
+    "scorer",
+    "clip",
+    "data",
+)  # of a subject, beside what generates
+# They keep, check, name and describe; they compute no figure.
+CARRIERS = {
+    "artifacts",
+    "descriptions",
+    "errors",
+    "intervals",
+    "keys",
+    "names",
+    "paper",
+    "shards",
+    "weights",
+    "workers",
+}
 LONG = 160  # characters
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def of(function: Callable[..., Any], arguments: Mapping[str, Any], reads: Sequence[str] = ()) -> Parameters:
+def of(
+    function: Callable[..., Any], arguments: Mapping[str, Any], reads: Sequence[str] = ()
+) -> Parameters:
     """Everything that determines what `function` makes of `arguments`.
 
-    A subject among them counts with what generates its images, and with the parts of it that the function `reads`, among
-    PARTS. Raises TypeError for an argument that cannot be described.
+    A subject among them counts with what generates its images, and with the parts of it that the
+    function `reads`, among PARTS. Raises TypeError for an argument that cannot be described.
     """
     arguments = {name: described(value, reads) for name, value in arguments.items()}
     module = sys.modules[function.__module__]
@@ -56,11 +77,17 @@ def of(function: Callable[..., Any], arguments: Mapping[str, Any], reads: Sequen
 
 
 def key_of(parameters: Any) -> str:
-    """16 hex digits that stand for the parameters. Raises TypeError for what is no plain value (`digest` makes it one)."""
-    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits that stand for plain values, and for their order: columns are stacked in that
+    of names.
+
+    Raises TypeError for what is no plain value (`digest` makes it one).
+    """
+    return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
 
 
-def bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bound(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """The arguments of a call by name, defaults included."""
     call = inspect.signature(function).bind(*args, **kwargs)
     call.apply_defaults()
@@ -68,6 +95,10 @@ def bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 
 def described(value: Any, reads: Sequence[str]) -> Any:
+    """What stands for an argument in a key: a subject by its `identity`, others by `digest`.
+
+    Raises TypeError for what has none.
+    """
     identity = getattr(value, "identity", None)  # of a subject
     if identity is None:
         return short(digest(value))
@@ -75,17 +106,21 @@ def described(value: Any, reads: Sequence[str]) -> Any:
 
 
 def short(value: Any) -> Any:
-    """A plain value, or 16 hex digits that stand for it where it is long: a manifest is there to be read."""
+    """A plain value, or 16 hex digits that stand for it where it is long: a manifest is there to be
+    read.
+    """
     return value if len(json.dumps(value)) < LONG else key_of(value)
 
 
-# ---------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 
 
 def digest(value: Any) -> Any:
-    """A plain value that stands for another: arrays and networks by the hash of their bytes, objects by their `fingerprint()`.
+    """A plain value that stands for another: arrays and networks by the hash of their bytes,
+    objects by their `fingerprint()`.
 
-    Raises TypeError for what has none: a value that is described by its address, or by nothing, would share its key with others.
+    Raises TypeError for what has none: a value that is described by its address, or by nothing,
+    would share its key with others.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -109,7 +144,9 @@ def digest(value: Any) -> Any:
         return {field.name: digest(getattr(value, field.name)) for field in fields(value)}
     if (parts := getattr(value, "parts", None)) is not None:  # of an edit
         return digest(parts)
-    raise TypeError(f"{value!r} cannot be part of a key: give its {type(value).__name__} a method fingerprint()")
+    raise TypeError(
+        f"{value!r} cannot be part of a key: give its {type(value).__name__} a method fingerprint()"
+    )
 
 
 def _of_array(value: Tensor | np.ndarray) -> str:
@@ -133,11 +170,13 @@ def _of_network(network: nn.Module) -> Any:
     return _networks[network]
 
 
-# ---------------------------------------------------------------------------------------------------- code
+# --------------------------------------------------------------------------------------------- code
 
 
 def code(module: ModuleType) -> str:
-    """A hash of a module's code and of the modules beside it that it imports, without comments and docstrings."""
+    """A hash of a module's code and of the modules beside it that it imports, without comments and
+    docstrings.
+    """
     return _code(Path(module.__file__ or ""))
 
 
@@ -155,7 +194,9 @@ def _code(path: Path) -> str:
 
 
 def _imported(path: Path, found: set[Path]) -> set[Path]:
-    """The file itself and all that it imports from its folder, directly or not, but for the CARRIERS."""
+    """The file itself and all that it imports from its folder, directly or not, but for the
+    CARRIERS.
+    """
     found.add(path)
     for name in _imports(path):
         beside = path.with_name(f"{name}.py")
@@ -169,11 +210,17 @@ def _imports(path: Path) -> frozenset[str]:
     """The modules of its own package that a file imports when it runs."""
     package, names = path.parent.name, set()
     for node in _running(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").split(".")[0] == package):
+        if isinstance(node, ast.ImportFrom) and (
+            node.level == 1 or (node.module or "").split(".")[0] == package
+        ):
             inner = node.module if node.level else (node.module or "").partition(".")[2]
             names |= {inner.split(".")[0]} if inner else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{package}.")}
+            names |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith(f"{package}.")
+            }
     return frozenset(names)
 
 
@@ -198,7 +245,7 @@ def _bare(path: Path) -> ast.AST:
     return tree
 
 
-# ---------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 _declared: ContextVar[tuple[str, frozenset[str]] | None] = ContextVar("declared", default=None)
@@ -217,31 +264,48 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
 
 
 def reading(part: str) -> None:
-    """Called wherever a part of a subject is read. Raises RuntimeError if a stage is being made whose key lacks it."""
+    """Called wherever a part of a subject is read. Raises RuntimeError if a stage is being made
+    whose key lacks it.
+    """
     if (now := _declared.get()) is not None and part not in now[1]:
-        raise RuntimeError(f"{now[0]} reads the subject's {part}, which is not in its key: declare it in `reads`")
+        raise RuntimeError(
+            f"{now[0]} reads the subject's {part}, which is not in its key: declare it in `reads`"
+        )
 
 
-# ---------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
-UNSAID = {"_name_or_path", "_diffusers_version", "transformers_version", "_commit_hash"}  # who wrote a file, and where
+UNSAID = {
+    "_name_or_path",
+    "_diffusers_version",
+    "transformers_version",
+    "_commit_hash",
+}  # who wrote a file, and where
+
+
+def in_order(value: Any) -> Any:
+    """Plain values whose names are sorted throughout: for what JSON says, where their order means
+    nothing.
+    """
+    return json.loads(json.dumps(value, sort_keys=True))
 
 
 def of_file(path: Path) -> str:
     """16 hex digits that stand for a file: JSON by what it says, others by their bytes."""
-    data = path.read_bytes() if path.suffix == ".json" else None
-    try:
-        said = None if data is None else json.loads(data)
-    except ValueError:
-        said = None
-    if isinstance(said, dict):
-        said = {name: value for name, value in said.items() if name not in UNSAID}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    if path.suffix == ".json":
+        with suppress(ValueError):
+            said = json.loads(path.read_bytes())
+            if isinstance(said, dict):
+                return key_of(
+                    in_order({name: part for name, part in said.items() if name not in UNSAID})
+                )
     return file_fingerprint(path)
 
 
 def of_files(paths: Sequence[Path]) -> str:
-    """16 hex digits that stand for files, their names and their order; not for the folders they lie in."""
+    """16 hex digits that stand for files, their names and their order; not for the folders they lie
+    in.
+    """
     listed = "\n".join(f"{path.name} {of_file(path)}" for path in paths)
     return hashlib.sha256(listed.encode()).hexdigest()[:16]

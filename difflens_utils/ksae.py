@@ -60,8 +60,8 @@ class KSAEConfig:
     dead_after: int = 200_000
     """Vectors on which a latent may stay silent before it counts as dead.
 
-    AuxK kills latents that are merely rare where this is shorter than their pauses (see
-    `auxiliary_loss`).
+    With AuxK a latent that counts as dead may be retired for good (`auxiliary_loss`): take more
+    than the pauses of rare features.
     """
     rate: float = 1e-3
     """Adam's learning rate after the warm-up (5 % of the steps) and before the decay to 0 (the last 20 %)."""
@@ -328,9 +328,7 @@ def auxiliary_loss(ksae: KSAE, centred: Tensor, residual: Tensor, dead: Tensor) 
     pre-activations shrink to its size, and they no longer enter the k, as they otherwise do now and
     then by chance. The method then leaves *more* latents dead. With 32 planted directions in d =
     16, k = 4 and D = 256 the dead share rose from 0.29-0.39 to 0.55-0.65 with `dead_after` 10,000
-    (FVU 2 % higher) and from 0.10 to 0.24-0.27 with 200,000 (FVU the same), after 1,500 steps. An
-    independent implementation of the paper does the same, with a weight of 1/32 or 1/1024 and 1 to
-    16 latents used.
+    (FVU 2 % higher) and from 0.10 to 0.24-0.27 with 200,000 (FVU the same), after 1,500 steps.
     """
     rows = dead.nonzero().squeeze(1)
     pre = F.linear(centred.detach(), ksae.W_enc[rows], ksae.b_enc[rows])  # (n, dead)

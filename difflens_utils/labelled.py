@@ -27,7 +27,7 @@ import torch
 from scipy.stats import chi2_contingency
 from torch import Tensor
 
-from . import keys, pictures
+from . import artifacts, keys, pictures
 from .declaration import Stages, read_declaration
 from .errors import at_least, distribution, one_of
 from .worlds import Factor, Portraits, World
@@ -295,8 +295,6 @@ def _faults(folder: Path, files: Sequence[str]) -> dict[int, str]:
     paths = [folder / name for name in files]
     if len(paths) < MANY:
         return pictures.unreadable(paths)
-    from . import artifacts  # which is built on what is to the right of this module
-
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     parameters = keys.of(_faults, {"states": states})
     faults: dict[int, str] = {}

@@ -23,9 +23,9 @@ RATE = 0.05  # of Adam, in standard deviations of h
 RECIPE = {"n": 128, "rounds": 6, "seed": 0, "batch": 32}  # of what ships
 
 
-def text_directions(subject: Subject, attribute: str) -> Tensor:
+def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
     """What CLIP's texts say turns another class into each: (classes, F), unit norm."""
-    texts = subject.clip.text_features(class_texts(attribute, subject.classes(attribute)))
+    texts = subject.clip.text_features(class_texts(attribute, classes))
     others = (texts.sum(0) - texts) / (len(texts) - 1)
     return F.normalize(texts - others, dim=-1)
 
@@ -37,18 +37,20 @@ def learn(subject: Subject, attribute: str, *, n: int, rounds: int, seed: int, s
     From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0.
     """
     artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
-    return _learn(subject, attribute, n, rounds, seed, steps, batch, progress)["delta"].float()
+    classes = subject.classes(attribute)
+    return _learn(subject, attribute, classes, n, rounds, seed, steps, batch, progress)["delta"].float()
 
 
 @artifacts.stored("latent_editing", reads=("texts", "clip"), shipped=lambda a: a["subject"].folder / "latent_editing" / a["attribute"])
-def _learn(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int,
+def _learn(subject: Subject, attribute: str, classes: tuple[str, ...], n: int, rounds: int, seed: int, steps: int, batch: int,
            progress: bool) -> dict[str, Tensor]:
-    return {"delta": halved(_trained(subject, attribute, n, rounds, seed, steps, batch, progress))}
+    return {"delta": halved(_trained(subject, attribute, classes, n, rounds, seed, steps, batch, progress))}
 
 
-def _trained(subject: Subject, attribute: str, n: int, rounds: int, seed: int, steps: int, batch: int, progress: bool) -> Tensor:
+def _trained(subject: Subject, attribute: str, classes: tuple[str, ...], n: int, rounds: int, seed: int, steps: int,
+             batch: int, progress: bool) -> Tensor:
     """Delta h of every class: (classes, T, *h) float32."""
-    directions = text_directions(subject, attribute).detach()
+    directions = text_directions(subject, attribute, classes).detach()
     s = sampling.trajectory(subject, steps)
     states: list[tuple[Tensor, torch.optim.Adam]] = []  # per timestep: delta (classes, *h) and its optimizer
     batches = torch.arange(n).split(batch)

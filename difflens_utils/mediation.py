@@ -58,7 +58,7 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
     return Mediation(**_exchanged(subject, attribute, classes[source], classes[target], timesteps, n, seed))
 
 
-@artifacts.stored("mediation", reads=("data",))
+@artifacts.stored("mediation", reads=("data", "prompts"))
 def _exchanged(subject: Subject, attribute: str, source: str, target: str, timesteps: tuple[int, ...], n: int,
                seed: int) -> dict[str, Tensor]:
     """The fields of `Mediation`, between two classes by name."""

@@ -127,7 +127,7 @@ def guided(heads: Heads, target: Sequence[float]) -> Method:
 
 
 def text_methods(subject: Subject, attribute: str, steps: int) -> list[Method]:
-    """What only models with text have (Table 2); none for other models.
+    """What only models that read prompts (texts, or names of classes) have (Table 2); none for others.
 
     Latent direction, where the prompts name the classes of every attribute, and finetuning for all
     attributes at once.

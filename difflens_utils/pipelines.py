@@ -121,7 +121,10 @@ class Subject:
 
     @property
     def factors(self) -> dict[str, tuple[str, ...]]:
-        """Everything the evaluators read: {factor: classes}, the social attributes first."""
+        """Everything the evaluators read: {factor: classes}, the social attributes first.
+
+        `keys.reading` does not guard it: a stage that depends on classes takes them as an argument.
+        """
         return self._judges[1].factors
 
     def classes(self, attribute: str) -> tuple[str, ...]:
@@ -255,6 +258,7 @@ class TextSubject(Subject):
         return halves if self.edit_both else halves[1:]
 
     def describe(self, batch: Portraits) -> list[str]:
+        keys.reading("prompts")
         if self.data is occupations.WORLD:
             occupation = self.data.factors["occupation"].classes
             return [occupations.neutral(occupation[i]) for i in batch.labels["occupation"].tolist()]
@@ -368,6 +372,9 @@ class LabelledSubject(Subject):
         if self.prompts == Prompts():
             every = tuple(Prompt(name, self._given(name)) for name in self._names.values())
             self.prompts = Prompts(every, every, every)
+        if told := self._given("").keys() & set(self.attributes):
+            raise ValueError(f"{self.name} is told its {min(told)}, an attribute under study: its shares would be "
+                             "the prompts'; leave it out of attributes")
 
     @property
     def _names(self) -> dict[int, str]:
@@ -397,8 +404,9 @@ class LabelledSubject(Subject):
 
         None is those of the evaluation, in turn.
         """
-        own = self.texts()
-        texts = [own[i % len(own)] for i in range(len(x))] if texts is None else texts
+        if texts is None:
+            own = self.texts()
+            texts = [own[i % len(own)] for i in range(len(x))]
         asked = f"class of {self.name}, which cannot be asked for anything else,"
         count = self.network.config.num_class_embeds
         numbers = [_number(asked, text, self.labels, count) for text in texts]
@@ -520,7 +528,7 @@ def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
     index = json.loads((folder / "model_index.json").read_text())
     named = [name for name, value in index.items() if isinstance(value, list) and any(value) and name not in UNREAD]
     components = dict.fromkeys([*parts, *sorted(named)])
-    places = dict.fromkeys(folder / name if (folder / name).is_dir() else folder for name in components)  # old pipelines lie flat
+    places = dict.fromkeys(opening.place(folder, name) for name in components)
     files = [file for place in places for file in _files(place)]
     about = {name: value for name, value in index.items() if not isinstance(value, list) and name not in keys.UNSAID}
     return keys.key_of({"files": keys.of_files(files), "about": about})

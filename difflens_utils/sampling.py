@@ -3,8 +3,9 @@
 The step is our own because three things have to be exact that schedulers leave to the caller: the previous timestep (the
 next entry of the list, not t - T/steps), the same epsilon in the edited and the unedited path, and the asymmetric step
 (Eq. 11), in which only the predicted clean image feels the edit. Timesteps are those of diffusers'
-`DDIMScheduler` at every spacing, and so are images wherever its previous timestep, t - T // steps,
-is the next entry, as it always is where the spacing is leading.
+`DDIMScheduler` at every spacing. So are images, if its `step` is called with
+`use_clipped_model_output=True`, wherever its previous timestep, t - T // steps, is the next entry,
+as it always is where the spacing is leading.
 """
 
 from __future__ import annotations
@@ -230,14 +231,15 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
                 x = ddim_step(x, clean, direction, s, index, noise.draw() if eta > 0 else None)
                 bar.update(len(x))
             images.append(subject.decode(x).float().cpu())
-    return _finite(torch.cat(images), subject).clamp(-1, 1)
+    return _finite(torch.cat(images), subject, rows).clamp(-1, 1)
 
 
-def _finite(images: Tensor, subject: Subject) -> Tensor:
+def _finite(images: Tensor, subject: Subject, rows: Tensor | None) -> Tensor:
     """The images as they are; ValueError, in one line, for values that are not finite."""
     if images.isfinite().all():
         return images
     first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+    first = first if rows is None else int(rows[first])
     raise ValueError(f"{subject.name} drew image {first} with values that are not finite, in {subject.dtype}: "
                      "its network, its decoder or an edit has overflowed")
 

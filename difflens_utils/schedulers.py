@@ -111,8 +111,8 @@ def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
     check(scheduler, where)
     if isinstance(scheduler, DDIMScheduler):
         return scheduler
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    config = {name: value for name, value in scheduler.config.items() if name in known}
+    accepted = inspect.signature(DDIMScheduler.__init__).parameters
+    config = {name: value for name, value in scheduler.config.items() if name in accepted}
     config["clip_sample"] = scheduler.config.get("clip_sample", False)
     if scheduler.config.get("final_sigmas_type", "zero") == "sigma_min":
         config["set_alpha_to_one"] = False

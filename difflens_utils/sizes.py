@@ -1,4 +1,4 @@
-"""Will a notebook run to its end with these parameters? Asked once, before anything is computed.
+"""Checks of a notebook's parameters, before anything is computed.
 
 The rules go by the parameters' names, which mean the same in all notebooks.
 """
@@ -17,7 +17,7 @@ from .pipelines import Subject
 SHARES = ("max_density", "target_share", "matched")
 STRENGTHS = ("betas", "strong", "strength_single")
 LEAST = {"n_images": 4, "n_probe": 4}  # the h-classifiers and the trees hold out every fourth image
-AT_LEAST_LATENTS = ("k", "ks")
+AT_MOST_LATENTS = ("k", "ks")
 EACH_PROMPT = (  # sets of images that are read prompt by prompt
     "n_images",
     "n_tuned",
@@ -89,7 +89,7 @@ def _whole(label: str, value: object, least: int) -> None:
 
 def _check_together(seed: int, parameters: Mapping[str, object]) -> None:
     """What holds between parameters."""
-    for name in AT_LEAST_LATENTS:
+    for name in AT_MOST_LATENTS:
         for label, k in _entries(name, parameters.get(name, 1)):
             if k > parameters.get("latents", math.inf):
                 raise ValueError(
@@ -112,9 +112,7 @@ def _check_subject(
                 f"got {parameters[name]}"
             )
     if "n_images" in parameters and subject.prompts.held_out:
-        least = 2 * len(
-            subject.prompts.held_out
-        )  # half as many images tell the shares of held-out prompts
+        least = 2 * len(subject.prompts.held_out)  # half as many images tell their shares
         if parameters["n_images"] < least:
             raise ValueError(
                 f"n_images must be at least {least}, two for each held-out prompt, "
@@ -127,9 +125,8 @@ def _check_subject(
         for name in frechet:
             if parameters[name] <= features:
                 raise ValueError(
-                    f"{name} must be more than {features}, the scorer's features that a Fréchet "
-                    "distance "
-                    f"is taken in, got {parameters[name]}"
+                    f"{name} must be more than {features}, the scorer's features that a "
+                    f"Fréchet distance is taken in, got {parameters[name]}"
                 )
 
 

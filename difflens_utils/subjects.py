@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import fairface, guided_diffusion, hooks, labelled, occupations, pipelines, portraits, weights
+from . import fairface, guided_diffusion, hooks, labelled, occupations, opening, pipelines, portraits, weights
 from .declaration import Asked, Stages
 from .errors import one_of
 from .evaluators import AttributeNet, Clip
@@ -103,7 +103,7 @@ def _knows(folder: Path) -> frozenset[str]:
             return frozenset({"texts", "prompts", "guidance"})
         if "transformer" in parts:  # a DiT
             return frozenset({"prompts", "guidance"})
-        network = json.loads((folder / "unet/config.json").read_text())
+        network = json.loads((opening.place(folder, "unet") / "config.json").read_text())
     except (OSError, ValueError):
         return frozenset()
     return frozenset({"prompts"} if network.get("num_class_embeds") else ())

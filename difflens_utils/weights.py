@@ -83,8 +83,5 @@ def require(*names: str, root: Path | None = None) -> list[Path]:
 
 def file_fingerprint(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        for chunk in iter(lambda: f.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

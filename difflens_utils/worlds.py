@@ -66,6 +66,8 @@ class World:
     must have parents among those only: sampling, tables and exact marginals are derived from that.
     """
 
+    conditions: tuple[str, ...] = ()  # the factors that prompts decide
+
     def __init__(self, model: Sequence[Factor], attributes: tuple[str, ...], nuisances: int, render: Callable[..., Tensor]) -> None:
         self.factors = {f.name: f for f in model}
         self.attributes, self.nuisances, self.render = attributes, nuisances, render
@@ -79,7 +81,8 @@ class World:
     def singles(self) -> dict[str, str]:
         """What is turned beside the first attribute where nothing is named: up to three other factors, the attributes
         last, each towards its rarest class."""
-        others = [*(f for f in self.factors if f not in self.attributes), *self.attributes[1:]][:3]
+        free = [f for f in self.factors if f not in (*self.attributes, *self.conditions)]
+        others = [*free, *self.attributes[1:]][:3]
         return {f: self.factors[f].classes[int(self.marginal(f).argmin())] for f in others}
 
     @property

@@ -132,6 +132,13 @@ STUDIES = {
             CLASSES,
         )
     ),
+    "a class-conditional U-Net": Kind(
+        lambda: Tiny(
+            tiny_studies.class_conditional(),
+            {"shape": SHAPES, "hue": ("blue", "red")},
+            ["shape"],
+        )
+    ),
     "classes that are never generated": Kind(
         lambda: Tiny(
             tiny_studies.unet(),
@@ -247,6 +254,8 @@ def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
         done.name == "one attribute"
     ):  # one factor, one k, one held-out image, no N of 10 to 30, no ratio above one half
         assert untested == {"C3", "C4", "C6", "C7", "C8", "C9", "C10", "C11"}
+    elif done.name == "a class-conditional U-Net":  # one attribute, beside a factor that is asked for
+        assert {"C9", "C11"} <= untested and "C2" not in untested
     else:
         assert "C9" not in untested and "C2" not in untested
 
@@ -257,6 +266,8 @@ def test_each_prompt_has_records_of_its_own(done: Ready) -> None:
         assert {"prompts.a_dark_picture.clip_t", "prompts.a_light_picture.clip_t"} <= names
     elif done.name == "a transformer":
         assert {"prompts.red_fish.clip_t", "prompts.blue_fish.clip_t"} <= names
+    elif done.name == "a class-conditional U-Net":
+        assert {"prompts.red.clip_t", "prompts.blue.clip_t"} <= names
     else:
         assert not any(name.startswith("prompts.") for name in names)
 

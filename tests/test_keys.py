@@ -35,7 +35,16 @@ from difflens_utils.methods import Method
 from difflens_utils.pipelines import MODELS, _fingerprint
 
 GENERATED = {
-    "recording", "images", "ksae", "class_means", "probes", "attribution", "measured", "mediation", "latent_editing", "search",
+    "recording",
+    "images",
+    "ksae",
+    "class_means",
+    "probes",
+    "attribution",
+    "measured",
+    "mediation",
+    "latent_editing",
+    "search",
 }
 
 
@@ -48,9 +57,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, shades = [], np.random.default_rng(0).integers(0, 255, 40)
     for i, shade in enumerate(shades):
         Image.fromarray(np.full((16, 16), shade, np.uint8)).save(folder / f"images/{i:02d}.png")
-        rows.append({"file": f"{i:02d}.png", "tint": ("dark", "light")[i % 2], "edge": ("no", "yes")[i // 2 % 2]})
+        rows.append(
+            {
+                "file": f"{i:02d}.png",
+                "tint": ("dark", "light")[i % 2],
+                "edge": ("no", "yes")[i // 2 % 2],
+            }
+        )
     pd.DataFrame(rows).to_csv(folder / "images/labels.csv", index=False)
-    (folder / "study.yml").write_text("images: images\nattributes: [tint]\nshares: {tint: {dark: 0.8, light: 0.2}}\n")
+    (folder / "study.yml").write_text(
+        "images: images\nattributes: [tint]\nshares: {tint: {dark: 0.8, light: 0.2}}\n"
+    )
     classes = {"tint": ("dark", "light"), "edge": ("no", "yes")}
     for seed, name in enumerate(("labeller", "scorer")):
         torch.manual_seed(seed)
@@ -61,9 +78,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clip() -> Clip:
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = size | {"vocab_size": len(tokenizer), "max_position_embeddings": 12, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPConfig(text_config=text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = size | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 12,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = CLIPConfig(
+        text_config=text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8
+    )
     return Clip(CLIPModel(config), tokenizer)
 
 
@@ -80,7 +108,9 @@ def everything(folder: Path) -> None:
     attribution.measured(study, ksae, "tint", 0, features, unit, n=2, seed=0, steps=2, at=(1,))
     mediation.through_module(study, "tint", 0, 1, (500,), n=2, seed=0)
     latent_editing.learn(study, "tint", n=2, rounds=1, seed=0, steps=2, progress=False)
-    method = Method("turned", lambda c, strength: edits.steer(ksae, torch.tensor([c]), strength), grid=(2.0,))
+    method = Method(
+        "turned", lambda c, strength: edits.steer(ksae, torch.tensor([c]), strength), grid=(2.0,)
+    )
     debiasing.search(study, method, "tint", n=2, seed=0, steps=2, recipe={})
 
 
@@ -88,6 +118,7 @@ def in_json(name: str, **changes: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
     return change
 
 
@@ -96,6 +127,7 @@ def one_weight(name: str, tensor: str) -> Callable[[Path], None]:
         tensors = load_file(folder / name)
         tensors[tensor].view(-1)[0] += 0.5
         save_file(tensors, folder / name, {"format": "pt"})
+
     return change
 
 
@@ -104,6 +136,7 @@ def in_text(name: str, old: str, new: str) -> Callable[[Path], None]:
         text = (folder / name).read_text()
         assert text.count(old) >= 1
         (folder / name).write_text(text.replace(old, new, 1))
+
     return change
 
 
@@ -126,15 +159,27 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "clipping": (in_json(SCHEDULER, clip_sample=False), GENERATED),
     "steps offset": (in_json(SCHEDULER, steps_offset=1), GENERATED),
     "network's configuration": (in_json(UNET, norm_eps=1e-3), GENERATED),
-    "network's weights": (one_weight("unet/diffusion_pytorch_model.safetensors", "conv_in.bias"), GENERATED),
+    "network's weights": (
+        one_weight("unet/diffusion_pytorch_model.safetensors", "conv_in.bias"),
+        GENERATED,
+    ),
     "labeller": (one_weight("evaluators/labeller/model.safetensors", "head.bias"), JUDGED),
     "scorer": (one_weight("evaluators/scorer/model.safetensors", "head.bias"), {"search"}),
-    "scorer's temperature": (one_weight("evaluators/scorer/model.safetensors", "temperature"), {"search"}),
-    "CLIP": (one_weight("clip/model.safetensors", "visual_projection.weight"), {"latent_editing", "search"}),
+    "scorer's temperature": (
+        one_weight("evaluators/scorer/model.safetensors", "temperature"),
+        {"search"},
+    ),
+    "CLIP": (
+        one_weight("clip/model.safetensors", "visual_projection.weight"),
+        {"latent_editing", "search"},
+    ),
     "CLIP's vocabulary": (merges_shortened, {"latent_editing", "search"}),
     "an image": (one_pixel, {"mediation"}),
     "a label": (in_text("images/labels.csv", "01.png,light", "01.png,dark"), {"mediation"}),
-    "the planted shares": (in_text("study.yml", "dark: 0.8, light: 0.2", "dark: 0.7, light: 0.3"), {"mediation"}),
+    "the planted shares": (
+        in_text("study.yml", "dark: 0.8, light: 0.2", "dark: 0.7, light: 0.3"),
+        {"mediation"},
+    ),
     "nothing but the writer": (in_json(UNET, _diffusers_version="0.0.1"), set()),
     "nothing that is read": (lambda folder: (folder / "README.md").write_text("about"), set()),
 }
@@ -153,13 +198,16 @@ def first(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_depends_on_a_file_is_made_anew_and_nothing_else(
-        change: str, made: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change: str, made: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, store, anew, fill = tmp_path / "study", tmp_path / "store", [], artifacts.fill
     shutil.copytree(made, folder)
     shutil.copytree(first, store)
     monkeypatch.setattr(artifacts, "STORE", store)
     monkeypatch.setattr(artifacts, "_verified", set())
-    monkeypatch.setattr(artifacts, "fill", lambda path, stage, *rest: anew.append(stage) or fill(path, stage, *rest))
+    monkeypatch.setattr(
+        artifacts, "fill", lambda path, stage, *rest: anew.append(stage) or fill(path, stage, *rest)
+    )
     edit, expected = CHANGES[change]
     edit(folder)
     everything(folder)
@@ -186,7 +234,9 @@ def test_a_text_model_is_known_by_all_its_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shard", range(1, 16))
 def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
-    (tmp_path / "model_index.json").write_text('{"_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"]}')
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"]}'
+    )
     file = "unet/diffusion_pytorch_model-{:05d}-of-00015.safetensors"
     for number in range(1, 16):
         (tmp_path / file.format(number)).write_bytes(bytes([number]) * 9)
@@ -198,6 +248,7 @@ def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
 
 
 # The mechanism ----------------------------------------------------------------------------------------------------
+
 
 class Judged:
     """A subject that can be read in one part."""
@@ -216,7 +267,9 @@ def test_a_stage_that_reads_what_its_key_lacks_is_refused(store: Path) -> None:
         return {"x": torch.ones(len(subject.scorer))}
 
     assert Judged().scorer == "scorer"  # outside of a stage everybody may read
-    with pytest.raises(RuntimeError, match="work reads the subject's scorer, which is not in its key"):
+    with pytest.raises(
+        RuntimeError, match="work reads the subject's scorer, which is not in its key"
+    ):
         artifacts.stored("stage")(work)(Judged())
     assert len(artifacts.stored("stage", reads=("scorer",))(work)(Judged())["x"]) == 6
     assert Judged().scorer == "scorer"
@@ -226,7 +279,9 @@ def test_every_argument_is_in_the_key_defaults_included(store: Path) -> None:
     calls = []
 
     @artifacts.stored("stage", ignoring=("progress",))
-    def work(a: int, b: torch.Tensor, *, c: float = 1.0, progress: bool = True) -> dict[str, torch.Tensor]:
+    def work(
+        a: int, b: torch.Tensor, *, c: float = 1.0, progress: bool = True
+    ) -> dict[str, torch.Tensor]:
         calls.append((a, c))
         return {"sum": b * a + c}
 
@@ -247,9 +302,50 @@ def test_what_cannot_be_described_is_no_part_of_a_key(value: object) -> None:
         keys.digest(value)
 
 
+def test_the_order_of_names_is_part_of_a_key(store: Path) -> None:
+    """Scores are stacked in the order of the attributes; whoever asks in another order must not get another's."""
+    assert keys.key_of({"a": 1, "b": 2}) != keys.key_of({"b": 2, "a": 1})
+    ask = lambda *attributes: attribution.through_image(
+        tiny.subject(), tiny.ksae(), attributes, 2, 0, 2
+    )  # noqa: E731
+    there, back = ask("gender", "age"), ask("age", "gender")
+    for attribute in ("gender", "age"):
+        assert torch.allclose(there[attribute].scores, back[attribute].scores, atol=1e-6)
+
+
+def test_what_is_said_of_images_is_a_part_of_the_subject() -> None:
+    """A text model describes images of its data by its prompts: a stage that does so without declaring them is refused."""
+    subject = tiny.text_subject()
+    batch = subject.data.sample(2, 0)
+    with (
+        keys.making({"function": "f", "reads": ["data"]}),
+        pytest.raises(RuntimeError, match="reads the subject's prompts"),
+    ):
+        subject.describe(batch)
+    with keys.making({"function": "f", "reads": ["data", "prompts"]}):
+        assert len(subject.describe(batch)) == 2
+
+
 def test_a_digest_tells_values_apart() -> None:
-    values = [0, 0.5, "0", None, True, [0], torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, dtype=torch.bfloat16),
-              np.zeros(2), torch.float32, slice(0, 2), {"a": 1}, {"a": 2}, tiny.labeller(), tiny.labeller("strided"), tiny.ksae()]
+    values = [
+        0,
+        0.5,
+        "0",
+        None,
+        True,
+        [0],
+        torch.zeros(1),
+        torch.zeros(1, 1),
+        torch.zeros(1, dtype=torch.bfloat16),
+        np.zeros(2),
+        torch.float32,
+        slice(0, 2),
+        {"a": 1},
+        {"a": 2},
+        tiny.labeller(),
+        tiny.labeller("strided"),
+        tiny.ksae(),
+    ]
     assert len({keys.key_of({"value": keys.digest(value)}) for value in values}) == len(values)
     assert keys.digest(tiny.labeller()) == keys.digest(tiny.labeller())
 
@@ -276,7 +372,12 @@ def test_code_ignores_comments_but_no_statement(tmp_path: Path) -> None:
 def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
     typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .types import T\n"
     top = f"{typing}from . import middle\nfrom .errors import E\n"
-    beside = {"middle": "def f():\n    from .deep import g\n", "deep": "x = 1\n", "types": "T = 1\n", "errors": "E = 1\n"}
+    beside = {
+        "middle": "def f():\n    from .deep import g\n",
+        "deep": "x = 1\n",
+        "types": "T = 1\n",
+        "errors": "E = 1\n",
+    }
     for name, text in beside.items():
         module(tmp_path, name, text)
     before = keys.code(module(tmp_path, "top", top))

@@ -18,5 +18,7 @@ def test_a_module_imports_only_from_the_floors_above_its_own() -> None:
     modules = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
     assert floor.keys() == modules.keys()
     for name, path in modules.items():
-        lower = [other for other in keys._imports(path) & modules.keys() if floor[other] >= floor[name]]
+        lower = [
+            other for other in keys._imports(path) & modules.keys() if floor[other] >= floor[name]
+        ]
         assert not lower, f"{name} imports {lower}"

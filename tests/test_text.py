@@ -187,7 +187,7 @@ def test_methods_for_text_refuse_models_without(store: Path) -> None:
     assert methods.text_methods(plain, "gender", STEPS) == []
     with pytest.raises(ValueError, match="no prompts that name the classes of gender"):
         latent_direction.learn(plain, "gender", n=2, batches=1, seed=0, steps=STEPS)
-    with pytest.raises(ValueError, match="reads no text"):
+    with pytest.raises(ValueError, match="reads no prompts"):
         finetuning.learn(plain, {"gender": (0.5, 0.5)}, rounds=1, batch=2, seed=0, steps=STEPS)
 
 

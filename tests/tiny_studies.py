@@ -62,6 +62,15 @@ def unet() -> DDIMPipeline:
     return DDIMPipeline(network, tiny.scheduler())
 
 
+def class_conditional() -> DDIMPipeline:
+    """A U-Net that is told one of two classes."""
+    plain = unet()
+    network = UNet2DModel(**{**plain.unet.config, "num_class_embeds": 2})
+    pipeline = DDIMPipeline(network, plain.scheduler)
+    pipeline.labels = {"red": 0, "blue": 1}
+    return pipeline
+
+
 def stable_diffusion() -> DiffusionPipeline:
     return tiny.text_subject().pipeline
 
