@@ -46,17 +46,15 @@ def intact(folder: Path) -> bool:
         return False
 
 
-# What may differ for what ships: the code, the versions of libraries, the precision, and which functions read what.
-UNSHIPPED = {"code", "libraries", "runtime", "reads", "function"}
+def lasting(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments alone, and of a subject not its runtime: what must be the same for a result that ships.
 
-
-def lasting(parameters: Any) -> Any:
-    """What of some parameters must be the same for a result that ships with the repository."""
-    if isinstance(parameters, Mapping):
-        return {k: lasting(v) for k, v in parameters.items() if k not in UNSHIPPED}
-    if isinstance(parameters, (list, tuple)):
-        return [lasting(v) for v in parameters]
-    return parameters
+    The code, the libraries and the precision may be others.
+    """
+    arguments = dict(parameters["arguments"])
+    if isinstance(subject := arguments.get("subject"), Mapping):
+        arguments["subject"] = {k: v for k, v in subject.items() if k not in ("runtime", "code")}
+    return {"arguments": arguments}
 
 
 def ships(folder: Path, parameters: Mapping[str, Any]) -> bool:

@@ -118,7 +118,7 @@ def through_image(subject: Subject, ksae: KSAE, attributes: tuple[str, ...], n: 
             for a in attributes}
 
 
-@artifacts.stored("attribution", reads=("texts", "labeller"), ignoring=("batch",))
+@artifacts.stored("attribution", reads=("texts", "labeller"))
 def _through_image(subject: Subject, ksae: KSAE, names: dict[str, tuple[str, ...]], n: int, seed: int, steps: int, points: int,
                    batch: int) -> dict[str, Tensor]:
     def measure(clean: Tensor) -> Tensor:

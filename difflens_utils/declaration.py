@@ -35,6 +35,9 @@ WORDS = {
 }  # of the kinds of error that pydantic tells apart
 
 
+EMPTY = ("", "~", "null", "Null", "NULL")  # how YAML says that an entry has no value
+
+
 class _Entries(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -107,7 +110,7 @@ def read_declaration(path: Path) -> Declaration:
     if not isinstance(said, dict):
         raise ValueError(f"{path} must have the entries images and attributes")
     try:
-        filled = {name: value for name, value in said.items() if value != ""}
+        filled = {name: value for name, value in said.items() if value not in EMPTY}
         declaration = Declaration.model_validate(filled)
     except ValidationError as error:
         raise ValueError(f"{path}: {_in_words(error)}") from None

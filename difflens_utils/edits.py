@@ -23,14 +23,28 @@ MODES = ("scale", "add")
 
 
 def keyed(factory: Callable[..., Edit]) -> Callable[..., Edit]:
-    """Let the edits that a function makes carry what they do, its arguments, so that images can be filed under them."""
+    """Let the edits that a function makes carry what they do, its arguments, so that images can be filed under them.
+
+    Tensors among them are copied: whoever changes them later does not change the edit. `whole` tells
+    that an edit moves the images of a batch together, so that they depend on its size.
+    """
     @wraps(factory)
     def make(*args: object, **kwargs: object) -> Edit:
-        edit = factory(*args, **kwargs)
-        edit.parts = {"edit": factory.__name__, **keys.bound(factory, args, kwargs)}
+        copied = [a.clone() if isinstance(a, Tensor) else a for a in args]
+        named = {name: a.clone() if isinstance(a, Tensor) else a for name, a in kwargs.items()}
+        edit = factory(*copied, **named)
+        arguments = keys.bound(factory, copied, named)
+        edit.parts = keys.digest({"edit": factory.__name__, **arguments})
+        edit.whole = factory.__name__ == "guide" or any(map(_moves_a_batch, arguments.values()))
         return edit
 
     return make
+
+
+def _moves_a_batch(argument: object) -> bool:
+    """Whether an argument is an edit that moves a batch as one, or holds such edits."""
+    held = argument.values() if isinstance(argument, Mapping) else argument if isinstance(argument, tuple) else [argument]
+    return any(getattr(edit, "whole", False) is True for edit in held)
 
 
 @keyed

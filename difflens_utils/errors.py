@@ -44,7 +44,10 @@ def distribution(parameter: str, shares: ArrayLike, classes: int | None = None) 
 
     Raises ValueError for a wrong length, a share below 0 or nan, or a sum other than 1.
     """
-    p = np.asarray(shares, dtype=np.float64)
+    try:
+        p = np.asarray(shares, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{parameter} must be shares that sum to 1, got {shares!r}") from None
     if p.shape != (classes or p.size,) or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
         raise ValueError(f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
                          f"which sums to {p.sum():.6g}")

@@ -135,7 +135,12 @@ class Preprocessing:
     def load(cls, path: Path) -> Preprocessing:
         """From the `preprocessor_config.json` of transformers."""
         config = json.loads(path.read_text())
+        for name, usual in {"do_resize": True, "do_center_crop": True, "do_normalize": True, "resample": 3}.items():
+            if config.get(name, usual) != usual:
+                raise ValueError(f"{path.name}: {name} is {config[name]!r}, and only {usual!r} can be honoured")
         size, crop = config["size"], config["crop_size"]
+        if isinstance(size, dict) and "shortest_edge" not in size:
+            raise ValueError(f"{path.name}: size must name the shortest_edge, got {size}")
         return cls(size if isinstance(size, int) else size["shortest_edge"], (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]),
                    tuple(config["image_mean"]), tuple(config["image_std"]))
 

@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -54,7 +54,24 @@ CARRIERS = {
     "workers",
 }
 LONG = 160  # characters
-LIBRARIES = ("torch", "diffusers", "transformers")
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+)
+
+# The code as it was loaded: a file that is edited meanwhile is not what computes.
+_SOURCES = {path: path.read_text() for path in Path(__file__).parent.glob("*.py")}
+
+
+def _source(path: Path) -> str:
+    return _SOURCES.get(path) or path.read_text()
 
 
 def of(
@@ -150,24 +167,51 @@ def digest(value: Any) -> Any:
 
 
 def _of_array(value: Tensor | np.ndarray) -> str:
+    value = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
     tensor = torch.as_tensor(value).detach().cpu().contiguous()
     hashed = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     hashed.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return hashed.hexdigest()[:16]
 
 
-_networks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+def state_of(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What changes when one of the tensors is replaced by another, or changed in place."""
+    return [(id(tensor), tensor._version) for tensor in tensors]
 
 
-def _of_network(network: nn.Module) -> Any:
-    """A network that is no longer trained: its weights, and the classes that it tells apart."""
-    if network not in _networks:
+_networks: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _of_network(network: nn.Module) -> str:
+    """A network: its weights, its configuration, and the classes that it tells apart."""
+    state = state_of([*network.parameters(), *network.buffers()])
+    if network not in _networks or _networks[network][0] != state:
         hashed = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             hashed.update(f"{name} {_of_array(tensor)}\n".encode())
-        hashed.update(json.dumps(digest(getattr(network, "factors", None))).encode())
-        _networks[network] = hashed.hexdigest()[:16]
-    return _networks[network]
+        about = [digest(getattr(network, "factors", None)), configuration(network)]
+        hashed.update(json.dumps(about).encode())
+        _networks[network] = state, hashed.hexdigest()[:16]
+    return _networks[network][1]
+
+
+def configuration(part: object) -> dict[str, Any]:
+    """The settings of a model or a scheduler, as plain values, without who wrote them and in which precision it runs."""
+    config = getattr(part, "config", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+    plain = in_order(json.loads(json.dumps(config, default=str)))
+    return _without(plain, UNSAID | {"dtype", "torch_dtype"})
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    """Plain values without the entries of these names, or of names that begin with an underscore, at any depth."""
+    if isinstance(value, dict):
+        return {
+            k: _without(v, names)
+            for k, v in value.items()
+            if k not in names and not k.startswith("_")
+        }
+    return [_without(v, names) for v in value] if isinstance(value, list) else value
 
 
 # --------------------------------------------------------------------------------------------- code
@@ -177,12 +221,15 @@ def code(module: ModuleType) -> str:
     """A hash of a module's code and of the modules beside it that it imports, without comments and
     docstrings.
     """
-    return _code(Path(module.__file__ or ""))
+    return _code(Path(module.__file__))
 
 
 def code_of(value: object) -> str:
-    """`code` of the module that an object's class is from."""
-    return code(sys.modules[type(value).__module__])
+    """`code` of the module that an object's class is from; of a class of a notebook its own source."""
+    module = sys.modules[type(value).__module__]
+    if getattr(module, "__file__", None):
+        return code(module)
+    return hashlib.sha256(inspect.getsource(type(value)).encode()).hexdigest()[:12]
 
 
 @cache
@@ -209,7 +256,7 @@ def _imported(path: Path, found: set[Path]) -> set[Path]:
 def _imports(path: Path) -> frozenset[str]:
     """The modules of its own package that a file imports when it runs."""
     package, names = path.parent.name, set()
-    for node in _running(ast.parse(path.read_text())):
+    for node in _running(ast.parse(_source(path))):
         if isinstance(node, ast.ImportFrom) and (
             node.level == 1 or (node.module or "").split(".")[0] == package
         ):
@@ -235,7 +282,7 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 
 def _bare(path: Path) -> ast.AST:
     """A file's syntax tree without docstrings."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(_source(path))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list) or not body:

@@ -85,6 +85,7 @@ class LabelledImages(World):
         self._cells = self._rows_of_cells()
         self.weights = raked(self.labels, targets)
         super().__init__(self._model(core), tuple(attributes), 1, self._render)
+        self._hashed: tuple[list[tuple[int, int]], str] | None = None
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
         """From attributes to the factors that hang together with them; between two attributes, from the first."""
@@ -110,14 +111,17 @@ class LabelledImages(World):
 
     def fingerprint(self) -> dict[str, object]:
         """What stands for it in the keys of artifacts: besides the factors, the table, the images and the weights."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> dict[str, object]:
-        images = keys.of_files([self.folder / name for name in self.table.file])
         table = keys.key_of(self.table.to_dict("list"))
         weights = keys.digest(self.weights)
-        return {"world": super().fingerprint(), "images": images, "table": table, "weights": weights}
+        return {"world": super().fingerprint(), "images": self._images(), "table": table, "weights": weights}
+
+    def _images(self) -> str:
+        """16 hex digits that stand for the image files, which are read again when one of them has changed."""
+        paths = [self.folder / name for name in self.table.file]
+        states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        if self._hashed is None or self._hashed[0] != states:
+            self._hashed = states, keys.of_files(paths)
+        return self._hashed[1]
 
     @cached_property
     def side(self) -> int:

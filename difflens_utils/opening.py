@@ -181,6 +181,10 @@ def size(path: Path, config: Config) -> int:
 
 def check_autoencoder(path: Path, config: Config) -> None:
     """Check that latents are scaled by one number alone."""
+    if not isinstance(config.get("scaling_factor", 1.0), int | float):
+        raise ValueError(
+            f"{path}: scaling_factor must be a number, got {config['scaling_factor']!r}"
+        )
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise ValueError(
             f"{path}: latents_mean and latents_std are given, and the study scales "

@@ -134,7 +134,7 @@ def _on_white(image: Image.Image) -> Image.Image:
         image = _of_more_bits(image)
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"its pixels are numbers of 32 bits (mode {image.mode}), which say not what is white; "
+            f"its pixels are numbers whose white is unknown (mode {image.mode}, such as 32 bits); "
             "save it with 8 or 16"
         )
     if not image.has_transparency_data:

@@ -23,6 +23,11 @@ from .paper import Table
 from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
+SAMPLER = (  # settings of a scheduler that decide how DDIM steps are taken
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr",
+    "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range",
+    "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
+)
 Judges = tuple[Evaluator, Evaluator, Clip]  # labeller, scorer, CLIP
 
 
@@ -67,6 +72,16 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.scheduler = schedulers.as_ddim(self.scheduler, f"scheduler of {self.name}")
+        self._opened = self._state()
+
+    def _state(self) -> list[object]:
+        """What changes when a weight of the subject is changed in memory, and not with its precision."""
+        return [keys.state_of(network.parameters()) for network in self._networks]
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        """Everything with weights that images depend on."""
+        return [self.network]
 
     @cached_property
     def _judges(self) -> Judges:
@@ -96,10 +111,15 @@ class Subject:
         """What determines the images, for the keys of artifacts, and the parts of it that a stage `reads`, among `keys.PARTS`.
 
         `runtime` is what may differ between machines for what ships: the precision, and the configuration that diffusers
-        made of the files.
+        made of the files. Raises ValueError for a subject whose weights were changed in memory: nothing that is filed
+        under its files would be its own.
         """
+        if self._state() != self._opened:
+            raise ValueError(f"weights of {self.name} were changed since it was opened: save the pipeline to a folder of "
+                             "its own and open that, or use sampling.sample, which stores nothing")
         parts = {part: self._part(part) for part in reads}
-        own = {"files": self.fingerprint, "module": self.module, "runtime": self._runtime()}
+        sampler = {name: self.scheduler.config[name] for name in SAMPLER}
+        own = {"files": self.fingerprint, "module": self.module, "sampler": sampler, "runtime": self._runtime()}
         code = [keys.code_of(parts[name]) for name in ("labeller", "scorer", "clip") if parts.get(name) is not None]
         return own | parts | {"code": code}
 
@@ -111,8 +131,8 @@ class Subject:
         return self.texts() if name == "texts" else getattr(self, name)
 
     def _runtime(self) -> dict[str, object]:
-        configured = {name: _configuration(part) for name, part in (("scheduler", self.scheduler), ("network", self.network))}
-        return {"dtype": str(self.dtype), "spacing": self.spacing, **configured}
+        configured = {name: keys.configuration(part) for name, part in (("scheduler", self.scheduler), ("network", self.network))}
+        return {"dtype": str(self.dtype), **configured}
 
     @property
     def folder(self) -> Path:
@@ -249,6 +269,11 @@ class TextSubject(Subject):
     guidance: float = 7.5
     edit_both: bool = False
     _embedded: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        parts = getattr(self.pipeline, "components", {}).values()
+        return [self.network, *(part for part in parts if isinstance(part, nn.Module))]
 
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
         return super().identity(reads) | {"guidance": self.guidance, "edit_both": self.edit_both}
@@ -399,10 +424,12 @@ class LabelledSubject(Subject):
             return [classes[i] for i in batch.labels[factor].tolist()]
         return [names[i % len(names)] for i in range(len(batch))]
 
-    def predict(self, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+    def predict(
+        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = False
+    ) -> Tensor:
         """What the network says of x_t of the classes `texts`: (B, C, H, W) float32.
 
-        None is those of the evaluation, in turn.
+        None is those of the evaluation, in turn. There is no guidance, so `guided` changes nothing.
         """
         if texts is None:
             own = self.texts()
@@ -513,13 +540,6 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _configuration(part: object) -> dict[str, object]:
-    """The settings of a part of a pipeline, as plain values, without diffusers' own notes (one has an order that changes)."""
-    config = dict(getattr(part, "config", None) or {})
-    plain = json.loads(json.dumps(config, sort_keys=True, default=str))
-    return {name: value for name, value in plain.items() if not name.startswith("_")}
-
-
 UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}  # parts that no image of the study depends on
 
 
@@ -529,13 +549,13 @@ def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
     named = [name for name, value in index.items() if isinstance(value, list) and any(value) and name not in UNREAD]
     components = dict.fromkeys([*parts, *sorted(named)])
     places = dict.fromkeys(opening.place(folder, name) for name in components)
-    files = [file for place in places for file in _files(place)]
+    files = [file for place in places for file in _files(place, any(opening.place(folder, part) == place for part in parts))]
     about = {name: value for name, value in index.items() if not isinstance(value, list) and name not in keys.UNSAID}
-    return keys.key_of({"files": keys.of_files(files), "about": about})
+    return keys.key_of({"files": keys.of_files(files), "about": keys.in_order(about)})
 
 
-def _files(place: Path) -> list[Path]:
-    """The files of one part of a pipeline: its weights, in whatever formats, and what else it reads."""
-    weights = sorted([*place.glob("*.safetensors"), *place.glob("*.bin")])
+def _files(place: Path, weighty: bool) -> list[Path]:
+    """The files of one part of a pipeline: the weights that are loaded, if it has some, and what else it reads."""
+    weights = list(loading.files(place).paths) if weighty else []
     texts = [file for file in place.iterdir() if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"]
     return weights + sorted(texts)

@@ -39,6 +39,7 @@ def check(
     has features.
     """
     _whole("seed", seed, 0)
+    within("seed", seed, 0, 2**31 - 1)
     for name, value in parameters.items():
         if isinstance(value, Mapping):
             continue
@@ -55,7 +56,9 @@ def _entries(name: str, value: object) -> list[tuple[str, object]]:
         return [(name, value)]
     if not value:
         raise ValueError(f"{name} must name at least one value, got {value!r}")
-    if len(set(map(str, value))) < len(value) or (name != "seeds" and list(value) != sorted(value)):
+    if not all(isinstance(one, int | float) for one in value):
+        raise ValueError(f"{name} must be numbers, got {value!r}")
+    if len(set(value)) < len(value) or (name != "seeds" and list(value) != sorted(value)):
         raise ValueError(
             f"{name} must be different values{' that rise' * (name != 'seeds')}, got {value!r}"
         )
@@ -64,6 +67,8 @@ def _entries(name: str, value: object) -> list[tuple[str, object]]:
 
 def _check_one(name: str, label: str, value: object) -> None:
     """One number by the rule of its parameter."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{label} must be a number, got {value!r}")
     if name in SHARES:
         within(label, value, 0, 1)
     elif name == "threshold":
@@ -157,6 +162,5 @@ def _check_probe(subject: Subject, seed: int, n_probe: int) -> None:
         for c, name in enumerate(subject.classes(factor)):
             if not 0 < int((y == c).sum()) < n_probe:
                 raise ValueError(
-                    f"n_probe must be larger: of {n_probe} images none, or each, "
-                        f"has {factor} {name}"
+                    f"n_probe must be larger: of {n_probe} images none, or each, has {factor} {name}"
                 )

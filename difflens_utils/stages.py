@@ -99,15 +99,16 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
     """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
 
     They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the batches, which are as large as
-    `gpu.batch_size` says by default: a size is given for an edit that moves a batch as one, and is then part of the key.
+    `gpu.batch_size` says by default; for an edit that moves a batch as one (`whole`) their size is part of the key.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
     prompts = subject.prompts.evaluate if prompts is None else prompts
     texts = subject.texts(prompts)
+    together = batch or gpu.batch_size(subject) if getattr(edit, "whole", False) else None
     parameters = keys.of(generate, {"subject": subject, "edit": edit, "n": n, "seed": seed, "steps": steps, "texts": texts,
-                                    **({} if edit is None else {"asymmetric": asymmetric, "batch": batch})})
+                                    **({} if edit is None else {"asymmetric": asymmetric, "batch": together})})
     some = getattr(edit, "rows", None)  # what the edit leaves alone need not be drawn again
     rows = torch.arange(n) if some is None else some
     batch = batch or gpu.batch_size(subject)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from . import fairface, guided_diffusion, hooks, labelled, occupations, opening, pipelines, portraits, weights
+from . import fairface, guided_diffusion, hooks, keys, labelled, occupations, opening, pipelines, portraits, weights
 from .declaration import Asked, Stages
 from .errors import one_of
 from .evaluators import AttributeNet, Clip
@@ -128,7 +129,8 @@ def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prom
             dict(zip(classes, names, strict=True)) for names in itertools.product(*classes.values())
         ]
         learn, probe = (
-            tuple(_naming(p, named) for named in every for p in evaluate) for every in (each, pairs)
+            tuple(_naming(p, named, classes) for named in every for p in evaluate)
+            for every in (each, pairs)
         )
     return Prompts(
         evaluate,
@@ -138,11 +140,15 @@ def _prompts(asked: Stages, world: labelled.LabelledImages, texts: bool) -> Prom
     )
 
 
-def _naming(prompt: Prompt, named: Mapping[str, str]) -> Prompt:
-    """A prompt with the names of some classes behind it."""
-    return Prompt(
-        ", ".join([prompt.text, *named.values()]), dict(prompt.given) | dict(named), prompt.text
-    )
+def _naming(
+    prompt: Prompt, named: Mapping[str, str], classes: Mapping[str, Sequence[str]]
+) -> Prompt:
+    """A prompt with the names of some classes behind it: "a cup, red", or, where red is a class of
+    two attributes, "a cup, colour red".
+    """
+    count = Counter(name for names in classes.values() for name in names)
+    words = [name if count[name] == 1 else f"{a} {name}" for a, name in named.items()]
+    return Prompt(", ".join([prompt.text, *words]), dict(prompt.given) | dict(named), prompt.text)
 
 
 def _judges(study: labelled.Study, device: torch.device) -> Judges:
@@ -206,7 +212,7 @@ def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
     network = pipelines.ready(torch.nn.Module.to(guided_diffusion.load(path, layout), dtype), device)  # diffusers' own `to` warns of other models
     scheduler = DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True, timestep_spacing="linspace")
     return Subject("p2-celebahq", network, scheduler, pipelines.bottleneck(network), (3, layout.size, layout.size),
-                   fingerprint=weights.file_fingerprint(path), device=device, dtype=dtype, **faces)
+                   fingerprint=keys.key_of([weights.file_fingerprint(path), keys.code(guided_diffusion)]), device=device, dtype=dtype, **faces)
 
 
 def _ddpm(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:

@@ -26,7 +26,9 @@ from difflens_utils import (
     keys,
     latent_editing,
     mediation,
+    precision,
     probes,
+    sampling,
     stages,
     subjects,
 )
@@ -146,6 +148,12 @@ def one_pixel(folder: Path) -> None:
     Image.fromarray(pixels).save(folder / "images/03.png")
 
 
+def activation_of_clip(folder: Path) -> None:
+    config = json.loads((folder / "clip/config.json").read_text())
+    config["vision_config"]["hidden_act"] = "gelu"
+    (folder / "clip/config.json").write_text(json.dumps(config))
+
+
 def merges_shortened(folder: Path) -> None:
     lines = (folder / "clip/merges.txt").read_text().splitlines()
     (folder / "clip/merges.txt").write_text("\n".join(lines[:-1]) + "\n")
@@ -169,6 +177,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         one_weight("evaluators/scorer/model.safetensors", "temperature"),
         {"search"},
     ),
+    "CLIP's configuration": (activation_of_clip, {"latent_editing", "search"}),
     "CLIP": (
         one_weight("clip/model.safetensors", "visual_projection.weight"),
         {"latent_editing", "search"},
@@ -391,10 +400,82 @@ def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
 def test_what_ships_was_made_with_what_ships(name: str) -> None:
     """The strengths and vectors that come with a subject name its files, prompts and evaluators as they are now."""
     study = subjects.load(name, "cpu")
-    now = artifacts.lasting(keys.described(study, [part for part in keys.PARTS if part != "data"]))
+    whole = keys.described(study, [part for part in keys.PARTS if part != "data"])
+    now = artifacts.lasting({"arguments": {"subject": whole}})["arguments"]["subject"]
     manifests = sorted(study.folder.rglob("manifest.json"))
     assert len(manifests) > 20
     for manifest in manifests:
         shipped = json.loads(manifest.read_text())["parameters"]["arguments"]["subject"]
         assert shipped == {part: now[part] for part in shipped}, manifest
         assert artifacts.intact(manifest.parent)
+
+
+# ------------------------------------------------------------------------------ in one process
+
+
+def test_code_is_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who edits a file while notebooks run must not file the old code's results under the new."""
+    path = Path(stages.__file__)
+    monkeypatch.setitem(keys._SOURCES, path, path.read_text() + "x = 1\n")
+    loaded = keys._code.__wrapped__(path)
+    monkeypatch.setitem(keys._SOURCES, path, path.read_text())
+    assert keys._code.__wrapped__(path) == keys.code(stages) != loaded
+
+
+def test_an_edit_is_what_it_was_made_with(store: Path) -> None:
+    subject, features = tiny.subject(), torch.tensor([1, 3])
+    edit = edits.steer(tiny.ksae(), features, 3.0)
+    first = stages.generate(subject, edit, 2, 0, 2)
+    features[0] = 5
+    assert torch.equal(stages.generate(subject, edit, 2, 0, 2), first)
+    other = stages.generate(subject, edits.steer(tiny.ksae(), features, 3.0), 2, 0, 2)
+    assert not torch.equal(other, first)
+
+
+def test_an_edit_that_moves_a_batch_as_one_is_filed_under_its_size(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tiny.subject()
+    g = torch.Generator().manual_seed(0)
+    heads = probes.Heads(torch.randn(2, 2, 24, 4, 4, generator=g), torch.zeros(2, 2))
+    guide = edits.guide(heads, [0.9, 0.1], 500.0)
+    for edit in (guide, edits.compose(guide), edits.only(guide, [0, 1])):
+        drawn = []
+        for batch in (4, 2):
+            monkeypatch.setattr("difflens_utils.gpu.batch_size", lambda _subject, n=batch: n)
+            drawn.append(stages.generate(subject, edit, 4, 0, 2, asymmetric=False))
+            expected = sampling.sample(
+                subject, 4, 0, steps=2, edit=edit, asymmetric=False, batch=batch
+            )
+            torch.testing.assert_close(drawn[-1], expected, atol=2e-3, rtol=2e-3)
+        assert not torch.equal(*drawn)
+
+
+def test_weights_that_were_changed_in_memory_are_not_filed_under_the_files(store: Path) -> None:
+    subject = tiny.subject()
+    stages.generate(subject, None, 1, 0, 2)
+    with precision.full_precision(subject), precision.planar(subject):
+        stages.generate(subject, None, 1, 0, 2)  # another precision is no other model
+    subject.network.conv_out.bias += 0.5
+    with pytest.raises(ValueError, match="weights of tiny were changed since it was opened"):
+        stages.generate(subject, None, 1, 0, 2)
+    labeller = tiny.labeller()
+    before = keys.digest(labeller)
+    labeller.temperature.mul_(3)
+    assert keys.digest(labeller) != before
+
+
+def test_images_that_are_replaced_are_read_again(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(made, folder)
+    world = subjects.load(str(folder), "cpu").data
+    before = keys.digest(world)
+    one_pixel(folder)
+    assert keys.digest(world) != before
+
+
+def test_a_factor_may_have_any_name() -> None:
+    """What ships is compared by all of its arguments, also where a name is one of a key's own."""
+    targets = {"function": [0.5, 0.5], "code": [1, 0], "reads": [0, 1]}
+    of = {"arguments": {"targets": targets, "subject": {"files": "x", "code": [], "runtime": "y"}}}
+    assert artifacts.lasting(of) == {"arguments": {"targets": targets, "subject": {"files": "x"}}}

@@ -725,7 +725,8 @@ def odd(tmp_path: Path) -> Path:
         shutil.copytree(
             REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    shutil.copy(REPOSITORY / "Makefile", folder)
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, folder)
     (folder / ".venv").symlink_to(sys.prefix)
     nbformat.write(tiny(WRITES.replace("00_tiny", "00_bias")), folder / "notebooks/00_bias.ipynb")
     return folder

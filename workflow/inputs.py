@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -55,13 +56,21 @@ def parts_of(subject: str) -> list[Part]:
 def _declared(folder: Path) -> list[Part]:
     """Where the `study.yml` of a folder says that its images and evaluators lie."""
     try:
-        said = yaml.safe_load((folder / "study.yml").read_text())
+        text = (folder / "study.yml").read_text(encoding="utf-8-sig")
+        said = yaml.load(text, yaml.BaseLoader)  # noqa: S506  every scalar as text, as the study reads it
     except (OSError, ValueError, yaml.YAMLError):  # the notebook says what is wrong
         return []
     entries = said if isinstance(said, dict) else {}
     endings = {"images": ANY, "evaluators": SUFFIXES, "clip": SUFFIXES}
     places = {name: entries.get(name) for name in endings}
     return [(folder / p, endings[name]) for name, p in places.items() if isinstance(p, str)]
+
+
+def libraries() -> dict[str, str]:
+    """The versions that are installed of what is pinned: after another one figures may differ."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [line.partition("==")[0] for line in lines if "==" in line]
+    return {name: version(name) for name in pinned}
 
 
 def is_hub_id(subject: str) -> bool:
