@@ -374,6 +374,21 @@ def test_bad_sizes_are_refused_by_name_before_anything_is_computed(
         ("07_ablations", {"seeds": [0, 1]}, "seeds must not hold seed itself"),
         ("07_ablations", {"n_final": 1}, "n_final must be at least 2"),
         (
+            "06_debiasing",
+            {"ratios": ["a", 0.5]},
+            "ratios must be numbers",
+        ),
+        (
+            "06_debiasing",
+            {"wanted": {"shape": {"full": 0.5, "line": 0.5}}},
+            "wanted: shape must be shares that sum to 1",
+        ),
+        (
+            "00_bias",
+            {"seed": 2**70},
+            "seed must be between 0 and",
+        ),
+        (
             "08_multi_attribute",
             {"singles": {"smile": "present"}},
             "singles: a factor must be one of",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -231,3 +232,21 @@ def test_class_texts():
     assert evaluators.class_texts("age", ("young", "adult", "old")) == [
         "a portrait of a young person", "a portrait of an adult person", "a portrait of an old person"]
     assert evaluators.class_texts("digit", ("two", "three")) == ["digit two", "digit three"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"do_center_crop": False}, "do_center_crop is False, and only True can be honoured"),
+        ({"resample": 2}, "resample is 2, and only 3 can be honoured"),
+        ({"size": {"height": 8, "width": 8}}, "size must name the shortest_edge"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_honoured_is_refused(changes: dict, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "preprocessor_config.json"
+    usual = {"size": 8, "crop_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    path.write_text(json.dumps(usual))
+    assert evaluators.Preprocessing.load(path).edge == 8
+    path.write_text(json.dumps(usual | changes))
+    with pytest.raises(ValueError, match=told):
+        evaluators.Preprocessing.load(path)

@@ -389,3 +389,20 @@ def test_the_digits_are_a_subject_like_any_other() -> None:
         assert (judge.logits(images)["digit"].argmax(-1) == labels["digit"]).float().mean() > 0.97
     moved = mediation.through_module(study, "digit", 0, 3, (500,), n=4, seed=0)
     assert moved.total.mean() > 0.3 and moved.control.abs().mean() < 0.2 * moved.total.mean()
+
+
+def test_classes_of_one_name_are_told_apart_in_prompts_made_of_them() -> None:
+    """CelebA's classes are -1 and 1 of every attribute."""
+    classes = {"smile": ("-1", "1"), "young": ("-1", "1"), "tint": ("dark", "light")}
+    plain, face = subjects.Prompt("a face"), subjects.Prompt("a face", {"job": "none"})
+    assert subjects._naming(plain, {"smile": "1"}, classes).text == "a face, smile 1"
+    named = subjects._naming(face, {"smile": "1", "tint": "dark"}, classes)
+    assert named.text == "a face, smile 1, dark" and named.without == "a face"
+    assert named.given == {"job": "none", "smile": "1", "tint": "dark"}
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null"])
+def test_an_entry_without_value_is_left_out(folder: Path, nothing: str) -> None:
+    (folder / "study.yml").write_text(f"images: .\nattributes: [shape]\nprompts: {nothing}\nguidance: {nothing}\n")
+    study = declared(folder)
+    assert study.prompts is None and study.guidance is None

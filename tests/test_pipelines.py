@@ -16,7 +16,7 @@ from diffusers import (AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline,
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difflens_utils import activations, hooks, pipelines, portraits, precision, sampling, subjects
+from difflens_utils import activations, hooks, pipelines, portraits, precision, sampling, stages, subjects
 from difflens_utils.pipelines import MODELS
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -597,3 +597,31 @@ def test_a_square_may_be_given_by_both_sides(saved, opened, tmp_path: Path) -> N
     subject = subjects.load(str(folder), "cpu", dtype=torch.float32)
     first, second = (sampling.sample(s, 1, 0, steps=2) for s in (subject, opened("grey")))
     assert torch.equal(first, second)
+
+
+def test_a_class_that_is_studied_cannot_be_asked_for(tmp_path: Path) -> None:
+    """Its shares would be those of the prompts, and not the model's."""
+    folder = told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})
+    subject = subjects.load(str(folder), "cpu")
+    refused(
+        lambda: replace(subject, world=portraits.WORLD, attributes=("age",)),
+        "is told its age, an attribute under study",
+    )
+
+
+def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> None:
+    """Stages that declare what they read can record it, and methods may ask for it without guidance."""
+    subject = subjects.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
+    rec = stages.recording(subject, 3, 0, 2)
+    torch.testing.assert_close(rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0)
+    x = torch.randn(2, *subject.shape)
+    assert torch.equal(subject.predict(x, 9, guided=False), subject.predict(x, 9))
+
+
+def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(saved, opened, tmp_path: Path) -> None:  # noqa: ANN001
+    folder = tmp_path / "copy"
+    shutil.copytree(saved("grey"), folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(dict(reversed(index.items())), indent=7))
+    shutil.copy(folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors")
+    assert subjects.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint

@@ -635,6 +635,23 @@ def test_a_subject_is_all_of_its_files_by_content(
     assert inputs.digest(subject, kept) != before
 
 
+@pytest.mark.parametrize("name", ["2024", "2024-05-01", "yes", "grün"])
+def test_a_folder_of_images_is_called_what_stands_in_the_file(tmp_path: Path, name: str) -> None:
+    """YAML would read a number, a date or a truth value; the study reads the text."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "0.png").write_bytes(b"a")
+    (tmp_path / "study.yml").write_text(f"\ufeffimages: {name}\nattributes: [a]\n", encoding="utf-8")
+    before = inputs.digest(str(tmp_path), tmp_path / "kept.json")
+    (tmp_path / name / "0.png").write_bytes(b"b")
+    assert inputs.digest(str(tmp_path), tmp_path / "kept.json") != before
+
+
+def test_other_versions_of_libraries_make_notebooks_stale() -> None:
+    assert inputs.libraries()["torch"].startswith("2.") and "diffusers" in inputs.libraries()
+    rules = (inputs.ROOT / "workflow/Snakefile").read_text()
+    assert rules.count("libraries=inputs.libraries()") == 2  # of a notebook and of its workers
+
+
 def test_what_a_subject_does_not_consist_of_makes_nothing_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
