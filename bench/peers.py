@@ -51,8 +51,15 @@ def factor(step: int, steps: int) -> float:
 
 class Ours:
     def __init__(self, size: Size, first: Tensor, bf16: bool) -> None:
-        config = ksae.KSAEConfig(size.width, size.latents, size.k, rate=RATE, batch=size.batch, steps=size.steps,
-                                 precision="bf16" if bf16 else "fp32")
+        config = ksae.KSAEConfig(
+            size.width,
+            size.latents,
+            size.k,
+            rate=RATE,
+            batch=size.batch,
+            steps=size.steps,
+            precision="bf16" if bf16 else "fp32",
+        )
         self.trainer = ksae.Trainer(config, first)
 
     def train(self, batches: Sequence[Tensor]) -> None:
@@ -72,7 +79,9 @@ class Sparsify:
         self.sae = SparseCoder(size.width, SparseCoderConfig(num_latents=size.latents, k=size.k))
         self.sae.b_dec.data = first.mean(0)
         self.adam = torch.optim.Adam(self.sae.parameters(), lr=RATE, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda step: factor(step, size.steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adam, lambda step: factor(step, size.steps)
+        )
         self.cast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
     def train(self, batches: Sequence[Tensor]) -> None:
@@ -98,11 +107,19 @@ class SAELens:
         from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=size.width, d_sae=size.latents, k=size.k, device="cpu"))
+        sae = TopKTrainingSAE(
+            TopKTrainingSAEConfig(d_in=size.width, d_sae=size.latents, k=size.k, device="cpu")
+        )
         settings = SAETrainerConfig(
-            total_training_samples=size.steps * size.batch, train_batch_size_samples=size.batch, lr=RATE,
-            lr_end=RATE / 100, lr_warm_up_steps=size.steps // 20, lr_decay_steps=size.steps // 5,
-            autocast=bf16, device="cpu")
+            total_training_samples=size.steps * size.batch,
+            train_batch_size_samples=size.batch,
+            lr=RATE,
+            lr_end=RATE / 100,
+            lr_warm_up_steps=size.steps // 20,
+            lr_decay_steps=size.steps // 5,
+            autocast=bf16,
+            device="cpu",
+        )
         self.trainer = SAETrainer(settings, sae, iter(()))
 
     def train(self, batches: Sequence[Tensor]) -> None:
@@ -128,19 +145,32 @@ class Overcomplete:
 
         self.sae, self.fit = TopKSAE(size.width, size.latents, top_k=size.k), train_sae
         self.adam = torch.optim.Adam(self.sae.parameters(), lr=RATE, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, lambda step: factor(step, size.steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adam, lambda step: factor(step, size.steps)
+        )
         self.cast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
     def train(self, batches: Sequence[Tensor]) -> None:
         with self.cast:
-            self.fit(self.sae, batches, lambda x, x_hat, *_: (x - x_hat).square().mean(), self.adam, self.schedule,
-                     nb_epochs=1, monitoring=0)
+            self.fit(
+                self.sae,
+                batches,
+                lambda x, x_hat, *_: (x - x_hat).square().mean(),
+                self.adam,
+                self.schedule,
+                nb_epochs=1,
+                monitoring=0,
+            )
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.sae.eval()(x)[2]
 
 
-PEERS: dict[str, type[Contestant]] = {"eai-sparsify": Sparsify, "sae-lens": SAELens, "overcomplete": Overcomplete}
+PEERS: dict[str, type[Contestant]] = {
+    "eai-sparsify": Sparsify,
+    "sae-lens": SAELens,
+    "overcomplete": Overcomplete,
+}
 
 
 class Curve(NamedTuple):
@@ -171,10 +201,14 @@ def stream(width: int, n: int, seed: int = 0) -> Callable[[int], Tensor]:
 
     def batch(step: int) -> Tensor:
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        codes = (torch.rand(n, 4 * width, generator=g) < often) * (0.5 + torch.rand(n, 4 * width, generator=g))
+        codes = (torch.rand(n, 4 * width, generator=g) < often) * (
+            0.5 + torch.rand(n, 4 * width, generator=g)
+        )
         x = codes @ atoms + torch.randn(n, 8, generator=g) @ dense
         x += 0.3 / width**0.5 * torch.randn(n, width, generator=g)
-        return (x - often @ atoms) * (width / (often.sum() * 13 / 12 + 8)) ** 0.5  # mean 0, rms about 1
+        return (x - often @ atoms) * (
+            width / (often.sum() * 13 / 12 + 8)
+        ) ** 0.5  # mean 0, rms about 1
 
     return batch
 

@@ -19,7 +19,17 @@ import difflens_utils  # noqa: F401, I001 - first: it mends torchvision, which d
 
 import torch
 from bench.run import quotient, rounds
-from difflens_utils import activations, artifacts, edits, gpu, ksae, pipelines, sampling, shards, subjects
+from difflens_utils import (
+    activations,
+    artifacts,
+    edits,
+    gpu,
+    ksae,
+    pipelines,
+    sampling,
+    shards,
+    subjects,
+)
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "results/rates.json"
@@ -33,8 +43,17 @@ def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
     """
     text = isinstance(subject, pipelines.TextSubject)
-    condition = {k: v.to(subject.dtype) for k, v in subject.embed([""] * n + [subject.texts()[0]] * n).items()} if text else {}
-    x = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(SEED)).to(subject.device, subject.dtype)
+    condition = (
+        {
+            k: v.to(subject.dtype)
+            for k, v in subject.embed([""] * n + [subject.texts()[0]] * n).items()
+        }
+        if text
+        else {}
+    )
+    x = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(SEED)).to(
+        subject.device, subject.dtype
+    )
     subject.scheduler.set_timesteps(steps)
     for t in subject.scheduler.timesteps:
         if text:
@@ -48,6 +67,7 @@ def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
 
 def finished(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """The work, and waiting until the device has done it."""
+
     def run() -> None:
         work()
         if device.type == "cuda":
@@ -66,57 +86,112 @@ def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict
     """Rates of every way of sampling n images, and what each costs more than our plain sampling, in percent."""
     width, values = width_of(subject)
     batch = min(n, gpu.batch_size(subject))
-    steer = edits.steer(ksae.KSAE(ksae.KSAEConfig(width, 4 * width, min(32, width))).requires_grad_(False), torch.arange(20), beta=2.0)
-    draw = lambda **options: lambda: sampling.sample(subject, n, SEED, steps=steps, batch=batch, **options)  # noqa: E731
+    steer = edits.steer(
+        ksae.KSAE(ksae.KSAEConfig(width, 4 * width, min(32, width))).requires_grad_(False),
+        torch.arange(20),
+        beta=2.0,
+    )
+    draw = lambda **options: (
+        lambda: sampling.sample(subject, n, SEED, steps=steps, batch=batch, **options)
+    )  # noqa: E731
 
     def recorded() -> None:
-        with tempfile.TemporaryDirectory(dir=artifacts.STORE if artifacts.STORE.exists() else None) as folder:
-            activations._write(subject, n, slice(0, n), SEED, steps, subject.texts(), 0.0, batch, Path(folder))
+        with tempfile.TemporaryDirectory(
+            dir=artifacts.STORE if artifacts.STORE.exists() else None
+        ) as folder:
+            activations._write(
+                subject, n, slice(0, n), SEED, steps, subject.texts(), 0.0, batch, Path(folder)
+            )
 
     def alone() -> None:
         for block in shards.blocks(n, batch):
             bare(subject, block.stop - block.start, steps)
 
-    ways = {"bare pipeline": alone, "sampling": draw(), "recording": recorded,
-            "symmetric edit": draw(edit=steer, asymmetric=False), "asymmetric edit": draw(edit=steer)}
+    ways = {
+        "bare pipeline": alone,
+        "sampling": draw(),
+        "recording": recorded,
+        "symmetric edit": draw(edit=steer, asymmetric=False),
+        "asymmetric edit": draw(edit=steer),
+    }
     seconds = rounds({name: finished(way, subject.device) for name, way in ways.items()}, repeats)
     rates = {name: n / statistics.median(s) for name, s in seconds.items()}
-    return {"subject": subject.name, "device": device_name(subject.device), "cuda": subject.device.type == "cuda", "threads": torch.get_num_threads(),
-            "precision": str(subject.dtype)[6:], "images": n, "batch": batch, "steps": steps, "seed": SEED, "repeats": repeats,
-            "images_per_second": rates, "activations_per_second": rates["recording"] * steps, "values_per_activation": values,
-            "overhead_percent": {name: 100 * (quotient(s, seconds["sampling"]) - 1) for name, s in seconds.items() if name != "sampling"},
-            "over_bare_percent": {name: 100 * (quotient(s, seconds["bare pipeline"]) - 1) for name, s in seconds.items() if name != "bare pipeline"}}
+    return {
+        "subject": subject.name,
+        "device": device_name(subject.device),
+        "cuda": subject.device.type == "cuda",
+        "threads": torch.get_num_threads(),
+        "precision": str(subject.dtype)[6:],
+        "images": n,
+        "batch": batch,
+        "steps": steps,
+        "seed": SEED,
+        "repeats": repeats,
+        "images_per_second": rates,
+        "activations_per_second": rates["recording"] * steps,
+        "values_per_activation": values,
+        "overhead_percent": {
+            name: 100 * (quotient(s, seconds["sampling"]) - 1)
+            for name, s in seconds.items()
+            if name != "sampling"
+        },
+        "over_bare_percent": {
+            name: 100 * (quotient(s, seconds["bare pipeline"]) - 1)
+            for name, s in seconds.items()
+            if name != "bare pipeline"
+        },
+    }
 
 
 def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
+    return (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subject", default="portraits,portraits-t2i", help="subjects, comma-separated")
+    parser.add_argument(
+        "--subject", default="portraits,portraits-t2i", help="subjects, comma-separated"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
-    parser.add_argument("--output", type=Path, help="results/rates.json, or _build/rates.json for a quick run")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="results/rates.json, or _build/rates.json for a quick run"
+    )
     options = parser.parse_args()
-    n, steps, repeats = (4, 2, 1) if options.quick else (options.images, options.steps, options.repeats)
+    n, steps, repeats = (
+        (4, 2, 1) if options.quick else (options.images, options.steps, options.repeats)
+    )
     output = options.output or (ROOT / "_build/rates.json" if options.quick else OUTPUT)
     try:
-        measured = [measure(subjects.load(name, options.device), n, steps, repeats) for name in options.subject.split(",")]
+        measured = [
+            measure(subjects.load(name, options.device), n, steps, repeats)
+            for name in options.subject.split(",")
+        ]
     except ValueError as error:
         parser.error(str(error))
     kept = json.loads(output.read_text())["rates"] if output.exists() else []
     new = {(m["subject"], m["device"]) for m in measured}
-    content = {"environment": artifacts.environment(), "rates": [k for k in kept if (k["subject"], k["device"]) not in new] + measured}
+    content = {
+        "environment": artifacts.environment(),
+        "rates": [k for k in kept if (k["subject"], k["device"]) not in new] + measured,
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, output)
     for m in measured:
-        print(f"{m['subject']} on {m['device']}, {m['precision']}, batch {m['batch']}, {m['steps']} steps")
+        print(
+            f"{m['subject']} on {m['device']}, {m['precision']}, batch {m['batch']}, {m['steps']} steps"
+        )
         for name, rate in m["images_per_second"].items():
             print(f"    {name:<16} {rate:8.2f} images/s")
     print(f"Written to {output}")

@@ -51,10 +51,21 @@ class Row:
     note: str = ""
 
 
-def row(what: str, ours: float | None, beside: float | None, ratio: float | None, target: str, note: str = "") -> Row:
+def row(
+    what: str,
+    ours: float | None,
+    beside: float | None,
+    ratio: float | None,
+    target: str,
+    note: str = "",
+) -> Row:
     """A row whose `target`, such as ">= 2" or "<= 1.05", is checked against the ratio."""
     relation, bound = target.split()
-    met = None if ratio is None else (ratio >= float(bound) if relation == ">=" else ratio <= float(bound))
+    met = (
+        None
+        if ratio is None
+        else (ratio >= float(bound) if relation == ">=" else ratio <= float(bound))
+    )
     return Row(what, ours, beside, ratio, target, met, note)
 
 
@@ -102,22 +113,42 @@ def sampling_rows(quick: bool) -> Iterator[Row]:
             for _ in range(steps):
                 subject.network(x, t, return_dict=False)
 
-    seconds = rounds({
-        "ours": lambda: sampling.sample(subject, n, steps=steps, batch=n),
-        "pipeline": lambda: theirs(batch_size=n, num_inference_steps=steps, output_type="np"),
-        "bare": bare,
-    }, repeats)
+    seconds = rounds(
+        {
+            "ours": lambda: sampling.sample(subject, n, steps=steps, batch=n),
+            "pipeline": lambda: theirs(batch_size=n, num_inference_steps=steps, output_type="np"),
+            "bare": bare,
+        },
+        repeats,
+    )
     fast = sampling.sample(subject, n, steps=20)
-    exact = sampling.sample(subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder()), n, steps=20)
+    exact = sampling.sample(
+        subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder()), n, steps=20
+    )
     likeness = 10 * (4 / (fast - exact).square().mean()).log10()
-    note = (f"{str(subject.dtype)[6:]} against float32, same seeds: PSNR {likeness:.1f} dB" if subject.dtype != torch.float32
-            else "float32 on both sides: this processor has no bf16 products")
+    note = (
+        f"{str(subject.dtype)[6:]} against float32, same seeds: PSNR {likeness:.1f} dB"
+        if subject.dtype != torch.float32
+        else "float32 on both sides: this processor has no bf16 products"
+    )
     rate = {name: n / statistics.median(s) for name, s in seconds.items()}
-    yield row(f"sampling, images/s ({steps} steps), beside diffusers' DDIMPipeline", rate["ours"], rate["pipeline"],
-              quotient(seconds["pipeline"], seconds["ours"]), ">= 2", note)
+    yield row(
+        f"sampling, images/s ({steps} steps), beside diffusers' DDIMPipeline",
+        rate["ours"],
+        rate["pipeline"],
+        quotient(seconds["pipeline"], seconds["ours"]),
+        ">= 2",
+        note,
+    )
     each = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
-    yield row(f"sampling, ms per network evaluation (batch {n}), beside bare unet(x, t)", each["ours"], each["bare"],
-              quotient(seconds["ours"], seconds["bare"]), "<= 1.03", f"both {str(subject.dtype)[6:]}")
+    yield row(
+        f"sampling, ms per network evaluation (batch {n}), beside bare unet(x, t)",
+        each["ours"],
+        each["bare"],
+        quotient(seconds["ours"], seconds["bare"]),
+        "<= 1.03",
+        f"both {str(subject.dtype)[6:]}",
+    )
 
 
 def edit_rows(quick: bool) -> Iterator[Row]:
@@ -125,18 +156,36 @@ def edit_rows(quick: bool) -> Iterator[Row]:
     n, steps, repeats = (8, 2, 1) if quick else (64, 5, 9)
     subject = subjects.load("portraits", folder=pipeline_folder())
     width = subject.network.config.block_out_channels[-1]
-    change = edits.steer(ksae.KSAE(ksae.KSAEConfig(width, 1024, 32)).requires_grad_(False), torch.arange(20), beta=2.0)
+    change = edits.steer(
+        ksae.KSAE(ksae.KSAEConfig(width, 1024, 32)).requires_grad_(False),
+        torch.arange(20),
+        beta=2.0,
+    )
 
     def run(edit: sampling.Edit | None, asymmetric: bool) -> Callable[[], object]:
-        return lambda: sampling.sample(subject, n, steps=steps, edit=edit, asymmetric=asymmetric, batch=n)
+        return lambda: sampling.sample(
+            subject, n, steps=steps, edit=edit, asymmetric=asymmetric, batch=n
+        )
 
     seconds = rounds(
-        {"plain": run(None, False), "symmetric": run(change, False), "asymmetric": run(change, True)}, repeats)
+        {
+            "plain": run(None, False),
+            "symmetric": run(change, False),
+            "asymmetric": run(change, True),
+        },
+        repeats,
+    )
     step = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
     twice = f"; {behind(subject):.0%} of the network's multiplications lie behind the module and run twice"
     for name, target, note in (("symmetric", "<= 1.05", ""), ("asymmetric", "<= 1.6", twice)):
-        yield row(f"one edited step, {name}, ms (batch {n}), beside an unedited one", step[name], step["plain"],
-                  quotient(seconds[name], seconds["plain"]), target, f"20 features of 1,024, k = 32{note}")
+        yield row(
+            f"one edited step, {name}, ms (batch {n}), beside an unedited one",
+            step[name],
+            step["plain"],
+            quotient(seconds[name], seconds["plain"]),
+            target,
+            f"20 features of 1,024, k = 32{note}",
+        )
 
 
 @torch.no_grad()
@@ -145,7 +194,10 @@ def behind(subject: subjects.Subject) -> float:
     x = torch.randn(1, *subject.shape)
     with FlopCounterMode(display=False) as whole:
         subject.epsilon(x, 500)
-    with FlopCounterMode(display=False) as front, hooks.record(subject.network, subject.module, stop=True):
+    with (
+        FlopCounterMode(display=False) as front,
+        hooks.record(subject.network, subject.module, stop=True),
+    ):
         subject.epsilon(x, 500)
     return 1 - front.get_total_flops() / whole.get_total_flops()
 
@@ -153,28 +205,45 @@ def behind(subject: subjects.Subject) -> float:
 def ksae_rows(quick: bool) -> Iterator[Row]:
     """k-SAE training: seconds to the same held-out FVU as each peer reaches."""
     sizes = ((128, 1024, 300, 2048, 10), (512, 4096, 60, 2048, 6))
-    for d, latents, steps, batch, turns in ((64, 256, 12, 256, 3), (128, 512, 6, 256, 2)) if quick else sizes:
+    for d, latents, steps, batch, turns in (
+        ((64, 256, 12, 256, 3), (128, 512, 6, 256, 2)) if quick else sizes
+    ):
         curves, missing = peers.race(peers.Size(d, latents, 32, steps, batch), turns)
-        ours, what = curves.pop("ours"), f"k-SAE training, d = {d}, D = {latents}, seconds to equal FVU"
-        speed = {name: steps * batch / c.seconds[-1] for name, c in {"ours": ours, **curves}.items()}
+        ours, what = (
+            curves.pop("ours"),
+            f"k-SAE training, d = {d}, D = {latents}, seconds to equal FVU",
+        )
+        speed = {
+            name: steps * batch / c.seconds[-1] for name, c in {"ours": ours, **curves}.items()
+        }
         ratios = {}
         for name, curve in curves.items():
-            target = max(ours.fvu[-1], curve.fvu[-1])  # the better one is stopped where the other ends
+            target = max(
+                ours.fvu[-1], curve.fvu[-1]
+            )  # the better one is stopped where the other ends
             mine, other = ours.time_to(target), curve.time_to(target)
             ratios[name] = other / mine
-            note = (f"FVU {target:.3f} ({ours.precision} / {curve.precision}); in {steps} steps {ours.fvu[-1]:.3f} / "
-                    f"{curve.fvu[-1]:.3f}; {speed['ours']:,.0f} / {speed[name]:,.0f} vectors/s")
+            note = (
+                f"FVU {target:.3f} ({ours.precision} / {curve.precision}); in {steps} steps {ours.fvu[-1]:.3f} / "
+                f"{curve.fvu[-1]:.3f}; {speed['ours']:,.0f} / {speed[name]:,.0f} vectors/s"
+            )
             yield row(f"{what}, beside {name}", mine, other, ratios[name], ">= 1", note)
         for name, reason in missing.items():
-            yield row(f"{what}, beside {name}", ours.seconds[-1], None, None, ">= 1", f"{name}: {reason}")
+            yield row(
+                f"{what}, beside {name}", ours.seconds[-1], None, None, ">= 1", f"{name}: {reason}"
+            )
         if ratios and d == 512:
             fastest = min(ratios, key=ratios.__getitem__)
-            yield row(f"{what}, beside the fastest peer", None, None, ratios[fastest], ">= 1.5", fastest)
+            yield row(
+                f"{what}, beside the fastest peer", None, None, ratios[fastest], ">= 1.5", fastest
+            )
 
 
 def attribution_rows(quick: bool) -> Iterator[Row]:
     """Integrated gradients of one attribute's classes: the closed form against captum, same number of points."""
-    n, d, latents, side, points, repeats = (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
+    n, d, latents, side, points, repeats = (
+        (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
+    )
     classes = 2
     size = f"{n} images, {side * side} positions, {latents} latents, {points} points"
     what = f"attribution, seconds ({size}), beside captum"
@@ -182,7 +251,10 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
     h = torch.randn(n, 1, d, side, side, generator=g)
     model = ksae.KSAE(ksae.KSAEConfig(d, latents, 16)).requires_grad_(False)
     recording = Recording("bench", h.numpy().astype(np.float16), torch.empty(0), (500,))
-    heads = Heads(torch.randn(1, classes, d, side, side, generator=g) / (d * side) ** 0.5, torch.zeros(1, classes))
+    heads = Heads(
+        torch.randn(1, classes, d, side, side, generator=g) / (d * side) ** 0.5,
+        torch.zeros(1, classes),
+    )
     rows = torch.arange(n)
     try:
         from captum.attr import IntegratedGradients
@@ -191,11 +263,19 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
         return
 
     def probabilities(s: torch.Tensor) -> torch.Tensor:  # (B, P, D) -> (B, classes)
-        return heads.logits(ksae.vectors_to_map(model.decode(s), (len(s), d, side, side)), 0).softmax(-1)
+        return heads.logits(
+            ksae.vectors_to_map(model.decode(s), (len(s), d, side, side)), 0
+        ).softmax(-1)
 
     def captum() -> torch.Tensor:  # -> (classes, D)
-        s, method = model.latents(recording.vectors(0).view(n, -1, d)), IntegratedGradients(probabilities)
-        parts = [method.attribute(s, target=c, n_steps=points, method="gausslegendre") for c in range(classes)]
+        s, method = (
+            model.latents(recording.vectors(0).view(n, -1, d)),
+            IntegratedGradients(probabilities),
+        )
+        parts = [
+            method.attribute(s, target=c, n_steps=points, method="gausslegendre")
+            for c in range(classes)
+        ]
         return torch.stack([p.mean(0).sum(0) for p in parts])
 
     def ours() -> torch.Tensor:
@@ -203,8 +283,14 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
 
     gap = ((ours() - captum()).abs().max() / captum().abs().max()).item()
     seconds = rounds({"ours": ours, "captum": captum}, repeats)
-    yield row(what, statistics.median(seconds["ours"]), statistics.median(seconds["captum"]),
-              quotient(seconds["captum"], seconds["ours"]), ">= 50", f"scores equal to {gap:.1e} of the largest")
+    yield row(
+        what,
+        statistics.median(seconds["ours"]),
+        statistics.median(seconds["captum"]),
+        quotient(seconds["captum"], seconds["ours"]),
+        ">= 50",
+        f"scores equal to {gap:.1e} of the largest",
+    )
 
 
 def memory_rows(quick: bool) -> Iterator[Row]:
@@ -214,16 +300,39 @@ def memory_rows(quick: bool) -> Iterator[Row]:
     for images in counts:
         with tempfile.TemporaryDirectory() as store:
             environment = os.environ | {"DIFFLENS_ARTIFACTS": store, "PYTHONPATH": str(ROOT)}
-            command = [sys.executable, "-m", "bench.memory", str(pipeline_folder()), str(images), str(steps)]
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            command = [
+                sys.executable,
+                "-m",
+                "bench.memory",
+                str(pipeline_folder()),
+                str(images),
+                str(steps),
+            ]
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
         peaks.append(float(done.stdout.split()[-1]))
-    what = f"peak memory of recording and training, MiB, at {counts[1]:,} images beside {counts[0]:,}"
-    yield row(what, peaks[1], peaks[0], peaks[1] / peaks[0], "<= 1.1", "4 sampling steps recorded; 1,024 latents")
+    what = (
+        f"peak memory of recording and training, MiB, at {counts[1]:,} images beside {counts[0]:,}"
+    )
+    yield row(
+        what,
+        peaks[1],
+        peaks[0],
+        peaks[1] / peaks[0],
+        "<= 1.1",
+        "4 sampling steps recorded; 1,024 latents",
+    )
     yield row("peak memory, GiB, beside 4 GiB", max(peaks) / 1024, 4, max(peaks) / 4096, "<= 1")
 
 
-SECTIONS = {"sampling": sampling_rows, "edits": edit_rows, "ksae": ksae_rows, "attribution": attribution_rows,
-            "memory": memory_rows}
+SECTIONS = {
+    "sampling": sampling_rows,
+    "edits": edit_rows,
+    "ksae": ksae_rows,
+    "attribution": attribution_rows,
+    "memory": memory_rows,
+}
 
 
 def number(value: float | None) -> str:
@@ -232,15 +341,30 @@ def number(value: float | None) -> str:
 
 def show(item: Row) -> None:
     verdict = {True: "met", False: "MISSED", None: "not measured"}[item.met]
-    print(f"{item.what}\n    {number(item.ours):>8} {number(item.beside):>8}   ratio {number(item.ratio):<6} "
-          f"target {item.target:<8} {verdict}{'   ' + item.note if item.note else ''}", flush=True)
+    print(
+        f"{item.what}\n    {number(item.ours):>8} {number(item.beside):>8}   ratio {number(item.ratio):<6} "
+        f"target {item.target:<8} {verdict}{'   ' + item.note if item.note else ''}",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that every row runs, measures nothing")
-    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, comma-separated: {', '.join(SECTIONS)}")
-    parser.add_argument("--output", type=Path, help="results/bench.json for a whole run, _build/bench.json otherwise")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes: shows that every row runs, measures nothing",
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join(SECTIONS),
+        help=f"sections, comma-separated: {', '.join(SECTIONS)}",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="results/bench.json for a whole run, _build/bench.json otherwise",
+    )
     options = parser.parse_args()
     chosen = options.only.split(",")
     logging.disable_progress_bar()
@@ -255,7 +379,9 @@ def main() -> None:
     environment = artifacts.environment() | peers.versions() | {"quick": options.quick}
     environment["processor"] = str(torch.cpu.get_capabilities().get("cpu_name", platform.machine()))
     environment["precision"] = str(precision.fast_dtype(torch.device("cpu")))[6:]
-    environment["weights"] = "shipped" if pipeline_folder().is_relative_to(ROOT) else "random, of the same architecture"
+    environment["weights"] = (
+        "shipped" if pipeline_folder().is_relative_to(ROOT) else "random, of the same architecture"
+    )
     done: list[Row] = []
     for section in chosen:
         for item in SECTIONS[section](options.quick):

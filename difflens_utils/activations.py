@@ -64,23 +64,37 @@ class BatchStream:
         per_map = int(np.prod(h.shape[2:])) // self._width
         pairs = max(1, self.size // per_map)
         rng = np.random.default_rng((self.seed, number))
-        picked = h[np.sort(rng.integers(self.rows, size=pairs)), rng.integers(h.shape[1], size=pairs)]
+        picked = h[
+            np.sort(rng.integers(self.rows, size=pairs)), rng.integers(h.shape[1], size=pairs)
+        ]
         return ksae.map_to_vectors(torch.from_numpy(picked.astype(np.float32))).flatten(0, 1)
 
     @property
     def _width(self) -> int:
-        return self.recording.h.shape[2] if self.recording.h.ndim == 5 else self.recording.h.shape[-1]
+        return (
+            self.recording.h.shape[2] if self.recording.h.ndim == 5 else self.recording.h.shape[-1]
+        )
 
 
-def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Prompt] | None = None, eta: float = 0.0,
-           batch: int | None = None) -> Recording:
+def record(
+    subject: Subject,
+    n: int,
+    seed: int,
+    steps: int,
+    prompts: Sequence[Prompt] | None = None,
+    eta: float = 0.0,
+    batch: int | None = None,
+) -> Recording:
     """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there.
 
     Workers (`shards`) share the batches, which are as large as `gpu.batch_size` says by default.
     """
     artifacts.check_sizes(n_images=n, steps=steps)
     texts = subject.texts(prompts)
-    parameters = keys.of(record, {"subject": subject, "n": n, "seed": seed, "steps": steps, "texts": texts, "eta": eta})
+    parameters = keys.of(
+        record,
+        {"subject": subject, "n": n, "seed": seed, "steps": steps, "texts": texts, "eta": eta},
+    )
     batch = batch or gpu.batch_size(subject)
 
     def make(block: slice | None, folder: Path) -> None:
@@ -88,17 +102,40 @@ def record(subject: Subject, n: int, seed: int, steps: int, prompts: Sequence[Pr
 
     folder = shards.shared("recording", parameters, shards.blocks(n, batch), make, _merge)
     trajectory = sampling.trajectory(subject, steps, eta)
-    return Recording(folder.name, np.load(folder / "h.npy", mmap_mode="r"),
-                     torch.from_numpy(np.load(folder / "images.npy")).float(), trajectory.timesteps)
+    return Recording(
+        folder.name,
+        np.load(folder / "h.npy", mmap_mode="r"),
+        torch.from_numpy(np.load(folder / "images.npy")).float(),
+        trajectory.timesteps,
+    )
 
 
-def _write(subject: Subject, n: int, block: slice, seed: int, steps: int, texts: list[str], eta: float, batch: int, folder: Path) -> None:
+def _write(
+    subject: Subject,
+    n: int,
+    block: slice,
+    seed: int,
+    steps: int,
+    texts: list[str],
+    eta: float,
+    batch: int,
+    folder: Path,
+) -> None:
     """Record the images `block` of a set of n."""
     file = _File(folder / "h.npy", block, steps, subject.module)
     copies = gpu.Copies(file.write)
-    images = sampling.sample(subject, n, seed, steps=steps, eta=eta, prompts=texts,
-                             watch=lambda h, _x, step: copies.put(h, step), batch=batch,
-                             rows=torch.arange(block.start, block.stop), progress="recording h")
+    images = sampling.sample(
+        subject,
+        n,
+        seed,
+        steps=steps,
+        eta=eta,
+        prompts=texts,
+        watch=lambda h, _x, step: copies.put(h, step),
+        batch=batch,
+        rows=torch.arange(block.start, block.stop),
+        progress="recording h",
+    )
     copies.flush()
     file.h.flush()
     np.save(folder / "images.npy", images.half().numpy())

@@ -34,7 +34,10 @@ from .weights import file_fingerprint
 
 ROOT = Path(__file__).parents[1]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
-SHIP = os.environ.get("DIFFLENS_SHIP", "0") not in ("", "0")  # make anew what ships with the models, and put it there (`make methods`)
+SHIP = os.environ.get("DIFFLENS_SHIP", "0") not in (
+    "",
+    "0",
+)  # make anew what ships with the models, and put it there (`make methods`)
 
 
 def intact(folder: Path) -> bool:
@@ -69,15 +72,22 @@ def ship(folder: Path, shipped: Path, parameters: Mapping[str, Any]) -> None:
     """Put an artifact where it comes with the repository, under what must be the same (`make methods`)."""
     shutil.rmtree(shipped, ignore_errors=True)
     shutil.copytree(folder, shipped)
-    manifest = json.loads((shipped / "manifest.json").read_text()) | {"parameters": lasting(parameters)}
+    manifest = json.loads((shipped / "manifest.json").read_text()) | {
+        "parameters": lasting(parameters)
+    }
     (shipped / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 _verified: set[Path] = set()  # checksums are checked once per process and artifact
 
 
-def cached(stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None], shipped: Path | None = None,
-           ahead: Callable[[], object] | None = None) -> Path:
+def cached(
+    stage: str,
+    parameters: Mapping[str, Any],
+    make: Callable[[Path], None],
+    shipped: Path | None = None,
+    ahead: Callable[[], object] | None = None,
+) -> Path:
     """The folder of an artifact; `make(folder)` fills it if it is not there intact.
 
     Written into a temporary folder and renamed, so an interrupt or a full disk leaves nothing half-written; of two processes
@@ -130,60 +140,90 @@ def discard_damaged(folder: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    print(f"artifact {folder.parent.name}/{folder.name} is damaged and is made again", file=sys.stderr)
+    print(
+        f"artifact {folder.parent.name}/{folder.name} is damaged and is made again", file=sys.stderr
+    )
     shutil.rmtree(folder)
 
 
-def fill(folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+def fill(
+    folder: Path, stage: str, parameters: Mapping[str, Any], make: Callable[[Path], None]
+) -> None:
     """Let `make` fill a folder that appears whole, with its manifest, or not at all; for whoever holds its lock."""
     if folder.exists():
         _discard(folder)
-    temporary = folder.with_name(f".{folder.name}")  # one name: what a killed process left there goes first
+    temporary = folder.with_name(
+        f".{folder.name}"
+    )  # one name: what a killed process left there goes first
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         with keys.making(parameters):
             make(temporary)
-        files = {str(p.relative_to(temporary)): file_fingerprint(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        files = {
+            str(p.relative_to(temporary)): file_fingerprint(p)
+            for p in sorted(temporary.rglob("*"))
+            if p.is_file()
+        }
         manifest = {"stage": stage, "parameters": parameters, "files": files}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         os.replace(temporary, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, f"the disk under {STORE} is full: free space or set DIFFLENS_ARTIFACTS") from None
+            raise OSError(
+                error.errno, f"the disk under {STORE} is full: free space or set DIFFLENS_ARTIFACTS"
+            ) from None
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def cached_tensors(stage: str, parameters: Mapping[str, Any], make: Callable[[], dict[str, Tensor]],
-                   shipped: Path | None = None) -> dict[str, Tensor]:
+def cached_tensors(
+    stage: str,
+    parameters: Mapping[str, Any],
+    make: Callable[[], dict[str, Tensor]],
+    shipped: Path | None = None,
+) -> dict[str, Tensor]:
     """`cached` for a dictionary of tensors, kept as safetensors."""
-    return load_tensors(cached(stage, parameters, lambda folder: save_tensors(make(), folder), shipped))
+    return load_tensors(
+        cached(stage, parameters, lambda folder: save_tensors(make(), folder), shipped)
+    )
 
 
 Tensors = dict[str, Tensor]
 
 
-def stored(stage: str, *, reads: Sequence[str] = (), ignoring: Sequence[str] = ("progress",),
-           shipped: Callable[[dict[str, Any]], Path] | None = None) -> Callable[[Callable[..., Tensors]], Callable[..., Tensors]]:
+def stored(
+    stage: str,
+    *,
+    reads: Sequence[str] = (),
+    ignoring: Sequence[str] = ("progress",),
+    shipped: Callable[[dict[str, Any]], Path] | None = None,
+) -> Callable[[Callable[..., Tensors]], Callable[..., Tensors]]:
     """A function that returns tensors as one that looks into the store first, under a key of all its arguments.
 
     `reads` names the parts of a subject that the function reads, beside what generates; `ignoring` the arguments that change
     no value; `shipped` tells from the arguments where the result lies if it came with the repository.
     """
+
     def decorate(function: Callable[..., Tensors]) -> Callable[..., Tensors]:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Tensors:
             arguments = keys.bound(function, args, kwargs)
             own = {name: value for name, value in arguments.items() if name not in ignoring}
             place = shipped(arguments) if shipped else None
-            return cached_tensors(stage, keys.of(function, own, reads), lambda: function(*args, **kwargs), place)
+            return cached_tensors(
+                stage, keys.of(function, own, reads), lambda: function(*args, **kwargs), place
+            )
+
         return call
+
     return decorate
 
 
-def cached_each(stage: str, parameters: Sequence[Mapping[str, Any]], make: Callable[[list[int]], Tensor]) -> list[Tensor]:
+def cached_each(
+    stage: str, parameters: Sequence[Mapping[str, Any]], make: Callable[[list[int]], Tensor]
+) -> list[Tensor]:
     """`cached` for many small tensors of a kind: `make(missing)` gets the numbers of those that are not there and gives them in one (M, ...).
 
     Of two processes that want the same ones, one makes them and the other waits.
@@ -193,7 +233,10 @@ def cached_each(stage: str, parameters: Sequence[Mapping[str, Any]], make: Calla
     with _lock(stage, keys.key_of({"each": names})):
         if missing := [i for i, key in enumerate(names) if not there(STORE / stage / key)]:
             made = dict(zip(missing, make(missing), strict=True))
-        return [cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"] for i, p in enumerate(parameters)]
+        return [
+            cached_tensors(stage, p, lambda i=i: {"value": made[i]})["value"]
+            for i, p in enumerate(parameters)
+        ]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -235,7 +278,9 @@ class Results:
         self.parameters = parameters
         self.records = Records()
         self.verdicts: list[dict[str, Any]] = []
-        self.scorecard: list[dict[str, str]] = []  # the paper's claims, in the notebook that judges them
+        self.scorecard: list[
+            dict[str, str]
+        ] = []  # the paper's claims, in the notebook that judges them
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
         """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
@@ -248,11 +293,26 @@ class Results:
             self.records.unmeasured.add(name)
             return
         value, low, high = (
-            None if v is None or math.isnan(v) else float(f"{v:.6g}") for v in estimate[:3])
-        self.records[name] = {"name": name, "value": value, "low": low, "high": high, "n": n or estimate.n,
-                              "seed": self.parameters.get("seed")}
+            None if v is None or math.isnan(v) else float(f"{v:.6g}") for v in estimate[:3]
+        )
+        self.records[name] = {
+            "name": name,
+            "value": value,
+            "low": low,
+            "high": high,
+            "n": n or estimate.n,
+            "seed": self.parameters.get("seed"),
+        }
 
-    def judge(self, claim: str, record: str, target: str, holds: bool, partly: bool = False, close: bool = False) -> str:
+    def judge(
+        self,
+        claim: str,
+        record: str,
+        target: str,
+        holds: bool,
+        partly: bool = False,
+        close: bool = False,
+    ) -> str:
         """State whether a claim holds by a rule computed from records; returns the verdict.
 
         `close` marks one whose figure lies within noise of its target, so that other hardware may decide it differently: it is
@@ -263,20 +323,34 @@ class Results:
             return "not tested"
         one_of("record", record, self.records)
         verdict = "holds" if holds else "partly" if partly else "does not hold"
-        self.verdicts.append({"claim": claim, "record": record, "target": target, "verdict": verdict, "close": close})
+        self.verdicts.append(
+            {"claim": claim, "record": record, "target": target, "verdict": verdict, "close": close}
+        )
         return verdict
 
     def checked(self) -> str:
         """The verdicts that every machine should come to, one per line."""
-        return "\n".join(f"{v['claim']} -> {'too close to check' if v['close'] else v['verdict']}" for v in self.verdicts)
+        return "\n".join(
+            f"{v['claim']} -> {'too close to check' if v['close'] else v['verdict']}"
+            for v in self.verdicts
+        )
 
     def save(self) -> Path:
         """Write the result file atomically and return its path. DIFFLENS_RESULTS is the folder for a worker's, which no one keeps."""
-        path = Path(os.environ.get("DIFFLENS_RESULTS") or results_folder(self.subject, self.profile)) / f"{self.notebook}.json"
+        path = (
+            Path(os.environ.get("DIFFLENS_RESULTS") or results_folder(self.subject, self.profile))
+            / f"{self.notebook}.json"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"notebook": self.notebook, "subject": self.subject, "profile": self.profile,
-                   "parameters": self.parameters, "environment": environment(),
-                   "records": list(self.records.values()), "verdicts": self.verdicts}
+        content = {
+            "notebook": self.notebook,
+            "subject": self.subject,
+            "profile": self.profile,
+            "parameters": self.parameters,
+            "environment": environment(),
+            "records": list(self.records.values()),
+            "verdicts": self.verdicts,
+        }
         content |= {"scorecard": self.scorecard} if self.scorecard else {}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -294,15 +368,25 @@ def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
     folder = results_folder(subject, profile)
     files = sorted(folder.glob("[0-9][0-9]_*.json"))
     if not files:
-        raise ValueError(f"subject {subject} has no results of profile {profile}: run the other notebooks first, or make book")
+        raise ValueError(
+            f"subject {subject} has no results of profile {profile}: run the other notebooks first, or make book"
+        )
     return {path.stem: json.loads(path.read_text()) for path in files}
 
 
 def environment() -> dict[str, str]:
     """What a figure was computed with."""
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    return {"python": platform.python_version(), "torch": torch.__version__, "diffusers": version("diffusers"),
-            "device": cuda}
+    cuda = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU threads"
+    )
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": version("diffusers"),
+        "device": cuda,
+    }
 
 
 def check_sizes(**sizes: float) -> None:

@@ -47,7 +47,11 @@ class Arm(NamedTuple):
 
     def under(self, prompt: int) -> Arm:
         """The same arm for one prompt."""
-        return self if np.ndim(self.transitions) == 2 else self._replace(transitions=self.transitions[prompt])
+        return (
+            self
+            if np.ndim(self.transitions) == 2
+            else self._replace(transitions=self.transitions[prompt])
+        )
 
 
 class Debiased(NamedTuple):
@@ -65,7 +69,10 @@ class Debiased(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 # Search
 
-def respond(subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int) -> list[Arm]:
+
+def respond(
+    subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int
+) -> list[Arm]:
     """What a method does to `n` images at each strength of its grid, towards each class; the first arm is no edit."""
     plain = stages.judge(subject, stages.generate(subject, None, n, seed, steps))
     arms = [arm(plain, plain, attribute, UNEDITED, 0.0)]
@@ -80,33 +87,85 @@ def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: 
     before, after = plain.scored[attribute], edited.scored[attribute]
     moved = metrics.transitions(before, after)
     if target == WHOLE and len(own := plain.prompt.unique()) > 1:
-        moved = np.stack([metrics.transitions(before[plain.prompt == g], after[plain.prompt == g]) for g in own])
-    return Arm(target, strength, moved.tolist(), metrics.clip_i(plain.clip, edited.clip).raw, edited.agreement(attribute))
+        moved = np.stack(
+            [metrics.transitions(before[plain.prompt == g], after[plain.prompt == g]) for g in own]
+        )
+    return Arm(
+        target,
+        strength,
+        moved.tolist(),
+        metrics.clip_i(plain.clip, edited.clip).raw,
+        edited.agreement(attribute),
+    )
 
 
-def base_shares(subject: Subject, images: torch.Tensor, prompts: int | None = None) -> dict[str, NDArray[np.float64]]:
+def base_shares(
+    subject: Subject, images: torch.Tensor, prompts: int | None = None
+) -> dict[str, NDArray[np.float64]]:
     """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer: {attribute: (G, classes)}."""
-    scored, number = evaluators.read(subject.scorer, images.to(subject.device)), prompts or len(subject.texts())
+    scored, number = (
+        evaluators.read(subject.scorer, images.to(subject.device)),
+        prompts or len(subject.texts()),
+    )
     prompt = sampling.assigned(len(images), number)
-    return {a: np.stack([metrics.shares(scored[a][prompt == g]) for g in range(number)]) for a in subject.attributes}
+    return {
+        a: np.stack([metrics.shares(scored[a][prompt == g]) for g in range(number)])
+        for a in subject.attributes
+    }
 
 
-def generate(subject: Subject, method: Method, edit: sampling.Edit, n: int, seed: int, steps: int,
-             prompts: Sequence[Prompt] | None = None) -> torch.Tensor:
+def generate(
+    subject: Subject,
+    method: Method,
+    edit: sampling.Edit,
+    n: int,
+    seed: int,
+    steps: int,
+    prompts: Sequence[Prompt] | None = None,
+) -> torch.Tensor:
     """Images (n, 3, H, W) under an edit, with the step that the method asks for; one that moves a whole batch has the same batches everywhere."""
     batch = WHOLE_BATCH if method.whole else None
-    return stages.generate(subject, edit, n, seed, steps, asymmetric=method.asymmetric, prompts=prompts, batch=batch, progress=method.name)
+    return stages.generate(
+        subject,
+        edit,
+        n,
+        seed,
+        steps,
+        asymmetric=method.asymmetric,
+        prompts=prompts,
+        batch=batch,
+        progress=method.name,
+    )
 
 
-def search(subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int, recipe: Mapping[str, Any]) -> list[Arm]:
+def search(
+    subject: Subject,
+    method: Method,
+    attribute: str,
+    *,
+    n: int,
+    seed: int,
+    steps: int,
+    recipe: Mapping[str, Any],
+) -> list[Arm]:
     """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with.
 
     What ships is known by the recipe, since the last bits of a k-SAE differ between machines; the store by the edits themselves.
     """
     artifacts.check_sizes(n_tuned=n, steps=steps)
-    arguments = {"subject": subject, "method": method.name, "grid": method.grid, "attribute": attribute, "n": n, "seed": seed,
-                 "steps": steps, "recipe": dict(sorted(recipe.items()))}
-    parameters = keys.of(search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip"))
+    arguments = {
+        "subject": subject,
+        "method": method.name,
+        "grid": method.grid,
+        "attribute": attribute,
+        "n": n,
+        "seed": seed,
+        "steps": steps,
+        "recipe": dict(sorted(recipe.items())),
+    }
+    parameters = keys.of(
+        search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip")
+    )
     shipped = subject.folder / "search" / attribute / method.key
     if artifacts.ships(shipped, parameters):
         return _arms(shipped)
@@ -133,22 +192,36 @@ def _edits(subject: Subject, method: Method, attribute: str) -> list[sampling.Ed
 
 def _arms(folder: Path) -> list[Arm]:
     """What a search has found, from its folder."""
-    return [Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
-            for target, strength, transitions, similar, agreement in json.loads((folder / "arms.json").read_text())]
+    return [
+        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
+        for target, strength, transitions, similar, agreement in json.loads(
+            (folder / "arms.json").read_text()
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Plan and carry out
 
-def plan(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_agreement: float = 0.9) -> Plan:
+
+def plan(
+    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_agreement: float = 0.9
+) -> Plan:
     """The mixture of arms that takes the class shares from `base` nearest to `target` at the least loss of CLIP-I; one arm alone, if
     the arms take the distribution.
 
     Arms on which the two evaluators agree on less than `least_agreement` of the images are left out: washed-out images
     fool one evaluator. No edit always stays.
     """
-    usable = [i for i, a in enumerate(arms) if a.target == UNEDITED or a.agreement.value >= least_agreement]
-    shares, costs = [arms[i].shares(base) for i in usable], [1 - arms[i].similar.value for i in usable]
+    usable = [
+        i
+        for i, a in enumerate(arms)
+        if a.target == UNEDITED or a.agreement.value >= least_agreement
+    ]
+    shares, costs = (
+        [arms[i].shares(base) for i in usable],
+        [1 - arms[i].similar.value for i in usable],
+    )
     alone = any(a.target == WHOLE for a in arms)
     found = (planning.single if alone else planning.mixture)(shares, costs, target)
     weights = np.zeros(len(arms))
@@ -156,13 +229,21 @@ def plan(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_ag
     return Plan(weights, found.expected, found.cost)
 
 
-def plans(arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], together: bool = False) -> list[Plan]:
+def plans(
+    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], together: bool = False
+) -> list[Plan]:
     """One `plan` per prompt, whose unedited shares are a row of `base` (G, classes); or one for all of them `together`."""
     rows = np.asarray(base)
-    return [plan(arms, rows, target)] if together else [plan([a.under(g) for a in arms], row[None], target) for g, row in enumerate(rows)]
+    return (
+        [plan(arms, rows, target)]
+        if together
+        else [plan([a.under(g) for a in arms], row[None], target) for g, row in enumerate(rows)]
+    )
 
 
-def edit_of(method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int, seed: int, group: int = 1) -> sampling.Edit:
+def edit_of(
+    method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int, seed: int, group: int = 1
+) -> sampling.Edit:
     """The edit that carries the plans out on n images, which take the prompts in turn: each draws its arm, or each batch of `group` does."""
     if method.network:  # one strength for all
         arm = arms[int(planned[0].weights.argmax())]
@@ -171,12 +252,30 @@ def edit_of(method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int
     for number, p in enumerate(planned):
         rows = sampling.assigned(n, len(planned)) == number
         drawn[rows] = edits.draw_classes(int(rows.sum()), p.weights.tolist(), seed + number, group)
-    used = [i for i, a in enumerate(arms) if a.target != UNEDITED and any(p.weights[i] > 0 for p in planned)]
-    return edits.per_image({i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn)
+    used = [
+        i
+        for i, a in enumerate(arms)
+        if a.target != UNEDITED and any(p.weights[i] > 0 for p in planned)
+    ]
+    return edits.per_image(
+        {i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn
+    )
 
 
-def debias(subject: Subject, method: Method, arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], *, n: int, seed: int,
-           steps: int, group: int = 1, together: bool = False, prompts: Sequence[Prompt] | None = None) -> Debiased:
+def debias(
+    subject: Subject,
+    method: Method,
+    arms: Sequence[Arm],
+    base: ArrayLike,
+    target: Sequence[float],
+    *,
+    n: int,
+    seed: int,
+    steps: int,
+    group: int = 1,
+    together: bool = False,
+    prompts: Sequence[Prompt] | None = None,
+) -> Debiased:
     """`n` images that shall have the classes of `target` under every prompt, by the plans that the arms suggest where unedited shares
     are `base` (G, classes)."""
     planned = plans(arms, base, target, together or method.network)
@@ -188,21 +287,35 @@ def debias(subject: Subject, method: Method, arms: Sequence[Arm], base: ArrayLik
 # ---------------------------------------------------------------------------------------------------------------------
 # Score
 
+
 def unrelated(subject: Subject, attribute: str) -> list[str]:
     """The factors that an edit of an attribute has no business with: neither the attribute nor, where the causes are known, its effects."""
     caused = set(subject.world.planted_causes(attribute)) if subject.world else set()
     return [f for f in subject.factors if f != attribute and f not in caused]
 
 
-def prompted(subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | None = None) -> dict[str, Estimate]:
+def prompted(
+    subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | None = None
+) -> dict[str, Estimate]:
     """CLIP-T of each image and its prompt, as {"clip_t": ...}; nothing for a model without text."""
     texts = subject.texts(prompts)
     if not any(texts):
         return {}
-    return {"clip_t": metrics.clip_t(subject.clip.text_features(texts).cpu()[outcome.prompt], outcome.clip).raw}
+    return {
+        "clip_t": metrics.clip_t(
+            subject.clip.text_features(texts).cpu()[outcome.prompt], outcome.clip
+        ).raw
+    }
 
 
-def matched(subject: Subject, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000) -> tuple[Estimate, Estimate]:
+def matched(
+    subject: Subject,
+    before: Outcome,
+    after: Outcome,
+    attribute: str,
+    level: float,
+    n_boot: int = 1000,
+) -> tuple[Estimate, Estimate]:
     """CLIP-I and leak of a method that is dosed so that FD comes down to `level`.
 
     The leak is `metrics.NOTHING` if no factor is unrelated.
@@ -211,29 +324,63 @@ def matched(subject: Subject, before: Outcome, after: Outcome, attribute: str, l
     steps = list(metrics.class_changes(away, after.scored).values())
 
     def at(readout: Callable[..., NDArray[np.float64]], *arrays: ArrayLike) -> Estimate:
-        return metrics.at_matched_fd(before.scored[attribute], after.scored[attribute], level, readout, *arrays, groups=after.prompt, n_boot=n_boot)
+        return metrics.at_matched_fd(
+            before.scored[attribute],
+            after.scored[attribute],
+            level,
+            readout,
+            *arrays,
+            groups=after.prompt,
+            n_boot=n_boot,
+        )
 
-    return (at(lambda dose, c: 1 - dose * (1 - c), (before.clip * after.clip).sum(1)),
-            at(lambda dose, *means: dose * metrics.total_variation(*means), *steps)
-            if steps else metrics.NOTHING)
+    return (
+        at(lambda dose, c: 1 - dose * (1 - c), (before.clip * after.clip).sum(1)),
+        at(lambda dose, *means: dose * metrics.total_variation(*means), *steps)
+        if steps
+        else metrics.NOTHING,
+    )
 
 
-def score(subject: Subject, before: Outcome, after: Outcome, attribute: str, target: Sequence[float],
-          references: Mapping[str, ArrayLike], seed: int) -> dict[str, Estimate]:
+def score(
+    subject: Subject,
+    before: Outcome,
+    after: Outcome,
+    attribute: str,
+    target: Sequence[float],
+    references: Mapping[str, ArrayLike],
+    seed: int,
+) -> dict[str, Estimate]:
     """One cell of Table 1 or 2: fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited set, CLIP-I
     (Eq. 15), CLIP-T (Eq. 16) where there are prompts, and leakage: the mean shift (total variation) of the factors that are
     `unrelated`, and the largest; `metrics.NOTHING` if there are none."""
     fd = after.fairness(attribute, target)
     similar = metrics.clip_i(before.clip, after.clip)
     away = unrelated(subject, attribute)
-    changes = list(metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values())
+    changes = list(
+        metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values()
+    )
     worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)), default=None)
-    distances = {f"frechet_{name}": metrics.frechet(after.features, features, seed=seed) for name, features in references.items()}
-    return {"fd": fd.soft, "fd_hard": fd.hard, **distances, "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
-            "clip_i": similar.raw, "clip_i_rescaled": similar.rescaled, **prompted(subject, after), "agreement": after.agreement(attribute),
-            "leak": _shift(*changes), "leak_worst": _shift(*([] if worst is None else [worst]))}
+    distances = {
+        f"frechet_{name}": metrics.frechet(after.features, features, seed=seed)
+        for name, features in references.items()
+    }
+    return {
+        "fd": fd.soft,
+        "fd_hard": fd.hard,
+        **distances,
+        "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
+        "clip_i": similar.raw,
+        "clip_i_rescaled": similar.rescaled,
+        **prompted(subject, after),
+        "agreement": after.agreement(attribute),
+        "leak": _shift(*changes),
+        "leak_worst": _shift(*([] if worst is None else [worst])),
+    }
 
 
 def _shift(*changes: NDArray[np.float64]) -> Estimate:
     """The mean total variation of some factors' changes of shares, (N, classes) each."""
-    return metrics.bootstrap_means(metrics.total_variation, *changes) if changes else metrics.NOTHING
+    return (
+        metrics.bootstrap_means(metrics.total_variation, *changes) if changes else metrics.NOTHING
+    )

@@ -25,7 +25,9 @@ class DCI(NamedTuple):
 
     disentanglement: Estimate
     completeness: Estimate
-    informativeness: Estimate  # balanced accuracy on held-out images, chance taken off, mean over factors
+    informativeness: (
+        Estimate  # balanced accuracy on held-out images, chance taken off, mean over factors
+    )
 
 
 def entropy(p: ArrayLike, axis: int = -1) -> Array:
@@ -39,7 +41,13 @@ def binned(units: ArrayLike, bins: int = 20) -> NDArray[np.int64]:
     positive("bins", bins)
     values = np.asarray(units, dtype=np.float64)
     edges = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], axis=0)  # (bins - 1, U)
-    return np.stack([np.searchsorted(np.unique(e), column, side="left") for e, column in zip(edges.T, values.T, strict=True)], 1)
+    return np.stack(
+        [
+            np.searchsorted(np.unique(e), column, side="left")
+            for e, column in zip(edges.T, values.T, strict=True)
+        ],
+        1,
+    )
 
 
 def mutual_information(units: ArrayLike, labels: ArrayLike, bins: int = 20) -> Array:
@@ -49,9 +57,19 @@ def mutual_information(units: ArrayLike, labels: ArrayLike, bins: int = 20) -> A
 
 def _information(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> Array:
     n, classes = len(labels), labels.max() + 1
-    tables = np.stack([np.bincount(column * classes + labels, minlength=(codes.max() + 1) * classes) for column in codes.T]) / n
+    tables = (
+        np.stack(
+            [
+                np.bincount(column * classes + labels, minlength=(codes.max() + 1) * classes)
+                for column in codes.T
+            ]
+        )
+        / n
+    )
     tables = tables.reshape(codes.shape[1], -1, classes)  # (U, bins, classes)
-    return entropy(tables.sum(1)) + entropy(tables.sum(2)) - entropy(tables.reshape(len(tables), -1))
+    return (
+        entropy(tables.sum(1)) + entropy(tables.sum(2)) - entropy(tables.reshape(len(tables), -1))
+    )
 
 
 def mig(units: ArrayLike, factors: Mapping[str, ArrayLike], bins: int = 20) -> Estimate:
@@ -74,10 +92,16 @@ def scores(importance: ArrayLike) -> tuple[Array, Array, Array]:
     rows = r / np.where(total > 0, total, 1)[:, None]
     columns = r / np.where(r.sum(0) > 0, r.sum(0), 1)
     factors, units = np.log(np.maximum(2, r.shape[1])), np.log(np.maximum(2, len(r)))
-    return 1 - entropy(rows) / factors, total / (total.sum() or 1), 1 - entropy(columns, axis=0) / units
+    return (
+        1 - entropy(rows) / factors,
+        total / (total.sum() or 1),
+        1 - entropy(columns, axis=0) / units,
+    )
 
 
-def dci(units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, seed: int = 0) -> DCI:
+def dci(
+    units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, seed: int = 0
+) -> DCI:
     """DCI with extremely randomised trees; every fourth image is held out. Intervals are over units (weighted) and over factors.
 
     Between the units of one factor alone there is nothing to disentangle: `metrics.NOTHING`.
@@ -87,13 +111,20 @@ def dci(units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, 
     importance, accuracy = [], []
     for labels in factors.values():
         y = np.asarray(labels)
-        model = ExtraTreesClassifier(trees, class_weight="balanced", min_samples_leaf=3, random_state=seed, n_jobs=-1).fit(x[~held], y[~held])
+        model = ExtraTreesClassifier(
+            trees, class_weight="balanced", min_samples_leaf=3, random_state=seed, n_jobs=-1
+        ).fit(x[~held], y[~held])
         right = model.predict(x[held]) == y[held]
         chance = 1 / len(np.unique(y))
-        accuracy.append((np.mean([right[y[held] == c].mean() for c in np.unique(y[held])]) - chance) / (1 - chance))
+        accuracy.append(
+            (np.mean([right[y[held] == c].mean() for c in np.unique(y[held])]) - chance)
+            / (1 - chance)
+        )
         importance.append(model.feature_importances_)
     by_unit, weight, by_factor = scores(np.stack(importance, 1))
     disentangled = NOTHING
     if len(factors) > 1:
-        disentangled = mean(by_unit * weight * len(weight))  # the weighted mean, as a mean over units
+        disentangled = mean(
+            by_unit * weight * len(weight)
+        )  # the weighted mean, as a mean over units
     return DCI(disentangled, mean(by_factor), mean(accuracy))

@@ -28,6 +28,7 @@ def keyed(factory: Callable[..., Edit]) -> Callable[..., Edit]:
     Tensors among them are copied: whoever changes them later does not change the edit. `whole` tells
     that an edit moves the images of a batch together, so that they depend on its size.
     """
+
     @wraps(factory)
     def make(*args: object, **kwargs: object) -> Edit:
         copied = [a.clone() if isinstance(a, Tensor) else a for a in args]
@@ -43,12 +44,24 @@ def keyed(factory: Callable[..., Edit]) -> Callable[..., Edit]:
 
 def _moves_a_batch(argument: object) -> bool:
     """Whether an argument is an edit that moves a batch as one, or holds such edits."""
-    held = argument.values() if isinstance(argument, Mapping) else argument if isinstance(argument, tuple) else [argument]
+    held = (
+        argument.values()
+        if isinstance(argument, Mapping)
+        else argument
+        if isinstance(argument, tuple)
+        else [argument]
+    )
     return any(getattr(edit, "whole", False) is True for edit in held)
 
 
 @keyed
-def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scale", unit: Tensor | None = None) -> Edit:
+def steer(
+    ksae: KSAE | Neurons,
+    features: Tensor,
+    beta: float,
+    mode: str = "scale",
+    unit: Tensor | None = None,
+) -> Edit:
     """Turn features up or down and write back only the difference (Eq. 7 and 9).
 
     `features` (N,) latent indices, or channels where `ksae` is `Neurons` (Act@L and Attr@L of Table 3). "scale": s_j <- beta s_j;
@@ -65,7 +78,12 @@ def steer(ksae: KSAE | Neurons, features: Tensor, beta: float, mode: str = "scal
     @cache
     def there(device: torch.device) -> tuple[KSAE | Neurons, Tensor, Tensor, Tensor | None]:
         model, chosen = gpu.on(ksae, device), features.to(device)
-        return model, chosen, model.directions[chosen], None if unit is None else unit.to(device)  # directions (N, d)
+        return (
+            model,
+            chosen,
+            model.directions[chosen],
+            None if unit is None else unit.to(device),
+        )  # directions (N, d)
 
     def edit(h: Tensor, step: Step) -> Tensor | None:
         if identity:
@@ -120,7 +138,14 @@ def guide(heads: Heads, target: Sequence[float], strength: float, temperature: f
         here, r = there(h.device)
         p = (here.logits(h.float(), step.index) / temperature).softmax(-1)  # (B, classes)
         mean = torch.empty_like(p)
-        for rows in [slice(None)] if step.prompt is None else [gpu.send((step.prompt == g).nonzero().flatten(), h.device) for g in step.prompt.unique()]:
+        for rows in (
+            [slice(None)]
+            if step.prompt is None
+            else [
+                gpu.send((step.prompt == g).nonzero().flatten(), h.device)
+                for g in step.prompt.unique()
+            ]
+        ):
             mean[rows] = p[rows].mean(0)
         pull = 2 * (mean - r) / r  # (B, classes): d chi^2 / d mean p
         slope = p * (pull - (p * pull).sum(1, keepdim=True)) / temperature  # B d chi^2 / d logits
@@ -136,6 +161,7 @@ def adapt(change: Mapping[str, Tensor], strength: float) -> Edit:
 
     strength = 0 is the identity. Only for a whole batch, with the symmetric step.
     """
+
     @contextmanager
     def around(network: nn.Module) -> Iterator[None]:
         own = dict(network.named_parameters())
@@ -160,7 +186,9 @@ def reconstruct(ksae: KSAE) -> Edit:
     """Replace h by the k-SAE's reconstruction: what Table 4 measures."""
 
     def edit(h: Tensor, _step: Step) -> Tensor:
-        return vectors_to_map(gpu.on(ksae, h.device)(map_to_vectors(h).float()), h.shape).to(h.dtype)
+        return vectors_to_map(gpu.on(ksae, h.device)(map_to_vectors(h).float()), h.shape).to(
+            h.dtype
+        )
 
     return edit
 
@@ -202,7 +230,9 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
     def edit(h: Tensor, step: Step) -> Tensor | None:
         mine, out = classes[step.rows], None
         for c, method in edits.items():
-            chosen = (mine == c).nonzero().flatten()  # on the host: a GPU would have to be waited for
+            chosen = (
+                (mine == c).nonzero().flatten()
+            )  # on the host: a GPU would have to be waited for
             rows = gpu.send(chosen, h.device)
             new = method(h[rows], step.at(chosen)) if len(rows) else None
             if new is not None:
@@ -210,7 +240,9 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
                 out[rows] = new
         return out
 
-    edit.rows = torch.isin(classes, torch.tensor(list(edits), dtype=torch.int64)).nonzero().flatten()  # all other images stay as they are
+    edit.rows = (
+        torch.isin(classes, torch.tensor(list(edits), dtype=torch.int64)).nonzero().flatten()
+    )  # all other images stay as they are
     return edit
 
 
@@ -223,7 +255,9 @@ def draw_classes(n: int, target: Sequence[float], seed: int, group: int = 1) -> 
     positive("group", group)
     generator = torch.Generator().manual_seed(seed)
     draws = -(-n // group)
-    points = (torch.randperm(draws, generator=generator) + torch.rand(1, generator=generator)) / draws  # one in each of `draws` equal parts
+    points = (
+        torch.randperm(draws, generator=generator) + torch.rand(1, generator=generator)
+    ) / draws  # one in each of `draws` equal parts
     edges = torch.from_numpy(distribution("target", target)).cumsum(0)[:-1]
     return torch.searchsorted(edges, points.double(), right=True).repeat_interleave(group)[:n]
 
@@ -234,7 +268,9 @@ def with_share(classes: int, target: int, share: float) -> list[float]:
     return [share if c == target else (1 - share) / (classes - 1) for c in range(classes)]
 
 
-def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None) -> Tensor:
+def random_features(
+    features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None
+) -> Tensor:
     """The negative control: as many latents, each drawn among the 20 with the nearest density to its counterpart's.
 
     Raises ValueError where no latents are left to draw.
@@ -246,7 +282,9 @@ def random_features(features: Tensor, density: Tensor, seed: int, exclude: Tenso
         near = (density - density[j]).abs().argsort().tolist()
         near = [i for i in near if i not in taken][:20]
         if not near:
-            raise ValueError(f"latents must be more than {len(density)}: none is left as a random control")
+            raise ValueError(
+                f"latents must be more than {len(density)}: none is left as a random control"
+            )
         pick = near[int(torch.randint(len(near), (1,), generator=generator))]
         taken.add(pick)
         chosen.append(pick)

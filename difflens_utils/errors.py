@@ -39,7 +39,9 @@ def within(parameter: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{parameter} must be between {low} and {high}, got {value!r}")
 
 
-def distribution(parameter: str, shares: ArrayLike, classes: int | None = None) -> NDArray[np.float64]:
+def distribution(
+    parameter: str, shares: ArrayLike, classes: int | None = None
+) -> NDArray[np.float64]:
     """The shares (classes,) as float64.
 
     Raises ValueError for a wrong length, a share below 0 or nan, or a sum other than 1.
@@ -49,6 +51,8 @@ def distribution(parameter: str, shares: ArrayLike, classes: int | None = None) 
     except (TypeError, ValueError):
         raise ValueError(f"{parameter} must be shares that sum to 1, got {shares!r}") from None
     if p.shape != (classes or p.size,) or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
-        raise ValueError(f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
-                         f"which sums to {p.sum():.6g}")
+        raise ValueError(
+            f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
+            f"which sums to {p.sum():.6g}"
+        )
     return p

@@ -51,8 +51,12 @@ class _Residual(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU(),
-            nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.BatchNorm2d(cout))
+            nn.Conv2d(cin, cout, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(cout),
+            nn.ReLU(),
+            nn.Conv2d(cout, cout, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(cout),
+        )
         same = stride == 1 and cin == cout
         self.shortcut = nn.Identity() if same else nn.Conv2d(cin, cout, 1, stride, bias=False)
 
@@ -62,19 +66,36 @@ class _Residual(nn.Module):
 
 def _residual_trunk(features: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        _Residual(32, 64, 2), _Residual(64, 96, 2), _Residual(96, 128, 2), nn.Flatten(),
-        nn.Linear(128 * 16, features), nn.ReLU())
+        nn.Conv2d(3, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        _Residual(32, 64, 2),
+        _Residual(64, 96, 2),
+        _Residual(96, 128, 2),
+        nn.Flatten(),
+        nn.Linear(128 * 16, features),
+        nn.ReLU(),
+    )
 
 
 def _strided_trunk(features: int) -> nn.Sequential:
     """No shortcuts, group norm, GELU, larger kernels: as unlike the residual trunk as convolutions get."""
+
     def layer(cin: int, cout: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding), nn.GroupNorm(8, cout), nn.GELU())
+        return nn.Sequential(
+            nn.Conv2d(cin, cout, kernel, stride, padding), nn.GroupNorm(8, cout), nn.GELU()
+        )
 
     return nn.Sequential(
-        layer(3, 64, 5, 2, 2), layer(64, 96, 3, 1, 1), layer(96, 128, 4, 2, 1), layer(128, 128, 3, 1, 1),
-        layer(128, 160, 4, 2, 1), nn.Flatten(), nn.Linear(160 * 16, features), nn.GELU())
+        layer(3, 64, 5, 2, 2),
+        layer(64, 96, 3, 1, 1),
+        layer(96, 128, 4, 2, 1),
+        layer(128, 128, 3, 1, 1),
+        layer(128, 160, 4, 2, 1),
+        nn.Flatten(),
+        nn.Linear(160 * 16, features),
+        nn.GELU(),
+    )
 
 
 ARCHITECTURES = {"residual": _residual_trunk, "strided": _strided_trunk}
@@ -83,10 +104,16 @@ ARCHITECTURES = {"residual": _residual_trunk, "strided": _strided_trunk}
 class AttributeNet(nn.Module):
     """One trunk and a linear head per factor; implements `Evaluator`. Reads 32x32 images (others are resized)."""
 
-    def __init__(self, architecture: str, factors: dict[str, tuple[str, ...]], features: int = 128) -> None:
+    def __init__(
+        self, architecture: str, factors: dict[str, tuple[str, ...]], features: int = 128
+    ) -> None:
         super().__init__()
         one_of("architecture", architecture, ARCHITECTURES)
-        self.config = {"architecture": architecture, "features": features, "factors": {k: list(v) for k, v in factors.items()}}
+        self.config = {
+            "architecture": architecture,
+            "features": features,
+            "factors": {k: list(v) for k, v in factors.items()},
+        }
         self.factors = {k: tuple(v) for k, v in factors.items()}
         self.trunk = ARCHITECTURES[architecture](features)
         self.head = nn.Linear(features, sum(len(v) for v in factors.values()))
@@ -98,7 +125,9 @@ class AttributeNet(nn.Module):
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Calibrated logits: their softmax is meant to be the chance of being right (Guo et al., 2017)."""
-        parts = self.head(self.features(images)).split([len(v) for v in self.factors.values()], dim=1)
+        parts = self.head(self.features(images)).split(
+            [len(v) for v in self.factors.values()], dim=1
+        )
         return {k: z / t for k, z, t in zip(self.factors, parts, self.temperature, strict=True)}
 
     def save(self, folder: Path) -> None:
@@ -117,7 +146,9 @@ class AttributeNet(nn.Module):
             config = json.loads((folder / "config.json").read_text())
             net, path = cls(**config), folder / "model.safetensors"
             checkpoints.fill(net, checkpoints.tensors(path), path)
-        except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
+        except (
+            Exception
+        ) as error:  # whatever a damaged file raises, the user needs its name and one line
             raise _unreadable(folder, error) from None
         return net.eval().requires_grad_(False)
 
@@ -135,14 +166,25 @@ class Preprocessing:
     def load(cls, path: Path) -> Preprocessing:
         """From the `preprocessor_config.json` of transformers."""
         config = json.loads(path.read_text())
-        for name, usual in {"do_resize": True, "do_center_crop": True, "do_normalize": True, "resample": 3}.items():
+        for name, usual in {
+            "do_resize": True,
+            "do_center_crop": True,
+            "do_normalize": True,
+            "resample": 3,
+        }.items():
             if config.get(name, usual) != usual:
-                raise ValueError(f"{path.name}: {name} is {config[name]!r}, and only {usual!r} can be honoured")
+                raise ValueError(
+                    f"{path.name}: {name} is {config[name]!r}, and only {usual!r} can be honoured"
+                )
         size, crop = config["size"], config["crop_size"]
         if isinstance(size, dict) and "shortest_edge" not in size:
             raise ValueError(f"{path.name}: size must name the shortest_edge, got {size}")
-        return cls(size if isinstance(size, int) else size["shortest_edge"], (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]),
-                   tuple(config["image_mean"]), tuple(config["image_std"]))
+        return cls(
+            size if isinstance(size, int) else size["shortest_edge"],
+            (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"]),
+            tuple(config["image_mean"]),
+            tuple(config["image_std"]),
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, 3, *crop), differentiable."""
@@ -150,9 +192,13 @@ class Preprocessing:
         shortest = min(height, width)
         size = self.edge * height // shortest, self.edge * width // shortest
         images = (images.float() + 1) / 2
-        for step in dict.fromkeys(((height, size[1]), size)):  # across, then down, clipped in between, as where pixels are bytes
+        for step in dict.fromkeys(
+            ((height, size[1]), size)
+        ):  # across, then down, clipped in between, as where pixels are bytes
             if step != images.shape[-2:]:
-                images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+                images = F.interpolate(
+                    images, step, mode="bicubic", antialias=True, align_corners=False
+                ).clamp(0, 1)
         top, left = (size[0] - self.crop[0]) // 2, (size[1] - self.crop[1]) // 2
         images = images[..., top : top + self.crop[0], left : left + self.crop[1]]
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
@@ -165,7 +211,9 @@ class Clip:
     `preprocessing` is that of a published model; ours takes images as they are, resized to its size.
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocessing: Preprocessing | None = None
+    ) -> None:
         self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
         self.size = model.config.vision_config.image_size
         self.context = model.config.text_config.max_position_embeddings
@@ -177,9 +225,18 @@ class Clip:
     def fingerprint(self) -> object:
         """What stands for it in the keys of artifacts: weights, vocabulary and preprocessing."""
         vocabulary = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        lasting = {name: part for name, part in vocabulary.items() if name not in ("padding", "truncation")}  # of the last call
-        return keys.digest({"model": self.model, "vocabulary": keys.key_of(keys.in_order(lasting)), "preprocessing": self.preprocessing,
-                            "size": self.size, "context": self.context})
+        lasting = {
+            name: part for name, part in vocabulary.items() if name not in ("padding", "truncation")
+        }  # of the last call
+        return keys.digest(
+            {
+                "model": self.model,
+                "vocabulary": keys.key_of(keys.in_order(lasting)),
+                "preprocessing": self.preprocessing,
+                "size": self.size,
+                "context": self.context,
+            }
+        )
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F), unit norm; sizes other than the model's are resized."""
@@ -191,11 +248,15 @@ class Clip:
 
     def text_features(self, texts: list[str]) -> Tensor:
         """B texts to (B, F), unit norm."""
-        return F.normalize(self.model.get_text_features(**self.tokenise(texts)).pooler_output, dim=-1)
+        return F.normalize(
+            self.model.get_text_features(**self.tokenise(texts)).pooler_output, dim=-1
+        )
 
     def tokenise(self, texts: list[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (B, L) each; L is the longest text, cut at the model's context."""
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        tokens = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt"
+        )
         return dict(tokens.to(self.model.device))
 
     def save(self, folder: Path) -> None:
@@ -213,9 +274,13 @@ class Clip:
         try:
             config = json.loads((folder / "config.json").read_text())
             if config.get("model_type") != "clip":
-                raise ValueError(f"config.json describes a {config.get('model_type')!r} model, not 'clip'")
+                raise ValueError(
+                    f"config.json describes a {config.get('model_type')!r} model, not 'clip'"
+                )
             model = loading.part(CLIPModel, folder, torch.float32)
-            json.loads((folder / "vocab.json").read_text())  # without it the tokenizer would be built empty
+            json.loads(
+                (folder / "vocab.json").read_text()
+            )  # without it the tokenizer would be built empty
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             loading.check_tokenizer(folder, tokenizer, model.config.text_config.vocab_size)
             published = folder / "preprocessor_config.json"
@@ -226,8 +291,12 @@ class Clip:
 
 
 # A text per class of an attribute: of zero-shot classification, and of the target class in CLIP-D (Eq. 17).
-CLASS_TEXTS = {"gender": "a portrait of {article} {name} person", "age": "a portrait of {article} {name} person",
-               "tone": "a portrait of a person with {name} skin", "race": "a portrait of {article} {name} person"}
+CLASS_TEXTS = {
+    "gender": "a portrait of {article} {name} person",
+    "age": "a portrait of {article} {name} person",
+    "tone": "a portrait of a person with {name} skin",
+    "race": "a portrait of {article} {name} person",
+}
 
 
 def class_texts(attribute: str, classes: tuple[str, ...]) -> list[str]:
@@ -255,7 +324,9 @@ BATCH = 64  # images: with several hundred at once small networks wait for memor
 def read(evaluator: Evaluator, images: Tensor, batch: int = BATCH) -> dict[str, Tensor]:
     """Class probabilities of every factor: {factor: (B, classes)} on the CPU, in batches."""
     chunks = [evaluator.logits(part) for part in images.split(batch)]
-    return {k: torch.cat([c[k].float().softmax(-1).cpu() for c in chunks]) for k in evaluator.factors}
+    return {
+        k: torch.cat([c[k].float().softmax(-1).cpu() for c in chunks]) for k in evaluator.factors
+    }
 
 
 @torch.inference_mode()

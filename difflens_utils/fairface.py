@@ -20,7 +20,11 @@ from .evaluators import resized
 Columns = Mapping[str, tuple[int, ...]]  # {class: outputs}
 
 GENDER: Columns = {"female": (8,), "male": (7,)}
-AGE: Columns = {"young": (9, 10, 11), "adult": (12, 13, 14, 15), "old": (16, 17)}  # to 19, 20 to 59, from 60
+AGE: Columns = {
+    "young": (9, 10, 11),
+    "adult": (12, 13, 14, 15),
+    "old": (16, 17),
+}  # to 19, 20 to 59, from 60
 RACE_OF_7: Columns = {"White": (0,), "Black": (1,), "Asian": (3, 4), "Indian": (5,)}
 RACE_OF_4: Columns = {"White": (0,), "Black": (1,), "Asian": (2,), "Indian": (3,)}
 OUTPUTS = 18
@@ -47,7 +51,10 @@ class FairFace(nn.Module):
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """{factor: (B, classes)}; their softmax is the probability of each class's outputs together."""
         outputs = self.head(self.features(images))
-        return {factor: torch.stack([outputs[:, list(own)].logsumexp(1) for own in classes.values()], 1) for factor, classes in self.columns.items()}
+        return {
+            factor: torch.stack([outputs[:, list(own)].logsumexp(1) for own in classes.values()], 1)
+            for factor, classes in self.columns.items()
+        }
 
     @classmethod
     def load(cls, path: Path) -> FairFace:

@@ -27,16 +27,33 @@ PALETTE = [BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#00838f", "#b5651d", "#5d6d7e",
 
 def style() -> None:
     """One look for all pages."""
-    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc={
-        "figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
-        "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.titleweight": "bold", "grid.alpha": 0.5})
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette=PALETTE,
+        rc={
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "legend.fontsize": 9,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "axes.titleweight": "bold",
+            "grid.alpha": 0.5,
+        },
+    )
     pd.set_option("display.max_colwidth", None)  # a cut interval is none
     register()
 
 
 def pixels(images: Tensor, scale: int = 1) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] to (B, H scale, W scale, 3) uint8, enlarged without smoothing."""
-    big = F.interpolate(images.float().clamp(-1, 1), scale_factor=scale, mode="nearest") if scale > 1 else images.float()
+    big = (
+        F.interpolate(images.float().clamp(-1, 1), scale_factor=scale, mode="nearest")
+        if scale > 1
+        else images.float()
+    )
     return ((big.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -48,7 +65,7 @@ def mosaic(images: Tensor, columns: int, scale: int = 3, gap: int = 2) -> np.nda
     sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
         y, x = divmod(i, columns)
-        sheet[y * (h + gap):y * (h + gap) + h, x * (w + gap):x * (w + gap) + w] = tile
+        sheet[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = tile
     return sheet
 
 
@@ -69,10 +86,17 @@ def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5)
     return figure
 
 
-def strips(rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, title: str = "", width: float = 9.5) -> Figure:
+def strips(
+    rows: Mapping[str, Tensor],
+    columns: Sequence[str] | None = None,
+    title: str = "",
+    width: float = 9.5,
+) -> Figure:
     """Labelled rows of images, (B, 3, H, W) each, of the same length; `columns` labels them from above."""
     count = max(len(v) for v in rows.values())
-    figure, axes = plt.subplots(len(rows), 1, figsize=(width, (width - 1.2) / count * len(rows) + 0.6), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(width, (width - 1.2) / count * len(rows) + 0.6), squeeze=False
+    )
     for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         axis.imshow(mosaic(images, count, scale=4), interpolation="nearest")
         axis.set(xticks=[], yticks=[])
@@ -92,24 +116,49 @@ def strips(rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, tit
     return figure
 
 
-def curve(axis: Axes, x: Sequence[float], estimates: Sequence[Estimate], label: str, color: str | None = None,
-          linestyle: str = "-", marker: str = "o") -> None:
+def curve(
+    axis: Axes,
+    x: Sequence[float],
+    estimates: Sequence[Estimate],
+    label: str,
+    color: str | None = None,
+    linestyle: str = "-",
+    marker: str = "o",
+) -> None:
     """A line of estimates with their 95 % intervals as a band."""
     values = np.array([e.value for e in estimates], float)
     (line,) = axis.plot(x, values, linestyle, marker=marker, ms=4, label=label, color=color)
     if all(e.low is not None for e in estimates):
-        axis.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], alpha=0.18, color=line.get_color(), lw=0)
+        axis.fill_between(
+            x,
+            [e.low for e in estimates],
+            [e.high for e in estimates],
+            alpha=0.18,
+            color=line.get_color(),
+            lw=0,
+        )
     note(axis, f"{label}, {values[0]:.2f} at {x[0]:g} and {values[-1]:.2f} at {x[-1]:g}")
 
 
-def shares(axis: Axes, rows: Mapping[str, Sequence[Estimate]], classes: Sequence[str], title: str = "") -> None:
+def shares(
+    axis: Axes, rows: Mapping[str, Sequence[Estimate]], classes: Sequence[str], title: str = ""
+) -> None:
     """Grouped bars of class shares with intervals, one group per class and one colour per row."""
     width = 0.8 / len(rows)
     for i, (label, estimates) in enumerate(rows.items()):
         x = np.arange(len(classes)) + (i - (len(rows) - 1) / 2) * width
         values = np.array([e.value for e in estimates])
-        error = np.array([[max(0.0, e.value - e.low), max(0.0, e.high - e.value)] if e.low is not None else [0, 0] for e in estimates]).T
-        axis.bar(x, values, width * 0.95, yerr=error, label=label, color=PALETTE[i], error_kw={"lw": 1})
+        error = np.array(
+            [
+                [max(0.0, e.value - e.low), max(0.0, e.high - e.value)]
+                if e.low is not None
+                else [0, 0]
+                for e in estimates
+            ]
+        ).T
+        axis.bar(
+            x, values, width * 0.95, yerr=error, label=label, color=PALETTE[i], error_kw={"lw": 1}
+        )
         shown = (f"{name} {value:.2f}" for name, value in zip(classes, values, strict=True))
         note(axis, f"{label}, {listed(shown)}")
     axis.set_xticks(range(len(classes)), classes)
@@ -117,7 +166,9 @@ def shares(axis: Axes, rows: Mapping[str, Sequence[Estimate]], classes: Sequence
     axis.grid(axis="x", visible=False)
 
 
-def forest(axis: Axes, rows: Mapping[str, Estimate], xlabel: str, color: str = BLUE, zero: float = 0.0) -> None:
+def forest(
+    axis: Axes, rows: Mapping[str, Estimate], xlabel: str, color: str = BLUE, zero: float = 0.0
+) -> None:
     """One labelled estimate with its interval per line."""
     y = np.arange(len(rows))[::-1]
     for i, e in zip(y, rows.values(), strict=True):
@@ -129,10 +180,27 @@ def forest(axis: Axes, rows: Mapping[str, Estimate], xlabel: str, color: str = B
     note(axis, listed(f"{name} {estimate.value:.2f}" for name, estimate in rows.items()))
 
 
-def heat(axis: Axes, table: pd.DataFrame, *, label: str, fmt: str = ".2f", cmap: str = "vlag", center: float | None = 0.0) -> None:
+def heat(
+    axis: Axes,
+    table: pd.DataFrame,
+    *,
+    label: str,
+    fmt: str = ".2f",
+    cmap: str = "vlag",
+    center: float | None = 0.0,
+) -> None:
     """An annotated matrix."""
-    sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, cbar_kws={"label": label},
-                annot_kws={"size": 8}, linewidths=0.5)
+    sns.heatmap(
+        table,
+        ax=axis,
+        annot=True,
+        fmt=fmt,
+        cmap=cmap,
+        center=center,
+        cbar_kws={"label": label},
+        annot_kws={"size": 8},
+        linewidths=0.5,
+    )
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells
     axis.tick_params(axis="x", rotation=35)
@@ -153,7 +221,13 @@ def _cell(table: pd.DataFrame, place: int, fmt: str) -> str:
     return f"{table.iloc[row, column]:{fmt}} ({table.index[row]}; {table.columns[column]})"
 
 
-def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float], timesteps: Sequence[int]) -> Figure:
+def card(
+    images: Tensor,
+    heat_maps: Tensor,
+    title: str,
+    by_step: Sequence[float],
+    timesteps: Sequence[int],
+) -> Figure:
     """One feature: the images on which it is strongest, where it fires, and when it matters."""
     n = len(images)
     figure, axes = plt.subplots(2, n + 1, figsize=(9.5, 2.5), width_ratios=[1] * n + [2.4])
@@ -161,8 +235,15 @@ def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float]
         axis.imshow(picture, interpolation="nearest")
     for axis, picture, where in zip(axes[1], pixels(images), heat_maps, strict=False):
         axis.imshow(picture.mean(-1), cmap="gray", interpolation="nearest", alpha=0.5)
-        axis.imshow(where, cmap="magma", alpha=0.65, extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
-                    interpolation="nearest", vmin=0, vmax=float(heat_maps.max()) or 1.0)
+        axis.imshow(
+            where,
+            cmap="magma",
+            alpha=0.65,
+            extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
+            interpolation="nearest",
+            vmin=0,
+            vmax=float(heat_maps.max()) or 1.0,
+        )
     for axis in axes[:, :n].flat:
         axis.set_axis_off()
     for axis in axes[:, n]:
@@ -178,8 +259,11 @@ def card(images: Tensor, heat_maps: Tensor, title: str, by_step: Sequence[float]
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
     peak = timesteps[int(np.argmax(by_step))]
     note(right, f"largest at t = {peak}")
-    describe(figure, f"{title}. Above, the {n} images in which the feature fires most strongly; "
-                     "below, where in them it fires")
+    describe(
+        figure,
+        f"{title}. Above, the {n} images in which the feature fires most strongly; "
+        "below, where in them it fires",
+    )
     return figure
 
 
@@ -189,19 +273,46 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     children = [k for k, v in parents.items() if v and k not in roots]
     free = [k for k, v in parents.items() if not v and k not in (*roots, *above)]
     figure, axis = plt.subplots(figsize=(8.5, 0.36 * len(children) + 0.9))
-    spot = {r: (0.0, (len(children) - 1) * (1 - i / max(1, len(roots) - 1))) for i, r in enumerate(roots)}
+    spot = {
+        r: (0.0, (len(children) - 1) * (1 - i / max(1, len(roots) - 1)))
+        for i, r in enumerate(roots)
+    }
     spot |= {a: (-0.7, (len(children) - 1) / 2 - i) for i, a in enumerate(above)}
     spot |= {c: (1.0, len(children) - 1 - i) for i, c in enumerate(children)}
     colours = dict(zip([*roots, *above], PALETTE, strict=False))
     for child in [*roots, *children]:
         for parent in parents[child]:
             (x0, y0), (x1, y1) = spot[parent], spot[child]
-            axis.annotate("", (x1 - 0.14, y1), (x0 + 0.12, y0), arrowprops={"arrowstyle": "->", "color": colours[parent], "alpha": 0.7})
+            axis.annotate(
+                "",
+                (x1 - 0.14, y1),
+                (x0 + 0.12, y0),
+                arrowprops={"arrowstyle": "->", "color": colours[parent], "alpha": 0.7},
+            )
     for name, (x, y) in spot.items():
-        axis.text(x, y, name.replace("_", " "), ha="center", va="center", fontsize=10,
-                  bbox={"boxstyle": "round,pad=0.3", "fc": colours.get(name, "#f2f2f2"), "ec": "none", "alpha": 0.9},
-                  color="white" if name in colours else "black")
-    axis.text(0.5, -1.3, "independent of all: " + ", ".join(f.replace("_", " ") for f in free), ha="center", fontsize=10, color=GREY)
+        axis.text(
+            x,
+            y,
+            name.replace("_", " "),
+            ha="center",
+            va="center",
+            fontsize=10,
+            bbox={
+                "boxstyle": "round,pad=0.3",
+                "fc": colours.get(name, "#f2f2f2"),
+                "ec": "none",
+                "alpha": 0.9,
+            },
+            color="white" if name in colours else "black",
+        )
+    axis.text(
+        0.5,
+        -1.3,
+        "independent of all: " + ", ".join(f.replace("_", " ") for f in free),
+        ha="center",
+        fontsize=10,
+        color=GREY,
+    )
     axis.set(xlim=(-0.95 if above else -0.2, 1.25), ylim=(-1.8, len(children) - 0.4))
     axis.set_axis_off()
     arrows = [f"{listed(parents[k])} to {k}" for k in (*roots, *children) if parents[k]]
@@ -211,7 +322,13 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     return figure
 
 
-def slider(frames: Mapping[str, Tensor], caption: Mapping[str, str], columns: int = 8, scale: int = 3, start: int = 0) -> str:
+def slider(
+    frames: Mapping[str, Tensor],
+    caption: Mapping[str, str],
+    columns: int = 8,
+    scale: int = 3,
+    start: int = 0,
+) -> str:
     """Self-contained HTML: drag to change beta. `frames` maps labels to images (B, 3, H, W), in order.
 
     The control announces the label and the caption of the chosen frame, which are the

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 ON_CPU = 32  # images per batch: what they are on the way through the network stays in a processor's cache
 MOST = 256  # images per batch on a GPU: larger ones gain little, and leave the workers fewer blocks to share
 TRIAL = 8  # images of the batch whose memory is measured
-SHARE = 0.5  # of the free memory; an edit with the asymmetric step repeats what lies behind the module
+SHARE = (
+    0.5  # of the free memory; an edit with the asymmetric step repeats what lies behind the module
+)
 
 
 def take() -> torch.device:
@@ -54,11 +56,15 @@ def largest_batch(memory: Memory, images: int = TRIAL) -> int:
     """
     fit = int(SHARE * memory.free * images / max(memory.taken, 1))
     if fit < 1:
-        raise MemoryError(f"{memory.free >> 20} MiB of the GPU are free, too few for one image: free some, or take device=cpu")
+        raise MemoryError(
+            f"{memory.free >> 20} MiB of the GPU are free, too few for one image: free some, or take device=cpu"
+        )
     return min(1 << fit.bit_length() - 1, MOST)
 
 
-_measured: dict[tuple[str, ...], int] = {}  # one batch size per process, subject and device, so that a run keeps its batches
+_measured: dict[
+    tuple[str, ...], int
+] = {}  # one batch size per process, subject and device, so that a run keeps its batches
 
 
 def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = None) -> int:
@@ -84,7 +90,11 @@ def _trial(subject: Subject) -> Memory:
 
 def send(value: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, without waiting for what the device is doing."""
-    return value.to(device) if value.device == device or device.type == "cpu" else value.pin_memory().to(device, non_blocking=True)
+    return (
+        value.to(device)
+        if value.device == device or device.type == "cpu"
+        else value.pin_memory().to(device, non_blocking=True)
+    )
 
 
 _elsewhere: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()
@@ -111,7 +121,11 @@ class Copies:
     a copy and returns the tensor and what waits for it.
     """
 
-    def __init__(self, write: Callable[..., None], start: Callable[[Tensor], tuple[Tensor, Callable[[], None]]] | None = None) -> None:
+    def __init__(
+        self,
+        write: Callable[..., None],
+        start: Callable[[Tensor], tuple[Tensor, Callable[[], None]]] | None = None,
+    ) -> None:
         self.write, self.start = write, start
         self.pending: tuple[Tensor, Callable[[], None], tuple[Any, ...]] | None = None
 
@@ -133,7 +147,9 @@ class Copies:
 
 
 def _pinned(value: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)  # torch keeps pinned memory for the next one
+    host = torch.empty(
+        value.shape, dtype=value.dtype, pin_memory=True
+    )  # torch keeps pinned memory for the next one
     host.copy_(value, non_blocking=True)
     done = torch.cuda.Event()
     done.record()

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from .errors import one_of
 
-HookEdit = Callable[[Tensor, int], Tensor | None]  # (output, index of the call) -> new output, or None: unchanged
+HookEdit = Callable[
+    [Tensor, int], Tensor | None
+]  # (output, index of the call) -> new output, or None: unchanged
 
 
 class _Stop(Exception):
@@ -74,7 +76,9 @@ def _changed(
 
 
 @contextmanager
-def edit(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[None]:
+def edit(
+    model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE
+) -> Iterator[None]:
     """Pass the module's output through `function(output, call)` while the context is open.
 
     `parts` of the batch are passed one by one, and the rest is left alone: with classifier-free guidance the network sees
@@ -126,6 +130,7 @@ def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, 
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(out := _tensor(output), Tensor) and out.dim() > 1:
                 seen.setdefault(name, tuple(out.shape))
+
         return hook
 
     named = {name: module for name, module in model.named_modules() if name}
@@ -171,7 +176,9 @@ def forkable(model: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE) -> Iterator[Fork]:
+def fork(
+    model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE
+) -> Iterator[Fork]:
     """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
 
     `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the
@@ -181,7 +188,9 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
     it was; where it does for some, these go on as they are.
     """
     if not forkable(model, name):
-        raise ValueError(f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can")
+        raise ValueError(
+            f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can"
+        )
     state = Fork()
 
     def repeat(value: Any) -> Any:
@@ -213,8 +222,13 @@ def fork(model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice]
             return None
         return tuple(repeat(a) for a in args), {k: repeat(v) for k, v in kwargs.items()}
 
-    handles = [model.register_forward_pre_hook(start), find(model, name).register_forward_hook(split)]
-    handles += [block.register_forward_pre_hook(widen, with_kwargs=True) for block in behind(model, name)]
+    handles = [
+        model.register_forward_pre_hook(start),
+        find(model, name).register_forward_hook(split),
+    ]
+    handles += [
+        block.register_forward_pre_hook(widen, with_kwargs=True) for block in behind(model, name)
+    ]
     try:
         yield state
     finally:

@@ -22,15 +22,26 @@ class Inception:
         """`path` is clean-fid's own file. ValueError, in one line, for one that is missing, damaged or foreign."""
         try:
             self.network = InceptionV3W(str(path.parent), download=False).to(device).eval()
-        except Exception as error:  # whatever a damaged file raises, the user needs its name and one line
-            raise ValueError(f"{path} is missing, damaged or not clean-fid's Inception: {str(error).strip().splitlines()[-1][:200]}") from None
+        except (
+            Exception
+        ) as error:  # whatever a damaged file raises, the user needs its name and one line
+            raise ValueError(
+                f"{path} is missing, damaged or not clean-fid's Inception: {str(error).strip().splitlines()[-1][:200]}"
+            ) from None
         checkpoints.finite(path, self.network.state_dict())
         self.device, self.resize = device, build_resizer("clean")
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """(B, 2048) float32."""
-        pixels = (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+        pixels = (
+            (images.float().clamp(-1, 1) * 127.5 + 127.5)
+            .round()
+            .byte()
+            .permute(0, 2, 3, 1)
+            .cpu()
+            .numpy()
+        )  # (B, H, W, 3)
         resized = np.stack([self.resize(image) for image in pixels])
         return self.network(torch.from_numpy(resized).permute(0, 3, 1, 2).to(self.device)).float()
 
@@ -39,7 +50,12 @@ class Scorer:
     """An evaluator that reads classes with one network, and whose features, for the Fréchet distance, are those of another."""
 
     def __init__(self, reader: Evaluator, features: Callable[[Tensor], Tensor]) -> None:
-        self.factors, self.logits, self.features, self.reader = reader.factors, reader.logits, features, reader
+        self.factors, self.logits, self.features, self.reader = (
+            reader.factors,
+            reader.logits,
+            features,
+            reader,
+        )
 
     def fingerprint(self) -> object:
         """What stands for it in the keys of artifacts: the reader, and the network behind the features."""

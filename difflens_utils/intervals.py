@@ -8,7 +8,8 @@ WHY = (
     "resampled images, and resampling adds noise of its own: a distance such as FD counts every "
     "deviation as positive, so near zero nearly all resampled distances exceed the measured one, "
     "and the interval lies too high. Read such a value beside the noise level, not by its "
-    "interval.")
+    "interval."
+)
 
 
 def is_outside(value: float | None, low: float | None, high: float | None) -> bool:

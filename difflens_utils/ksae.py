@@ -75,7 +75,10 @@ class KSAEConfig:
     """The encoder's matrix product in training: "fp32", "bf16", or "auto", bf16 where the hardware multiplies in it."""
 
     def __post_init__(self) -> None:
-        whole = {name: getattr(self, name) for name in ("width", "latents", "k", "dead_after", "batch", "steps")}
+        whole = {
+            name: getattr(self, name)
+            for name in ("width", "latents", "k", "dead_after", "batch", "steps")
+        }
         if self.aux_latents is not None:
             whole["aux_latents"] = self.aux_latents
         for name, value in whole.items():
@@ -103,9 +106,13 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns = x.shape[-1] // 8
     rounds = x.unflatten(-1, (8, columns))  # (..., 8, D/8)
     finalists = rounds.amax(-2).topk(k, sorted=False).indices  # (..., k)
-    pool = rounds.gather(-1, finalists.unsqueeze(-2).expand(*finalists.shape[:-1], 8, k)).flatten(-2)  # (..., 8k)
+    pool = rounds.gather(-1, finalists.unsqueeze(-2).expand(*finalists.shape[:-1], 8, k)).flatten(
+        -2
+    )  # (..., 8k)
     values, winners = pool.topk(k, sorted=False)
-    return values, finalists.gather(-1, winners % k) + winners.div(k, rounding_mode="floor") * columns
+    return values, finalists.gather(-1, winners % k) + winners.div(
+        k, rounding_mode="floor"
+    ) * columns
 
 
 def _rows_sum(indices: Tensor, values: Tensor, weight: Tensor) -> Tensor:
@@ -121,9 +128,13 @@ class _SparseAutoencode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, k: int, dtype: torch.dtype) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, k: int, dtype: torch.dtype
+    ) -> Any:
         values, indices = top_k(F.linear(x.to(dtype), w_enc.to(dtype), b_enc.to(dtype)), k)
-        with torch.enable_grad():  # autograd keeps what the gradient with respect to the values needs
+        with (
+            torch.enable_grad()
+        ):  # autograd keeps what the gradient with respect to the values needs
             ctx.values = values.float().relu().requires_grad_()  # (n, k)
             ctx.decoded = _rows_sum(indices, ctx.values, w_dec.detach())  # (n, d)
         ctx.save_for_backward(x, indices)
@@ -138,14 +149,25 @@ class _SparseAutoencode(torch.autograd.Function):
         grad_values = torch.where(ctx.values > 0, grad_values, 0)  # behind the ReLU
         owners, order = indices.flatten().sort(stable=True)  # (n·k,) pairs by latent
         starts = torch.searchsorted(owners, torch.arange(ctx.latents, device=x.device))
-        vectors = order.div(indices.shape[1], rounding_mode="floor")  # the vector each pair came from
+        vectors = order.div(
+            indices.shape[1], rounding_mode="floor"
+        )  # the vector each pair came from
 
         def per_latent(weights: Tensor, rows: Tensor) -> Tensor:  # (n, k), (n, d) -> (D, d)
             weights = weights.detach().flatten()[order]
             return F.embedding_bag(vectors, rows, starts, mode="sum", per_sample_weights=weights)
 
-        grad_b = torch.bincount(indices.flatten(), grad_values.flatten(), minlength=ctx.latents).to(x.dtype)
-        return None, per_latent(grad_values, x), grad_b, per_latent(ctx.values, grad.contiguous()), None, None
+        grad_b = torch.bincount(indices.flatten(), grad_values.flatten(), minlength=ctx.latents).to(
+            x.dtype
+        )
+        return (
+            None,
+            per_latent(grad_values, x),
+            grad_b,
+            per_latent(ctx.values, grad.contiguous()),
+            None,
+            None,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- the model
@@ -164,10 +186,14 @@ class KSAE(nn.Module):
         super().__init__()
         self.config = config
         generator = torch.Generator().manual_seed(config.seed)
-        directions = F.normalize(torch.randn(config.latents, config.width, generator=generator), dim=1)
+        directions = F.normalize(
+            torch.randn(config.latents, config.width, generator=generator), dim=1
+        )
         self.W_enc = nn.Parameter(directions.clone())  # (D, d)
         self.b_enc = nn.Parameter(torch.zeros(config.latents))
-        self.W_dec = nn.Parameter(directions)  # (D, d), tied at the start (Eq. 4), up to the factor of `_start_from`
+        self.W_dec = nn.Parameter(
+            directions
+        )  # (D, d), tied at the start (Eq. 4), up to the factor of `_start_from`
         self.b_dec = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("scale", torch.ones(()))
         self.scale: Tensor
@@ -180,7 +206,9 @@ class KSAE(nn.Module):
     def pre_activations(self, x: Tensor) -> Tensor:
         """W_enc (x − b_dec) + b_enc: (..., d) -> (..., D). Raises ValueError unless x has vectors of d values."""
         if x.shape[-1] != self.config.width:
-            raise ValueError(f"x must hold vectors of {self.config.width} values, got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"x must hold vectors of {self.config.width} values, got shape {tuple(x.shape)}"
+            )
         return F.linear(self._centred(x), self.W_enc, self.b_enc)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +218,9 @@ class KSAE(nn.Module):
 
     def dense(self, values: Tensor, indices: Tensor) -> Tensor:
         """Sparse codes (..., k), (..., k) as s (..., D)."""
-        return values.new_zeros(*values.shape[:-1], self.config.latents).scatter(-1, indices, values)
+        return values.new_zeros(*values.shape[:-1], self.config.latents).scatter(
+            -1, indices, values
+        )
 
     def latents(self, x: Tensor) -> Tensor:
         """s of Eq. 3: (..., d) -> (..., D), at most k of them above 0."""
@@ -202,7 +232,9 @@ class KSAE(nn.Module):
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Eq. 4 from sparse codes (..., k), (..., k) -> x̂ (..., d), at k/D of the price."""
-        total = _rows_sum(indices.flatten(0, -2), values.flatten(0, -2), self.W_dec).unflatten(0, values.shape[:-1])
+        total = _rows_sum(indices.flatten(0, -2), values.flatten(0, -2), self.W_dec).unflatten(
+            0, values.shape[:-1]
+        )
         return (total + self.b_dec) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -223,7 +255,9 @@ class KSAE(nn.Module):
         mean = x.mean(0)
         scale = (x - mean).square().mean().sqrt()
         if not 0 < scale.item() < math.inf:
-            raise ValueError(f"batches must hold finite vectors that differ, but the rms of the first is {scale:.3g}")
+            raise ValueError(
+                f"batches must hold finite vectors that differ, but the rms of the first is {scale:.3g}"
+            )
         self.scale.copy_(scale)
         if self.config.pre_bias:
             self.b_dec.copy_(mean / scale)
@@ -332,7 +366,9 @@ def auxiliary_loss(ksae: KSAE, centred: Tensor, residual: Tensor, dead: Tensor) 
     """
     rows = dead.nonzero().squeeze(1)
     pre = F.linear(centred.detach(), ksae.W_enc[rows], ksae.b_enc[rows])  # (n, dead)
-    values, indices = pre.topk(min(ksae.config.aux_latents or (ksae.config.width + 1) // 2, len(rows)), sorted=False)
+    values, indices = pre.topk(
+        min(ksae.config.aux_latents or (ksae.config.width + 1) // 2, len(rows)), sorted=False
+    )
     explained = torch.zeros_like(pre).scatter(1, indices, values.relu()) @ ksae.W_dec[rows]
     residual = residual.detach()
     return (residual - explained).square().sum() / residual.square().sum().clamp_min(1e-30)
@@ -356,14 +392,19 @@ def train(
     other settings.
     """
     first, stream_from = _open(batches)
-    run, path = Trainer(config, _checked(config, first, 0)), None if checkpoint is None else Path(checkpoint)
+    run, path = (
+        Trainer(config, _checked(config, first, 0)),
+        None if checkpoint is None else Path(checkpoint),
+    )
     if path is not None and path.exists():
         run.restore(path)
     if validation is not None:
         fvu(run.ksae, [validation])  # a wrong shape shows now, not at the first log
     logs, saves = max(1, config.steps // 60), max(1, config.steps // 10)
     stream = stream_from(run.step)
-    with tqdm(total=config.steps, initial=run.step, desc=f"k-SAE k={config.k}", disable=not progress) as bar:
+    with tqdm(
+        total=config.steps, initial=run.step, desc=f"k-SAE k={config.k}", disable=not progress
+    ) as bar:
         try:
             while run.step < config.steps:
                 batch = _checked(config, next(stream, None), run.step)
@@ -393,8 +434,12 @@ class Trainer:
         self.ksae = KSAE(config).to(first.device)
         self.ksae._start_from(first)
         # Gao et al.'s small epsilon: a normalised loss over D·d weights has gradients near Adam's default one.
-        self.adam = torch.optim.Adam(self.ksae.parameters(), lr=config.rate, eps=6.25e-10, fused=True)
-        self.silent = torch.zeros(config.latents, dtype=torch.long, device=first.device)  # vectors since a latent fired
+        self.adam = torch.optim.Adam(
+            self.ksae.parameters(), lr=config.rate, eps=6.25e-10, fused=True
+        )
+        self.silent = torch.zeros(
+            config.latents, dtype=torch.long, device=first.device
+        )  # vectors since a latent fired
         self.step = 0
         self.history = History([], [], [], [], [])
         self.dtype = _product_dtype(config.precision, first.device)
@@ -407,13 +452,17 @@ class Trainer:
         b_enc = ksae.b_enc
         if config.pre_bias:  # ... whose gradient comes through a term of the bias that is 0
             b_enc = b_enc - ksae.W_enc.detach() @ (ksae.b_dec - ksae.b_dec.detach())
-        decoded, values, indices = _SparseAutoencode.apply(centred, ksae.W_enc, b_enc, ksae.W_dec, config.k, self.dtype)
+        decoded, values, indices = _SparseAutoencode.apply(
+            centred, ksae.W_enc, b_enc, ksae.W_dec, config.k, self.dtype
+        )
         target = x / ksae.scale
         residual = target - ksae.b_dec - decoded
         loss = residual.square().sum() / (target - target.mean(0)).square().sum()
         self.last = (loss.item(), (values > 0).sum(1).float().mean())
         if not math.isfinite(self.last[0]):
-            raise ValueError(f"batches or rate: the loss of step {self.step} is not finite (rate {config.rate:g})")
+            raise ValueError(
+                f"batches or rate: the loss of step {self.step} is not finite (rate {config.rate:g})"
+            )
         dead = self.silent >= config.dead_after
         if config.auxk and dead.any():
             loss = loss + config.auxk * auxiliary_loss(ksae, centred, residual, dead)
@@ -428,7 +477,9 @@ class Trainer:
     def _apply(self) -> None:
         directions, gradient = self.ksae.W_dec, self.ksae.W_dec.grad
         assert gradient is not None
-        gradient -= (gradient * directions).sum(1, keepdim=True) * directions  # no step along a direction's length
+        gradient -= (gradient * directions).sum(
+            1, keepdim=True
+        ) * directions  # no step along a direction's length
         warm_up, decay = 0.05 * self.config.steps, 0.2 * self.config.steps
         factor = min(1.0, (self.step + 1) / warm_up, (self.config.steps - self.step) / decay)
         self.adam.param_groups[0]["lr"] = self.config.rate * factor
@@ -440,7 +491,9 @@ class Trainer:
         history, (loss, active) = self.history, self.last
         history.step.append(self.step)
         history.fvu.append(loss)
-        history.validation_fvu.append(math.nan if validation is None else fvu(self.ksae, [validation]))
+        history.validation_fvu.append(
+            math.nan if validation is None else fvu(self.ksae, [validation])
+        )
         history.l0.append(active.item())
         history.dead.append((self.silent >= self.config.dead_after).float().mean().item())
 
@@ -449,8 +502,15 @@ class Trainer:
         tensors = dict(self.ksae.state_dict()) | {"silent": self.silent}
         for name, parameter in self.ksae.named_parameters():
             state = self.adam.state.get(parameter, {})
-            tensors |= {f"{moment}.{name}": state.get(moment, torch.zeros_like(parameter)) for moment in MOMENTS}
-        metadata = {"step": self.step, "config": asdict(self.config), "history": self.history._asdict()}
+            tensors |= {
+                f"{moment}.{name}": state.get(moment, torch.zeros_like(parameter))
+                for moment in MOMENTS
+            }
+        metadata = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "history": self.history._asdict(),
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_tensors(path, tensors, {"ksae": json.dumps(metadata)})
 
@@ -461,19 +521,32 @@ class Trainer:
                 metadata = json.loads((file.metadata() or {})["ksae"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (KeyError, ValueError, OSError, SafetensorError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read, delete it to start again: {_line(error)}") from None
+            raise ValueError(
+                f"checkpoint {path} cannot be read, delete it to start again: {_line(error)}"
+            ) from None
         for name, value in asdict(self.config).items():
             if metadata["config"].get(name) != value:
                 was = metadata["config"].get(name)
-                raise ValueError(f"checkpoint {path} is of another training: its {name} is {was!r}, not {value!r}")
+                raise ValueError(
+                    f"checkpoint {path} is of another training: its {name} is {was!r}, not {value!r}"
+                )
         state = dict(self.ksae.state_dict()) | {"silent": self.silent}
         names = dict(self.ksae.named_parameters())
-        _check_tensors(path, tensors, state | {f"{m}.{n}": p for m in MOMENTS for n, p in names.items()})
+        _check_tensors(
+            path, tensors, state | {f"{m}.{n}": p for m in MOMENTS for n, p in names.items()}
+        )
         self.ksae.load_state_dict({name: tensors[name] for name in self.ksae.state_dict()})
-        self.silent, self.step, self.history = tensors["silent"], metadata["step"], History(**metadata["history"])
+        self.silent, self.step, self.history = (
+            tensors["silent"],
+            metadata["step"],
+            History(**metadata["history"]),
+        )
         for name, parameter in names.items():
             moments = {m: tensors[f"{m}.{name}"] for m in MOMENTS}
-            self.adam.state[parameter] = {"step": torch.tensor(float(self.step), device=parameter.device), **moments}
+            self.adam.state[parameter] = {
+                "step": torch.tensor(float(self.step), device=parameter.device),
+                **moments,
+            }
 
 
 def _open(batches: Batches) -> tuple[Tensor | None, Callable[[int], Iterator[Tensor]]]:
@@ -496,7 +569,13 @@ def _checked(config: KSAEConfig, batch: Tensor | None, step: int) -> Tensor:
 
 
 def _product_dtype(precision: str, device: torch.device) -> torch.dtype:
-    return fast_dtype(device) if precision == "auto" else torch.bfloat16 if precision == "bf16" else torch.float32
+    return (
+        fast_dtype(device)
+        if precision == "auto"
+        else torch.bfloat16
+        if precision == "bf16"
+        else torch.float32
+    )
 
 
 @contextmanager
@@ -529,9 +608,15 @@ def _atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    with _atomic(path) as temporary:  # written by Python, so that a full disk is the OSError that callers know
-        temporary.write_bytes(serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+def _write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    with _atomic(
+        path
+    ) as temporary:  # written by Python, so that a full disk is the OSError that callers know
+        temporary.write_bytes(
+            serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+        )
 
 
 def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -581,7 +666,9 @@ def _vectors(batches: Iterable[Tensor], width: int) -> Iterator[Tensor]:
     """Tensors (..., d) as chunks (n <= CHUNK, d), not empty."""
     for batch in batches:
         if batch.shape[-1] != width:
-            raise ValueError(f"batches must hold vectors of {width} values, got shape {tuple(batch.shape)}")
+            raise ValueError(
+                f"batches must hold vectors of {width} values, got shape {tuple(batch.shape)}"
+            )
         yield from (chunk for chunk in batch.reshape(-1, width).split(CHUNK) if len(chunk))
 
 
@@ -597,7 +684,9 @@ class GroupFVU(NamedTuple):
 
 
 @torch.no_grad()
-def fvu_per_group(ksae: Callable[[Tensor], Tensor], groups: Iterable[tuple[Any, Tensor]]) -> GroupFVU:
+def fvu_per_group(
+    ksae: Callable[[Tensor], Tensor], groups: Iterable[tuple[Any, Tensor]]
+) -> GroupFVU:
     """FVU of every group in a stream of (group, vectors (..., d)), in any order and repeated at will.
 
     `ksae` is anything that maps x (n, d) to x̂ (n, d). Raises ValueError for groups without vectors or variation.

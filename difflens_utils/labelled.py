@@ -36,7 +36,9 @@ HELD_OUT = 5  # without a column `split`, every fifth row is kept from all train
 HALVES = {"train": "to learn from", "test": "held out"}
 MANY = 2000  # images whose check takes seconds and is remembered
 MET = 1e-6  # how far planted shares may lie from those asked for
-ASSOCIATED = 0.01  # p-value of the chi-squared test below which two factors are said to hang together
+ASSOCIATED = (
+    0.01  # p-value of the chi-squared test below which two factors are said to hang together
+)
 
 
 class LabelledImages(World):
@@ -89,7 +91,10 @@ class LabelledImages(World):
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
         """From attributes to the factors that hang together with them; between two attributes, from the first."""
-        return {f: tuple(a for a in self.factors[f].parents if self._associated(a, f)) for f in self.factors}
+        return {
+            f: tuple(a for a in self.factors[f].parents if self._associated(a, f))
+            for f in self.factors
+        }
 
     def planted_causes(self, attribute: str) -> tuple[str, ...]:
         """The factors that hang together with an attribute in the training images (chi-squared test): which of two is the cause, a table does not say."""
@@ -113,7 +118,12 @@ class LabelledImages(World):
         """What stands for it in the keys of artifacts: besides the factors, the table, the images and the weights."""
         table = keys.key_of(self.table.to_dict("list"))
         weights = keys.digest(self.weights)
-        return {"world": super().fingerprint(), "images": self._images(), "table": table, "weights": weights}
+        return {
+            "world": super().fingerprint(),
+            "images": self._images(),
+            "table": table,
+            "weights": weights,
+        }
 
     def _images(self) -> str:
         """16 hex digits that stand for the image files, which are read again when one of them has changed."""
@@ -130,7 +140,9 @@ class LabelledImages(World):
 
     def _associated(self, a: str, b: str) -> bool:
         counts = torch.zeros(len(self.classes[a]), len(self.classes[b]))
-        counts.index_put_((self.labels[a], self.labels[b]), torch.ones(len(self.training)), accumulate=True)
+        counts.index_put_(
+            (self.labels[a], self.labels[b]), torch.ones(len(self.training)), accumulate=True
+        )
         return chi2_contingency(counts.numpy()).pvalue < ASSOCIATED
 
     def _model(self, core: Sequence[str]) -> list[Factor]:
@@ -143,8 +155,15 @@ class LabelledImages(World):
                 here = torch.ones(len(self.training), dtype=torch.bool)
                 for p, v in zip(parents, values, strict=True):
                     here &= self.labels[p] == v
-                counts = torch.bincount(self.labels[name][here], self.weights[here], minlength=len(classes))
-                rows.append((tuple(self.classes[p][v] for p, v in zip(parents, values, strict=True)), tuple((counts / counts.sum()).tolist())))
+                counts = torch.bincount(
+                    self.labels[name][here], self.weights[here], minlength=len(classes)
+                )
+                rows.append(
+                    (
+                        tuple(self.classes[p][v] for p, v in zip(parents, values, strict=True)),
+                        tuple((counts / counts.sum()).tolist()),
+                    )
+                )
             factors.append(Factor(name, classes, parents, tuple(rows)))
         return factors
 
@@ -161,7 +180,9 @@ class LabelledImages(World):
         for cell in itertools.product(*(range(len(c)) for c in self.classes.values())):
             cells[cell] = (keys == torch.tensor(cell)).all(1).nonzero().flatten()
             if len(cells[cell]) == 0:
-                names = ", ".join(f"{f} {c[i]}" for (f, c), i in zip(self.classes.items(), cell, strict=True))
+                names = ", ".join(
+                    f"{f} {c[i]}" for (f, c), i in zip(self.classes.items(), cell, strict=True)
+                )
                 raise ValueError(
                     f"{self.folder}/labels.csv: no image to learn from is labelled {names}; "
                     "merge classes or leave a column out"
@@ -175,7 +196,12 @@ class LabelledImages(World):
         """
         keys = torch.stack([batch.labels[f] for f in self.classes], 1).tolist()
         rows = [self._cells[tuple(key)] for key in keys]
-        chosen = torch.stack([own[min(int((u + 1) / 2 * len(own)), len(own) - 1)] for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)])
+        chosen = torch.stack(
+            [
+                own[min(int((u + 1) / 2 * len(own)), len(own) - 1)]
+                for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)
+            ]
+        )
         names = self.training.file.iloc[chosen.numpy()]
         return pictures.stack([self.folder / name for name in names], size or self.side)
 

@@ -45,8 +45,16 @@ class Mediation(NamedTuple):
 
 
 @torch.no_grad()
-def through_module(subject: Subject, attribute: str, source: int, target: int, timesteps: tuple[int, ...], *, n: int,
-                   seed: int) -> Mediation:
+def through_module(
+    subject: Subject,
+    attribute: str,
+    source: int,
+    target: int,
+    timesteps: tuple[int, ...],
+    *,
+    n: int,
+    seed: int,
+) -> Mediation:
     """The natural indirect effect of an attribute through the subject's module, by exchanging h between paired renders.
 
     `source` and `target` are classes of the attribute. In a drawn world the two renders differ in the attribute and what follows from it; of
@@ -55,33 +63,66 @@ def through_module(subject: Subject, attribute: str, source: int, target: int, t
     """
     artifacts.check_sizes(n_pairs=n)
     classes = subject.classes(attribute)
-    return Mediation(**_exchanged(subject, attribute, classes[source], classes[target], timesteps, n, seed))
+    return Mediation(
+        **_exchanged(subject, attribute, classes[source], classes[target], timesteps, n, seed)
+    )
 
 
 @artifacts.stored("mediation", reads=("data", "prompts"))
-def _exchanged(subject: Subject, attribute: str, source: str, target: str, timesteps: tuple[int, ...], n: int,
-               seed: int) -> dict[str, Tensor]:
+def _exchanged(
+    subject: Subject,
+    attribute: str,
+    source: str,
+    target: str,
+    timesteps: tuple[int, ...],
+    n: int,
+    seed: int,
+) -> dict[str, Tensor]:
     """The fields of `Mediation`, between two classes by name."""
     world = subject.data
     before, after = (world.sample(n, seed, do={attribute: name}) for name in (source, target))
     other = _control(world, before)
-    noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device)
+    noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(
+        subject.device
+    )
     with full_precision(subject):
-        a, b, control = (subject.encode(world.render(p, subject.size).to(subject.device)) for p in (before, after, other))
-        rows = [_moves(subject, a, b, control, noise, subject.describe(before), t) for t in timesteps]
-    return {name: torch.stack(values).cpu() for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)}
+        a, b, control = (
+            subject.encode(world.render(p, subject.size).to(subject.device))
+            for p in (before, after, other)
+        )
+        rows = [
+            _moves(subject, a, b, control, noise, subject.describe(before), t) for t in timesteps
+        ]
+    return {
+        name: torch.stack(values).cpu()
+        for name, values in zip(Mediation._fields, zip(*rows, strict=True), strict=True)
+    }
 
 
 def _control(world: World, before: Portraits) -> Portraits:
     if CONTROL not in world.factors:
         return replace(before, nuisance=-before.nuisance)
-    return replace(before, labels=before.labels | {CONTROL: (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)})
+    return replace(
+        before,
+        labels=before.labels
+        | {CONTROL: (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)},
+    )
 
 
-def _moves(subject: Subject, a: Tensor, b: Tensor, control: Tensor, noise: Tensor, texts: list[str] | None,
-           t: int) -> tuple[Tensor, Tensor, Tensor]:
+def _moves(
+    subject: Subject,
+    a: Tensor,
+    b: Tensor,
+    control: Tensor,
+    noise: Tensor,
+    texts: list[str] | None,
+    t: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """How far P_t moves along b - a, (n,) each: everything exchanged, h exchanged, h of the control. All see the same `texts`."""
-    keep, spread = subject.scheduler.alphas_cumprod[t].sqrt().item(), (1 - subject.scheduler.alphas_cumprod[t]).sqrt().item()
+    keep, spread = (
+        subject.scheduler.alphas_cumprod[t].sqrt().item(),
+        (1 - subject.scheduler.alphas_cumprod[t]).sqrt().item(),
+    )
     x_a, x_b, x_control = (keep * image + spread * noise for image in (a, b, control))
 
     def clean(x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -82,22 +82,32 @@ class Leakage(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 # Intervals
 
-def bootstrap(statistic: Callable[..., float], *arrays: ArrayLike, n_boot: int = 1000, seed: int = 0) -> Estimate:
+
+def bootstrap(
+    statistic: Callable[..., float], *arrays: ArrayLike, n_boot: int = 1000, seed: int = 0
+) -> Estimate:
     """`statistic(*arrays)` with the percentile interval (95 %) over resamples of the images, paired across arrays."""
     data = _paired(*arrays)
     rng, n = np.random.default_rng(seed), len(data[0])
-    draws = [statistic(*(a[rows] for a in data)) for rows in (rng.integers(n, size=n) for _ in range(n_boot))]
+    draws = [
+        statistic(*(a[rows] for a in data))
+        for rows in (rng.integers(n, size=n) for _ in range(n_boot))
+    ]
     return _estimate(statistic(*data), draws, n)
 
 
-def bootstrap_means(function: Callable[..., Array], *arrays: ArrayLike, n_boot: int = 1000, seed: int = 0) -> Estimate:
+def bootstrap_means(
+    function: Callable[..., Array], *arrays: ArrayLike, n_boot: int = 1000, seed: int = 0
+) -> Estimate:
     """`bootstrap` for a function of means over images: the same draws, without copying an image.
 
     `function` gets the mean of each array (N, ...), with the resamples as a leading axis: (R, ...) each, to (R,).
     """
     data = _paired(*arrays)
     rng, n = np.random.default_rng(seed), len(data[0])
-    weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot)])  # (R, n) share of each image
+    weights = np.stack(
+        [np.bincount(rng.integers(n, size=n), minlength=n) / n for _ in range(n_boot)]
+    )  # (R, n) share of each image
     means = [np.tensordot(weights, a, 1) for a in data]
     return _estimate(function(*(a.mean(0, keepdims=True) for a in data))[0], function(*means), n)
 
@@ -133,6 +143,7 @@ def proportion(successes: int, n: int) -> Estimate:
 # ---------------------------------------------------------------------------------------------------------------------
 # Fairness
 
+
 def shares(probabilities: ArrayLike) -> Array:
     """The share of images whose likeliest class is each: (B, classes) to (classes,)."""
     return _one_hot(_array("probabilities", probabilities, 2)).mean(0)
@@ -145,7 +156,9 @@ def transitions(before: ArrayLike, after: ArrayLike) -> Array:
     """
     a, b = (_one_hot(p) for p in _paired(before, after))
     counts = a.T @ b
-    return np.where(counts.sum(1, keepdims=True) > 0, counts, np.eye(len(counts))) / counts.sum(1, keepdims=True).clip(1)
+    return np.where(counts.sum(1, keepdims=True) > 0, counts, np.eye(len(counts))) / counts.sum(
+        1, keepdims=True
+    ).clip(1)
 
 
 def joint(*probabilities: ArrayLike) -> Array:
@@ -162,7 +175,9 @@ def share_estimates(probabilities: ArrayLike) -> list[Estimate]:
     return [wilson(int(count), len(hot)) for count in hot.sum(0)]
 
 
-def fairness_discrepancy(probabilities: ArrayLike, target: ArrayLike | None = None, groups: ArrayLike | None = None) -> Fairness:
+def fairness_discrepancy(
+    probabilities: ArrayLike, target: ArrayLike | None = None, groups: ArrayLike | None = None
+) -> Fairness:
     """Fairness Discrepancy (Eq. 13): the distance of the mean class probabilities (B, classes) from `target`.
 
     `target` is uniform by default; the maximum is then 0.707 / 0.816 / 0.866 for 2 / 3 / 4 classes. `groups` (B,) are the numbers of
@@ -176,16 +191,29 @@ def fairness_discrepancy(probabilities: ArrayLike, target: ArrayLike | None = No
         return np.linalg.norm(mean / share[..., None] - goal, axis=-1).mean(-1)
 
     member = _members(groups, len(p))
-    soft, hard = (bootstrap_means(distance, member[:, :, None] * x[:, None], member) for x in (p, _one_hot(p)))
+    soft, hard = (
+        bootstrap_means(distance, member[:, :, None] * x[:, None], member) for x in (p, _one_hot(p))
+    )
     return Fairness(soft, hard)
 
 
 def _members(groups: ArrayLike | None, n: int) -> Array:
     """Which group each image is in, one-hot: (n, G); one group for None."""
-    return np.ones((n, 1)) if groups is None else np.eye(int(np.asarray(groups).max()) + 1)[np.asarray(groups)]
+    return (
+        np.ones((n, 1))
+        if groups is None
+        else np.eye(int(np.asarray(groups).max()) + 1)[np.asarray(groups)]
+    )
 
 
-def expected_fd(p: ArrayLike, n: int, target: ArrayLike | None = None, groups: int = 1, draws: int = 4000, seed: int = 0) -> Estimate:
+def expected_fd(
+    p: ArrayLike,
+    n: int,
+    target: ArrayLike | None = None,
+    groups: int = 1,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Estimate:
     """The FD (hard) of `n` images drawn from the distribution `p` itself: what sampling noise alone gives.
 
     Mean and 95 % range over Monte Carlo draws; `target` is `p` by default; the images are shared by so many `groups` (prompts), FDs averaged.
@@ -193,7 +221,9 @@ def expected_fd(p: ArrayLike, n: int, target: ArrayLike | None = None, groups: i
     positive("n", n // groups)
     p = _distribution("p", p, np.size(p))
     goal = p if target is None else _distribution("target", target, len(p))
-    counts = np.random.default_rng(seed).multinomial(n // groups, p / p.sum(), size=(draws, groups))  # (draws, groups, classes)
+    counts = np.random.default_rng(seed).multinomial(
+        n // groups, p / p.sum(), size=(draws, groups)
+    )  # (draws, groups, classes)
     distances = np.linalg.norm(counts / (n // groups) - goal, axis=-1).mean(-1)
     return _estimate(distances.mean(), distances, n)
 
@@ -208,14 +238,19 @@ def amplification(planted: ArrayLike, probabilities: ArrayLike) -> Amplification
     data = np.linalg.norm(_distribution("planted", planted, p.shape[1]) - uniform)
     fd = bootstrap_means(lambda mean: np.linalg.norm(mean - uniform, axis=-1), _one_hot(p))
     scale = 1 / data if data > 1e-9 else np.nan
-    return Amplification(Estimate(fd.value * scale, fd.low * scale, fd.high * scale, fd.n),
-                         Estimate(fd.value - data, fd.low - data, fd.high - data, fd.n))
+    return Amplification(
+        Estimate(fd.value * scale, fd.low * scale, fd.high * scale, fd.n),
+        Estimate(fd.value - data, fd.low - data, fd.high - data, fd.n),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Images
 
-def frechet(features_a: ArrayLike, features_b: ArrayLike, n_boot: int = 20, seed: int = 0) -> Estimate:
+
+def frechet(
+    features_a: ArrayLike, features_b: ArrayLike, n_boot: int = 20, seed: int = 0
+) -> Estimate:
     """Eq. 14 through clean-fid, on features (N, F) of two sets: "Fréchet distance (PortraitNet)", never FID.
 
     The interval is normal, from the spread of a few resamples of both sets: a resample repeats images, which raises
@@ -224,9 +259,14 @@ def frechet(features_a: ArrayLike, features_b: ArrayLike, n_boot: int = 20, seed
     sets = _array("features_a", features_a, 2), _array("features_b", features_b, 2)
     for name, x in zip(("features_a", "features_b"), sets, strict=True):
         if len(x) <= sets[0].shape[1] or x.shape[1] != sets[0].shape[1]:
-            raise ValueError(f"{name} must be more images than the {sets[0].shape[1]} features of each, got {x.shape}")
+            raise ValueError(
+                f"{name} must be more images than the {sets[0].shape[1]} features of each, got {x.shape}"
+            )
     rng = np.random.default_rng(seed)
-    draws = [fid.fid_from_feats(*(x[rng.integers(len(x), size=len(x))] for x in sets)) for _ in range(n_boot)]
+    draws = [
+        fid.fid_from_feats(*(x[rng.integers(len(x), size=len(x))] for x in sets))
+        for _ in range(n_boot)
+    ]
     value, half = float(fid.fid_from_feats(*sets)), 1.96 * float(np.std(draws, ddof=1))
     return Estimate(value, max(value - half, 0.0), value + half, min(map(len, sets)))
 
@@ -240,7 +280,9 @@ def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
     """CLIP-T (Eq. 16): cosines of the prompts' text features, (B, F) or (F,) for one prompt, and image features (B, F)."""
     images = _array("edited", edited, 2)
     texts = _array("prompts", prompts)
-    return _cosine(np.broadcast_to(texts, images.shape) if texts.shape == images.shape[1:] else texts, images)
+    return _cosine(
+        np.broadcast_to(texts, images.shape) if texts.shape == images.shape[1:] else texts, images
+    )
 
 
 def clip_d(target: ArrayLike, edited: ArrayLike) -> Cosine:
@@ -254,20 +296,32 @@ def agreement(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> Estimat
     return wilson(int((a.argmax(1) == b.argmax(1)).sum()), len(a))
 
 
-def leakage(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], seed: int = 0) -> list[Leakage]:
+def leakage(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], seed: int = 0
+) -> list[Leakage]:
     """What an edit moved, per factor of class probabilities (B, classes) before and after it, paired by seed.
 
     Raises ValueError where `after` lacks a factor of `before`.
     """
     rows = []
     for factor, step in class_changes(before, after).items():
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(1000, len(step)))  # before and after swapped or not
-        rows.append(Leakage(factor, bootstrap_means(total_variation, step, seed=seed), wilson(int(step.any(1).sum()), len(step)),
-                            float(np.quantile(total_variation(signs @ step / len(step)), 0.95))))
+        signs = np.random.default_rng(seed).choice(
+            [-1.0, 1.0], size=(1000, len(step))
+        )  # before and after swapped or not
+        rows.append(
+            Leakage(
+                factor,
+                bootstrap_means(total_variation, step, seed=seed),
+                wilson(int(step.any(1).sum()), len(step)),
+                float(np.quantile(total_variation(signs @ step / len(step)), 0.95)),
+            )
+        )
     return rows
 
 
-def class_changes(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]) -> dict[str, Array]:
+def class_changes(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]
+) -> dict[str, Array]:
     """What each image adds to the change of the class shares, per factor: (B, classes) of -1, 0 and 1.
 
     Raises ValueError where `after` lacks a factor of `before`.
@@ -288,8 +342,16 @@ def total_variation(*changes: Array) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # Methods side by side
 
-def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Callable[..., Array], *arrays: ArrayLike,
-                  groups: ArrayLike | None = None, n_boot: int = 1000) -> Estimate:
+
+def at_matched_fd(
+    before: ArrayLike,
+    after: ArrayLike,
+    level: float,
+    readout: Callable[..., Array],
+    *arrays: ArrayLike,
+    groups: ArrayLike | None = None,
+    n_boot: int = 1000,
+) -> Estimate:
     """A figure where only so large a share of the images is edited (the dose) that FD (soft, to uniform) has come down to `level`.
 
     `before` and `after` (B, classes) are paired, and FD is averaged over `groups` (B,). `readout` gets the dose, and the mean over images of
@@ -306,7 +368,11 @@ def at_matched_fd(before: ArrayLike, after: ArrayLike, level: float, readout: Ca
 
     start, end = (member[:, :, None] * x[:, None] for x in (p, q))
     reached = dose(*(x.mean(0, keepdims=True) for x in (start, end, member)))[0]
-    return Estimate(np.nan, np.nan, np.nan, len(p)) if np.isnan(reached) else bootstrap_means(at, start, end, member, *arrays, n_boot=n_boot)
+    return (
+        Estimate(np.nan, np.nan, np.nan, len(p))
+        if np.isnan(reached)
+        else bootstrap_means(at, start, end, member, *arrays, n_boot=n_boot)
+    )
 
 
 def _dose(offset: Array, change: Array, level: float) -> Array:
@@ -314,6 +380,7 @@ def _dose(offset: Array, change: Array, level: float) -> Array:
 
     That mean is convex in the dose, so its first crossing lies before any place where it is below: the first of a grid, then bisection.
     """
+
     def distance(dose: Array) -> Array:  # (R,) to (R,)
         return np.linalg.norm(offset + dose[:, None, None] * change, axis=-1).mean(-1)
 
@@ -330,6 +397,7 @@ def _dose(offset: Array, change: Array, level: float) -> Array:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Units
+
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
     """How well each unit tells one class from the rest: area under the ROC curve, ties counted half.
@@ -356,17 +424,22 @@ def tracked_factors(aurocs: ArrayLike, threshold: float = 0.9) -> NDArray[np.int
 
 # ---------------------------------------------------------------------------------------------------------------------
 
+
 def _array(name: str, values: ArrayLike, ndim: int | None = None) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or (ndim is not None and array.ndim != ndim):
-        raise ValueError(f"{name} must be a non-empty array of {ndim or 'any'} dimensions, got shape {array.shape}")
+        raise ValueError(
+            f"{name} must be a non-empty array of {ndim or 'any'} dimensions, got shape {array.shape}"
+        )
     return array
 
 
 def _paired(*arrays: ArrayLike) -> list[Array]:
     data = [_array("array", a) for a in arrays]
     if any(a.ndim == 0 or len(a) != len(data[0]) for a in data):
-        raise ValueError(f"arrays must have one row per image, the same images in each; got {[a.shape for a in data]}")
+        raise ValueError(
+            f"arrays must have one row per image, the same images in each; got {[a.shape for a in data]}"
+        )
     return data
 
 

@@ -18,7 +18,19 @@ import torch
 from torch import Tensor
 
 from . import portraits
-from .portraits import ATTRIBUTES, INK, LAYERS, Canvas, Colours, Face, Labels, Layer, ellipse, rgb, segment
+from .portraits import (
+    ATTRIBUTES,
+    INK,
+    LAYERS,
+    Canvas,
+    Colours,
+    Face,
+    Labels,
+    Layer,
+    ellipse,
+    rgb,
+    segment,
+)
 from .worlds import Factor, Portraits
 
 # occupation: (P(male), P(young, adult, old), P(light, tan, brown, dark))
@@ -49,7 +61,15 @@ def _model() -> tuple[Factor, ...]:
     }
     return (
         Factor("occupation", tuple(_PLANTED), (), (((), (0.16, *[share] * len(OCCUPATIONS))),)),
-        *(Factor(a, portraits.WORLD.factors[a].classes, ("occupation",), tuple(((o,), p) for o, p in rows[a].items())) for a in ATTRIBUTES),
+        *(
+            Factor(
+                a,
+                portraits.WORLD.factors[a].classes,
+                ("occupation",),
+                tuple(((o,), p) for o, p in rows[a].items()),
+            )
+            for a in ATTRIBUTES
+        ),
         *(f for f in portraits.MODEL if f.name not in ATTRIBUTES),
     )
 
@@ -58,39 +78,53 @@ def _model() -> tuple[Factor, ...]:
 # What is worn. `clothing` is the colour of the shirt, which shows under every uniform.
 
 _WHITE, _BLACK, _STEEL, _GOLD = rgb((246, 246, 248), (30, 30, 36), (168, 176, 186), (250, 204, 40))
-_RED, _ORANGE, _YELLOW, _BLUE, _TEAL = rgb((206, 30, 34), (246, 124, 30), (250, 200, 30), (60, 96, 168), (72, 176, 182))
-_NAVY, _PLUM, _WINE, _STRAW, _BROWN = rgb((28, 36, 82), (104, 44, 110), (120, 22, 44), (232, 198, 116), (110, 70, 36))
+_RED, _ORANGE, _YELLOW, _BLUE, _TEAL = rgb(
+    (206, 30, 34), (246, 124, 30), (250, 200, 30), (60, 96, 168), (72, 176, 182)
+)
+_NAVY, _PLUM, _WINE, _STRAW, _BROWN = rgb(
+    (28, 36, 82), (104, 44, 110), (120, 22, 44), (232, 198, 116), (110, 70, 36)
+)
 
 Wear = Callable[[Canvas, Face, Tensor], None]  # (canvas, face, the outline of the body or the head)
 
 
 def _coat(colour: Tensor, opening: float) -> Wear:
     """A coat over the shirt, open in a V that is `opening` wide at the neck."""
+
     def wear(c: Canvas, f: Face, body: Tensor) -> None:
         edge = opening * (1 - (f.v - 0.62) / 0.5) - f.u.abs()
         c.paint(c.cover(torch.maximum(body, edge)), colour)
+
     return wear
 
 
 def _stripe(colour: Tensor, at: float, width: float) -> Wear:
     def wear(c: Canvas, f: Face, body: Tensor) -> None:
         c.paint(c.cover(torch.maximum(body, (f.v - at).abs() - width / 2)), colour)
+
     return wear
 
 
 def _braces(colour: Tensor, bib: float) -> Wear:
     """Two straps, and a bib below `bib`."""
+
     def wear(c: Canvas, f: Face, body: Tensor) -> None:
         straps = (f.u.abs() - 0.29).abs() - 0.07
         front = torch.maximum(f.u.abs() - 0.34, bib - f.v)
         c.paint(c.cover(torch.maximum(body, torch.minimum(straps, front))), colour)
+
     return wear
 
 
 def _at_neck(colour: Tensor, half_width: float, bottom: float) -> Wear:
     """Bands, a tie or a scarf: from the collar down to `bottom`."""
+
     def wear(c: Canvas, f: Face, _body: Tensor) -> None:
-        c.paint(c.cover(torch.maximum(f.u.abs() - half_width, torch.maximum(0.70 - f.v, f.v - bottom))), colour)
+        c.paint(
+            c.cover(torch.maximum(f.u.abs() - half_width, torch.maximum(0.70 - f.v, f.v - bottom))),
+            colour,
+        )
+
     return wear
 
 
@@ -98,6 +132,7 @@ def _bow(colour: Tensor) -> Wear:
     def wear(c: Canvas, f: Face, _body: Tensor) -> None:
         wings = torch.maximum((f.v - 0.79).abs() - 0.03 - 0.42 * f.u.abs(), f.u.abs() - 0.15)
         c.paint(c.cover(wings), colour)
+
     return wear
 
 
@@ -109,6 +144,7 @@ def _stethoscope(c: Canvas, f: Face, body: Tensor) -> None:
 
 def _helmet(colour: Tensor, brim: float, badge: Tensor | None) -> Wear:
     """A dome with a brim that is `brim` wider than the head at each side."""
+
     def wear(c: Canvas, f: Face, _head: Tensor) -> None:
         at = f.v + 0.63 * f.b  # 0 at the brim
         dome = torch.maximum(ellipse(f.u, at, f.a + 0.07, 0.34), at)
@@ -118,25 +154,41 @@ def _helmet(colour: Tensor, brim: float, badge: Tensor | None) -> Wear:
         c.paint(c.cover(edge), colour * 0.86)
         if badge is not None:
             c.paint(c.cover(ellipse(f.fu * 0.9, at + 0.13, 0.085, 0.09)), badge)
+
     return wear
 
 
-def _cap(colour: Tensor, half_width: float, height: float, band: Tensor, visor: Tensor | None) -> Wear:
+def _cap(
+    colour: Tensor, half_width: float, height: float, band: Tensor, visor: Tensor | None
+) -> Wear:
     """A cap of its own width with a band, and a visor if it has one."""
+
     def wear(c: Canvas, f: Face, _head: Tensor) -> None:
         at = f.v + 0.64 * f.b
-        crown = ellipse(f.u, at + 0.09 + height / 2, (f.a + half_width), height / 2 + 0.05, 3.2 * torch.ones_like(f.a))
+        crown = ellipse(
+            f.u,
+            at + 0.09 + height / 2,
+            (f.a + half_width),
+            height / 2 + 0.05,
+            3.2 * torch.ones_like(f.a),
+        )
         c.paint(c.cover(crown), colour)
         c.paint(c.cover(torch.maximum(f.u.abs() - f.a - 0.05, (at + 0.045).abs() - 0.055)), band)
         if visor is not None:
-            c.paint(c.cover(torch.maximum(ellipse(f.fu, at - 0.0, f.a * 0.92, 0.085), -at - 0.01)), visor)
+            c.paint(
+                c.cover(torch.maximum(ellipse(f.fu, at - 0.0, f.a * 0.92, 0.085), -at - 0.01)),
+                visor,
+            )
             c.paint(c.cover(ellipse(f.fu, at + 0.13, 0.06, 0.07)), _GOLD)
+
     return wear
 
 
 def _toque(c: Canvas, f: Face, _head: Tensor) -> None:
     at = f.v + 0.66 * f.b
-    puffs = torch.minimum(ellipse(f.u.abs() - f.a * 0.62, at + 0.36, 0.23, 0.17), ellipse(f.u, at + 0.42, 0.26, 0.18))
+    puffs = torch.minimum(
+        ellipse(f.u.abs() - f.a * 0.62, at + 0.36, 0.23, 0.17), ellipse(f.u, at + 0.42, 0.26, 0.18)
+    )
     tall = torch.maximum(f.u.abs() - f.a * 0.92, (at + 0.16).abs() - 0.20)
     c.paint(c.cover(torch.minimum(puffs, tall)), _WHITE)
     c.paint(c.cover(torch.maximum(f.u.abs() - f.a * 0.94, (at + 0.03).abs() - 0.06)), _WHITE * 0.82)
@@ -146,13 +198,19 @@ def _nurse_cap(c: Canvas, f: Face, _head: Tensor) -> None:
     at = f.v + 0.86 * f.b
     cloth = torch.maximum(f.u.abs() - 0.27 + 0.25 * (at + 0.1), (at + 0.09).abs() - 0.15)
     c.paint(c.cover(cloth), _WHITE)
-    upright, across = (torch.maximum((f.fu * 0.9).abs() - x, (at + 0.09).abs() - y) for x, y in ((0.032, 0.10), (0.10, 0.032)))
+    upright, across = (
+        torch.maximum((f.fu * 0.9).abs() - x, (at + 0.09).abs() - y)
+        for x, y in ((0.032, 0.10), (0.10, 0.032))
+    )
     c.paint(c.cover(torch.minimum(upright, across)), _RED)
 
 
 def _straw_hat(c: Canvas, f: Face, _head: Tensor) -> None:
     at = f.v + 0.64 * f.b
-    c.paint(c.cover(torch.maximum(ellipse(f.u, at, f.a * 0.95, 0.36, 2.8 * torch.ones_like(f.a)), at)), _STRAW)
+    c.paint(
+        c.cover(torch.maximum(ellipse(f.u, at, f.a * 0.95, 0.36, 2.8 * torch.ones_like(f.a)), at)),
+        _STRAW,
+    )
     c.paint(c.cover(torch.maximum(f.u.abs() - f.a * 0.95, (at + 0.09).abs() - 0.045)), _BROWN)
     c.paint(c.cover(ellipse(f.u, at, f.a + 0.27, 0.075)), _STRAW * 0.88)
 
@@ -187,19 +245,32 @@ _UNIFORM: dict[str, tuple[Wear, ...]] = {
     "farmer": (_braces(_BLUE, 0.88),),
     "judge": (_coat(_BLACK, 0.12), _at_neck(_WHITE, 0.10, 0.98)),
     "pilot": (_coat(_NAVY, 0.22), _at_neck(_BLACK, 0.045, 1.1)),
-    "sailor": (_coat(_WHITE, 0.20), _stripe(_BLUE, 0.88, 0.05), _stripe(_BLUE, 0.98, 0.05), _stripe(_BLUE, 1.08, 0.05)),
+    "sailor": (
+        _coat(_WHITE, 0.20),
+        _stripe(_BLUE, 0.88, 0.05),
+        _stripe(_BLUE, 0.98, 0.05),
+        _stripe(_BLUE, 1.08, 0.05),
+    ),
     "waiter": (_coat(_WINE, 0.30), _bow(_BLACK)),
     "athlete": (_braces(_WHITE, 2.0),),
 }
 _HEADGEAR: dict[str, Wear] = {
-    "doctor": _head_mirror, "firefighter": _helmet(_RED, 0.20, _YELLOW), "nurse": _nurse_cap, "receptionist": _headset,
-    "builder": _helmet(_YELLOW, 0.12, None), "chef": _toque, "farmer": _straw_hat,
-    "pilot": _cap(_NAVY, 0.16, 0.24, _BLACK, INK), "sailor": _cap(_WHITE, 0.02, 0.18, _BLUE, None), "athlete": _headband,
+    "doctor": _head_mirror,
+    "firefighter": _helmet(_RED, 0.20, _YELLOW),
+    "nurse": _nurse_cap,
+    "receptionist": _headset,
+    "builder": _helmet(_YELLOW, 0.12, None),
+    "chef": _toque,
+    "farmer": _straw_hat,
+    "pilot": _cap(_NAVY, 0.16, 0.24, _BLACK, INK),
+    "sailor": _cap(_WHITE, 0.02, 0.18, _BLUE, None),
+    "athlete": _headband,
 }
 
 
 def _layers(occupation: str) -> tuple[Layer, ...]:
     """What is drawn of a portrait with this occupation: the uniform over the body, the headgear over everything."""
+
     def uniform(c: Canvas, _lab: Labels, _nui: Labels, f: Face, _colours: Colours) -> None:
         body = torch.maximum(portraits.body_outline(f), -portraits.collar_outline(f))
         for wear in _UNIFORM.get(occupation, ()):
@@ -219,7 +290,9 @@ def render(batch: Portraits, size: int = 64, device: str | torch.device = "cpu")
     for number, occupation in enumerate(_PLANTED):  # each draws only what it wears
         rows = (batch.labels["occupation"] == number).nonzero().flatten()
         if len(rows):
-            images[rows.to(device)] = portraits.render(batch[rows], size, device, _layers(occupation))
+            images[rows.to(device)] = portraits.render(
+                batch[rows], size, device, _layers(occupation)
+            )
     return images
 
 
@@ -229,11 +302,20 @@ WORLD = portraits.PortraitWorld(_model(), ATTRIBUTES, len(portraits.NUISANCES), 
 # ---------------------------------------------------------------------------------------------------------------------
 # Captions and prompts
 
-_EXTRAS = {("glasses", "present"): "with glasses", ("smile", "present"): "with a smile", ("beard", "present"): "with a beard",
-           ("mustache", "present"): "with a mustache", ("earrings", "present"): "with earrings", ("hair_length", "long"): "with long hair",
-           ("hair_length", "short"): "with short hair", ("background", "blue"): "on blue", ("background", "green"): "on green",
-           ("background", "sand"): "on sand", ("background", "violet"): "on violet",
-           **{("tone", name): f"with {name} skin" for name in portraits.WORLD.factors["tone"].classes}}
+_EXTRAS = {
+    ("glasses", "present"): "with glasses",
+    ("smile", "present"): "with a smile",
+    ("beard", "present"): "with a beard",
+    ("mustache", "present"): "with a mustache",
+    ("earrings", "present"): "with earrings",
+    ("hair_length", "long"): "with long hair",
+    ("hair_length", "short"): "with short hair",
+    ("background", "blue"): "on blue",
+    ("background", "green"): "on green",
+    ("background", "sand"): "on sand",
+    ("background", "violet"): "on violet",
+    **{("tone", name): f"with {name} skin" for name in portraits.WORLD.factors["tone"].classes},
+}
 
 
 def phrase(named: dict[str, str], occupation: str | None = None) -> str:
@@ -247,21 +329,35 @@ def neutral(occupation: str) -> str:
     return f"a face of {phrase({}, occupation)}"
 
 
-def caption(p: dict[str, str], rng: random.Random, named: tuple[str, ...] | None = None) -> tuple[str, set[str]]:
+def caption(
+    p: dict[str, str], rng: random.Random, named: tuple[str, ...] | None = None
+) -> tuple[str, set[str]]:
     """One of the captions that are true of a portrait, and the factors that it states.
 
     `named` are the social attributes that it names; drawn if None: none of them, one, or all.
     """
     if named is None:
         named = rng.choice(((), (rng.choice(ATTRIBUTES),), ATTRIBUTES))
-    extras = [(factor, words) for (factor, name), words in _EXTRAS.items() if p[factor] == name and factor not in named]
+    extras = [
+        (factor, words)
+        for (factor, name), words in _EXTRAS.items()
+        if p[factor] == name and factor not in named
+    ]
     start = rng.choice(("", "a face of ", "a face photo of ", "a portrait of "))
     some = rng.sample(extras, min(len(extras), rng.choice((0, 0, 1, 2))))
     text = start + phrase({a: p[a] for a in named}, p["occupation"])
-    return " ".join([text, " and ".join(words for _, words in some)]).strip(), {*named, "occupation", *(factor for factor, _ in some)}
+    return " ".join([text, " and ".join(words for _, words in some)]).strip(), {
+        *named,
+        "occupation",
+        *(factor for factor, _ in some),
+    }
 
 
 def vocabulary() -> set[str]:
     """Every word of the captions."""
     classes = {c for name in (*ATTRIBUTES, "occupation") for c in WORLD.factors[name].classes}
-    return classes | set(" ".join(_EXTRAS.values()).split()) | {"a", "an", "face", "photo", "portrait", "of", "person", "and"}
+    return (
+        classes
+        | set(" ".join(_EXTRAS.values()).split())
+        | {"a", "an", "face", "photo", "portrait", "of", "person", "and"}
+    )

@@ -24,9 +24,21 @@ from .worlds import Portraits, World
 
 MODELS = Path(__file__).parents[1] / "models"
 SAMPLER = (  # settings of a scheduler that decide how DDIM steps are taken
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr",
-    "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "clip_sample_range",
-    "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_sample",
+    "clip_sample_range",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
 )
 Judges = tuple[Evaluator, Evaluator, Clip]  # labeller, scorer, CLIP
 
@@ -64,11 +76,18 @@ class Subject:
     device: torch.device
     dtype: torch.dtype
     evaluators: Callable[[], Judges] | None = field(default=None, repr=False)
-    world: World | None = None  # where the training data came from, if it is known: its factors and their shares
+    world: World | None = (
+        None  # where the training data came from, if it is known: its factors and their shares
+    )
     prompts: Prompts = Prompts()
-    paper: Table = field(default_factory=dict)  # what the paper reports of the model that it stands for
+    paper: Table = field(
+        default_factory=dict
+    )  # what the paper reports of the model that it stands for
     reference: Path | None = None  # a folder of the images that it should be like, if there is one
-    measures: tuple[str, str] = ("Fréchet distance (its scorer)", "CLIP-I (its CLIP)")  # honest names: FID and CLIP mean Inception and ViT-L/14
+    measures: tuple[str, str] = (
+        "Fréchet distance (its scorer)",
+        "CLIP-I (its CLIP)",
+    )  # honest names: FID and CLIP mean Inception and ViT-L/14
 
     def __post_init__(self) -> None:
         self.scheduler = schedulers.as_ddim(self.scheduler, f"scheduler of {self.name}")
@@ -86,8 +105,10 @@ class Subject:
     @cached_property
     def _judges(self) -> Judges:
         if self.evaluators is None:
-            raise ValueError(f"subject {self.name} has no evaluators: it can be described and sampled; to judge its images put a study.yml "
-                             "beside the model (book/howto.md, Bring your own model)")
+            raise ValueError(
+                f"subject {self.name} has no evaluators: it can be described and sampled; to judge its images put a study.yml "
+                "beside the model (book/howto.md, Bring your own model)"
+            )
         return self.evaluators()
 
     @property
@@ -115,12 +136,23 @@ class Subject:
         under its files would be its own.
         """
         if self._state() != self._opened:
-            raise ValueError(f"weights of {self.name} were changed since it was opened: save the pipeline to a folder of "
-                             "its own and open that, or use sampling.sample, which stores nothing")
+            raise ValueError(
+                f"weights of {self.name} were changed since it was opened: save the pipeline to a folder of "
+                "its own and open that, or use sampling.sample, which stores nothing"
+            )
         parts = {part: self._part(part) for part in reads}
         sampler = {name: self.scheduler.config[name] for name in SAMPLER}
-        own = {"files": self.fingerprint, "module": self.module, "sampler": sampler, "runtime": self._runtime()}
-        code = [keys.code_of(parts[name]) for name in ("labeller", "scorer", "clip") if parts.get(name) is not None]
+        own = {
+            "files": self.fingerprint,
+            "module": self.module,
+            "sampler": sampler,
+            "runtime": self._runtime(),
+        }
+        code = [
+            keys.code_of(parts[name])
+            for name in ("labeller", "scorer", "clip")
+            if parts.get(name) is not None
+        ]
         return own | parts | {"code": code}
 
     def _part(self, name: str) -> object:
@@ -131,7 +163,10 @@ class Subject:
         return self.texts() if name == "texts" else getattr(self, name)
 
     def _runtime(self) -> dict[str, object]:
-        configured = {name: keys.configuration(part) for name, part in (("scheduler", self.scheduler), ("network", self.network))}
+        configured = {
+            name: keys.configuration(part)
+            for name, part in (("scheduler", self.scheduler), ("network", self.network))
+        }
         return {"dtype": str(self.dtype), **configured}
 
     @property
@@ -167,8 +202,10 @@ class Subject:
         """The world, for what cannot do without; ValueError, in one line, where none is known."""
         keys.reading("data")
         if self.world is None:
-            raise ValueError(f"nothing is known of the data behind subject {self.name}: this compares with them; put a study.yml beside the model, "
-                             "or label its reference images (models/own/label.py)")
+            raise ValueError(
+                f"nothing is known of the data behind subject {self.name}: this compares with them; put a study.yml beside the model, "
+                "or label its reference images (models/own/label.py)"
+            )
         return self.world
 
     def _known(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -178,7 +215,9 @@ class Subject:
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """P(factor) that a perfect model of the world would show under one prompt, or on average over those of the evaluation: (classes,)."""
         asked = self.prompts.evaluate if prompt is None else [self.prompts.evaluate[prompt]]
-        return torch.stack([self.data.marginal(factor, self._known(p.given)) for p in asked]).mean(0)
+        return torch.stack([self.data.marginal(factor, self._known(p.given)) for p in asked]).mean(
+            0
+        )
 
     def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
         """`n` fresh renders of what the prompts of the evaluation ask for, in turn, with some factors fixed: (n, 3, H, W)."""
@@ -186,7 +225,9 @@ class Subject:
         counts = [len(range(g, n, len(asked))) for g in range(len(asked))]
         images = torch.empty(n, 3, self.size, self.size)
         for g, (fixed, count) in enumerate(zip(asked, counts, strict=True)):
-            images[g :: len(asked)] = self.data.render(self.data.sample(count, seed + 10_000 * g, do=self._known(fixed)), self.size)
+            images[g :: len(asked)] = self.data.render(
+                self.data.sample(count, seed + 10_000 * g, do=self._known(fixed)), self.size
+            )
         return images
 
     def parts(self, images: int) -> tuple[slice, ...]:
@@ -211,7 +252,9 @@ class Subject:
     def _run(self, x: Tensor, timestep: int, **condition: Tensor) -> Tensor:
         """What the network says of x_t: (B, C, H, W) float32."""
         t = torch.full((len(x),), timestep, device=x.device)
-        return self.network(x.to(self.dtype), t, **condition, return_dict=False)[0][:, : self.shape[0]].float()
+        return self.network(x.to(self.dtype), t, **condition, return_dict=False)[0][
+            :, : self.shape[0]
+        ].float()
 
     @property
     def predicts(self) -> str:
@@ -292,13 +335,20 @@ class TextSubject(Subject):
     def _says(self, names: Mapping[str, str]) -> str:
         """The first prompt of the evaluation that states something of an image with these classes, all of it true and
         nothing of it an attribute; the neutral one if there is none."""
-        told = (p for p in self.prompts.evaluate if p.given and not p.given.keys() & set(self.attributes))
+        told = (
+            p
+            for p in self.prompts.evaluate
+            if p.given and not p.given.keys() & set(self.attributes)
+        )
         return next((p.text for p in told if p.given.items() <= names.items()), self._neutral)
 
     @property
     def _neutral(self) -> str:
         """What is said of an image of which nothing else is known: of faces that they are some, else nothing."""
-        faces = any(p.text == occupations.neutral(p.given.get("occupation", "none")) for p in self.prompts.evaluate)
+        faces = any(
+            p.text == occupations.neutral(p.given.get("occupation", "none"))
+            for p in self.prompts.evaluate
+        )
         return occupations.neutral("none") if faces else ""
 
     def embed(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -306,12 +356,19 @@ class TextSubject(Subject):
         if unknown := [text for text in dict.fromkeys(texts) if text not in self._embedded]:
             with torch.no_grad():
                 new = self._encode(unknown)
-            self._embedded.update((text, {k: v[i] for k, v in new.items()}) for i, text in enumerate(unknown))
-        return {name: torch.stack([self._embedded[text][name] for text in texts]) for name in self._embedded[texts[0]]}
+            self._embedded.update(
+                (text, {k: v[i] for k, v in new.items()}) for i, text in enumerate(unknown)
+            )
+        return {
+            name: torch.stack([self._embedded[text][name] for text in texts])
+            for name in self._embedded[texts[0]]
+        }
 
     def _encode(self, texts: list[str]) -> dict[str, Tensor]:
         """`embed` of texts that are new."""
-        return {"encoder_hidden_states": self.pipeline.encode_prompt(texts, self.device, 1, False)[0]}
+        return {
+            "encoder_hidden_states": self.pipeline.encode_prompt(texts, self.device, 1, False)[0]
+        }
 
     def predict(
         self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
@@ -337,7 +394,9 @@ class TextSubject(Subject):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the means of their scaled latents, x_0."""
         vae = self.pipeline.vae
-        return vae.encode(images.to(self.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        return (
+            vae.encode(images.to(self.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        )
 
     def decode(self, x: Tensor) -> Tensor:
         vae = self.pipeline.vae
@@ -364,9 +423,16 @@ class XLSubject(TextSubject):
         return {"encoder_hidden_states": states, "text_embeds": pooled}
 
     def _run(self, x: Tensor, timestep: int, **condition: Tensor) -> Tensor:
-        times = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], device=x.device)  # original size, crop, target size
+        times = torch.tensor(
+            [self.size, self.size, 0, 0, self.size, self.size], device=x.device
+        )  # original size, crop, target size
         pooled = condition.pop("text_embeds")
-        return super()._run(x, timestep, **condition, added_cond_kwargs={"text_embeds": pooled, "time_ids": times.expand(len(x), -1)})
+        return super()._run(
+            x,
+            timestep,
+            **condition,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": times.expand(len(x), -1)},
+        )
 
 
 @dataclass
@@ -398,8 +464,10 @@ class LabelledSubject(Subject):
             every = tuple(Prompt(name, self._given(name)) for name in self._names.values())
             self.prompts = Prompts(every, every, every)
         if told := self._given("").keys() & set(self.attributes):
-            raise ValueError(f"{self.name} is told its {min(told)}, an attribute under study: its shares would be "
-                             "the prompts'; leave it out of attributes")
+            raise ValueError(
+                f"{self.name} is told its {min(told)}, an attribute under study: its shares would be "
+                "the prompts'; leave it out of attributes"
+            )
 
     @property
     def _names(self) -> dict[int, str]:
@@ -410,8 +478,11 @@ class LabelledSubject(Subject):
     def _given(self, name: str) -> dict[str, str]:
         """What a class states of the data: {factor: class}, if a factor has these classes."""
         factors = self.world.factors if self.world is not None else {}
-        return {factor: name for factor, known in factors.items()
-                if set(known.classes) == set(self._names.values())}
+        return {
+            factor: name
+            for factor, known in factors.items()
+            if set(known.classes) == set(self._names.values())
+        }
 
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
         return super().identity(reads) | {"labels": dict(self.labels)}
@@ -458,7 +529,9 @@ def bottleneck(network: nn.Module) -> str:
     if blocks := len(getattr(network, "transformer_blocks", ())):
         return f"transformer_blocks.{blocks // 2}"
     there = ", ".join(name for name, _ in network.named_children())
-    raise ValueError(f"{type(network).__name__} has neither mid_block nor transformer_blocks to look into; name a module of it as parameter module: {there}")
+    raise ValueError(
+        f"{type(network).__name__} has neither mid_block nor transformer_blocks to look into; name a module of it as parameter module: {there}"
+    )
 
 
 class Kind(NamedTuple):
@@ -471,14 +544,17 @@ class Kind(NamedTuple):
 
 _PIXELS = Kind(Subject, {"unet": ("UNet2DModel",)})  # LabelledSubject, if it is told a class
 _LATENT = {
-    "unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "text_encoder": ("CLIPTextModel",)
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
 }
 _XL = _LATENT | {"text_encoder_2": ("CLIPTextModelWithProjection",)}
 _DIT = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
 _UNUSED = {"feature_extractor": None, "image_encoder": None}
 _UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 KINDS = {
-    "DDPMPipeline": _PIXELS, "DDIMPipeline": _PIXELS,
+    "DDPMPipeline": _PIXELS,
+    "DDIMPipeline": _PIXELS,
     "StableDiffusionPipeline": Kind(TextSubject, _LATENT, _UNUSED | _UNCHECKED),
     "StableDiffusionXLPipeline": Kind(XLSubject, _XL, _UNUSED),
     "DiTPipeline": Kind(ClassSubject, _DIT),
@@ -486,7 +562,14 @@ KINDS = {
 LARGE = 256  # pixels a side: images from this size on pass the autoencoder one by one, which bounds its memory
 
 
-def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, module: str | None = None, **about: object) -> Subject:
+def read(
+    name: str,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    module: str | None = None,
+    **about: object,
+) -> Subject:
     """A pipeline from disk as a subject; `about` are further fields of it.
 
     Raises ValueError, in one line, for files that are missing, damaged or foreign, for a kind of pipeline or scheduler that cannot be
@@ -495,14 +578,28 @@ def read(name: str, folder: Path, device: torch.device, dtype: torch.dtype, modu
     kind, pipeline, fields = _from_disk(folder, dtype)
     for part in kind.parts:
         if part.startswith("text_encoder"):
-            nn.Module.to(getattr(pipeline, part), device=device, dtype=torch.float32).eval().requires_grad_(False)  # it runs once per text
+            nn.Module.to(
+                getattr(pipeline, part), device=device, dtype=torch.float32
+            ).eval().requires_grad_(False)  # it runs once per text
         else:
             ready(getattr(pipeline, part), device)
     network = getattr(pipeline, next(iter(kind.parts)))
-    about = {"attributes": ()} | about | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
-    subject = kind.subject(name=name, network=network, scheduler=pipeline.scheduler, module=module or bottleneck(network),
-                           fingerprint=_fingerprint(folder, kind.parts),
-                           device=device, dtype=dtype, **fields, **about)
+    about = (
+        {"attributes": ()}
+        | about
+        | ({"pipeline": pipeline} if issubclass(kind.subject, TextSubject) else {})
+    )
+    subject = kind.subject(
+        name=name,
+        network=network,
+        scheduler=pipeline.scheduler,
+        module=module or bottleneck(network),
+        fingerprint=_fingerprint(folder, kind.parts),
+        device=device,
+        dtype=dtype,
+        **fields,
+        **about,
+    )
     if "vae" in kind.parts and subject.size >= LARGE:
         pipeline.vae.enable_slicing()
     return subject
@@ -515,8 +612,9 @@ def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object, dict[str
     """
     index = opening.index(folder, KINDS)
     kind = KINDS[index["_class_name"]]
-    classes = {part: opening.declared(folder, index, part, names)
-               for part, names in kind.parts.items()}
+    classes = {
+        part: opening.declared(folder, index, part, names) for part, names in kind.parts.items()
+    }
     path, *others = (opening.place(folder, part) / "config.json" for part in kind.parts)
     config, latent = opening.read_json(path), opening.read_json(others[0]) if others else None
     opening.check_network(path, index["_class_name"], config, latent)
@@ -528,8 +626,9 @@ def _from_disk(folder: Path, dtype: torch.dtype) -> tuple[Kind, object, dict[str
         kind = kind._replace(subject=LabelledSubject)
         fields["labels"] = opening.labels(folder, index, count)
     scheduler = opening.scheduler(folder, index)
-    parts = {part: loading.part(cls, opening.place(folder, part), dtype)
-             for part, cls in classes.items()}
+    parts = {
+        part: loading.part(cls, opening.place(folder, part), dtype) for part, cls in classes.items()
+    }
     pipeline = opening.pipeline(folder, index, scheduler=scheduler, **parts, **kind.options)
     return kind, pipeline, fields
 
@@ -540,22 +639,42 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}  # parts that no image of the study depends on
+UNREAD = {
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+}  # parts that no image of the study depends on
 
 
 def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
     """16 hex digits that stand for all files of a pipeline that its images depend on: weights, configurations, tokenizers."""
     index = json.loads((folder / "model_index.json").read_text())
-    named = [name for name, value in index.items() if isinstance(value, list) and any(value) and name not in UNREAD]
+    named = [
+        name
+        for name, value in index.items()
+        if isinstance(value, list) and any(value) and name not in UNREAD
+    ]
     components = dict.fromkeys([*parts, *sorted(named)])
     places = dict.fromkeys(opening.place(folder, name) for name in components)
-    files = [file for place in places for file in _files(place, any(opening.place(folder, part) == place for part in parts))]
-    about = {name: value for name, value in index.items() if not isinstance(value, list) and name not in keys.UNSAID}
+    files = [
+        file
+        for place in places
+        for file in _files(place, any(opening.place(folder, part) == place for part in parts))
+    ]
+    about = {
+        name: value
+        for name, value in index.items()
+        if not isinstance(value, list) and name not in keys.UNSAID
+    }
     return keys.key_of({"files": keys.of_files(files), "about": keys.in_order(about)})
 
 
 def _files(place: Path, weighty: bool) -> list[Path]:
     """The files of one part of a pipeline: the weights that are loaded, if it has some, and what else it reads."""
     weights = list(loading.files(place).paths) if weighty else []
-    texts = [file for file in place.iterdir() if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"]
+    texts = [
+        file
+        for file in place.iterdir()
+        if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"
+    ]
     return weights + sorted(texts)

@@ -35,9 +35,18 @@ def mixture(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
     m, wide = len(table), table[0].size
     # unknowns: weights, then how much each class of each prompt gets too much and too little
     eye = np.eye(wide)
-    equal = np.vstack([np.hstack([table.reshape(m, wide).T, -eye, eye]), np.concatenate([np.ones(m), np.zeros(2 * wide)])])
-    solved = linprog(np.concatenate([cost, np.full(2 * wide, MISS)]), A_eq=equal, b_eq=np.append(np.tile(goal, table.shape[1]), 1.0),
-                     method="highs")
+    equal = np.vstack(
+        [
+            np.hstack([table.reshape(m, wide).T, -eye, eye]),
+            np.concatenate([np.ones(m), np.zeros(2 * wide)]),
+        ]
+    )
+    solved = linprog(
+        np.concatenate([cost, np.full(2 * wide, MISS)]),
+        A_eq=equal,
+        b_eq=np.append(np.tile(goal, table.shape[1]), 1.0),
+        method="highs",
+    )
     weights = np.clip(solved.x[:m], 0, None)
     weights /= weights.sum()
     return Plan(weights, np.tensordot(weights, table, 1), float(weights @ cost))
@@ -50,9 +59,13 @@ def single(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
     return Plan(np.eye(len(table))[best], table[best], float(cost[best]))
 
 
-def _checked(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(
+    shares: ArrayLike, costs: ArrayLike, target: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     table, cost = (np.asarray(v, dtype=np.float64) for v in (shares, costs))
     goal = distribution("target", target)
     if table.ndim != 3 or cost.shape != table.shape[:1] or goal.shape != table.shape[2:]:
-        raise ValueError(f"shares (M, G, classes), costs (M,) and target (classes,) must fit, got {table.shape}, {cost.shape}, {goal.shape}")
+        raise ValueError(
+            f"shares (M, G, classes), costs (M,) and target (classes,) must fit, got {table.shape}, {cost.shape}, {goal.shape}"
+        )
     return table, cost, goal

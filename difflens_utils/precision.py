@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU. On CUDA what is float32 is multiplied in TF32 from here on."""
+    """ "auto" is CUDA where there is one, else the CPU. On CUDA what is float32 is multiplied in TF32 from here on."""
     one_of("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build")
+        raise ValueError(
+            "device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build"
+        )
     return gpu.take() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -65,8 +67,13 @@ def full_precision(subject: Subject) -> Iterator[None]:
 @contextmanager
 def planar(subject: Subject) -> Iterator[None]:
     """Channels before pixels for a while: on a CPU the backward pass of group norm takes many times as long in channels_last."""
-    norms = [m for module in subject.modules for m in module.modules() if isinstance(m, nn.GroupNorm)]
-    handles = [m.register_forward_pre_hook(lambda _norm, args: (args[0].contiguous(), *args[1:])) for m in norms]  # attention turns them round
+    norms = [
+        m for module in subject.modules for m in module.modules() if isinstance(m, nn.GroupNorm)
+    ]
+    handles = [
+        m.register_forward_pre_hook(lambda _norm, args: (args[0].contiguous(), *args[1:]))
+        for m in norms
+    ]  # attention turns them round
     _cast(subject, memory_format=torch.contiguous_format)
     try:
         yield

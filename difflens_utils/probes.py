@@ -47,8 +47,17 @@ class Fit:
         return metrics.bootstrap(balanced, self.correct[step], self.labels, n_boot=300)
 
 
-def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e-2, iterations: int = 60,
-        test_share: float = 0.25, seed: int = 0, progress: bool = True) -> Fit:
+def fit(
+    recording: Recording,
+    labels: Tensor,
+    classes: int,
+    *,
+    decay: float = 1e-2,
+    iterations: int = 60,
+    test_share: float = 0.25,
+    seed: int = 0,
+    progress: bool = True,
+) -> Fit:
     """Fit one head per timestep by class-balanced logistic regression; images are split into training and held-out.
 
     `labels` (n,) int64. Standardised inputs, L2 penalty `decay`, full-batch Adam: with a few thousand images and
@@ -57,29 +66,47 @@ def fit(recording: Recording, labels: Tensor, classes: int, *, decay: float = 1e
     Raises ValueError for fewer than 4 images.
     """
     if len(labels) < 4:
-        raise ValueError(f"n_images must be at least 4, of which one is held out, got {len(labels)}")
+        raise ValueError(
+            f"n_images must be at least 4, of which one is held out, got {len(labels)}"
+        )
     t = _fit(recording, labels, classes, decay, iterations, test_share, seed, progress)
     return Fit(Heads(t["weight"], t["bias"]), t["correct"], t["labels"])
 
 
 @artifacts.stored("probes")
-def _fit(recording: Recording, labels: Tensor, classes: int, decay: float, iterations: int, test_share: float, seed: int,
-         progress: bool) -> dict[str, Tensor]:
+def _fit(
+    recording: Recording,
+    labels: Tensor,
+    classes: int,
+    decay: float,
+    iterations: int,
+    test_share: float,
+    seed: int,
+    progress: bool,
+) -> dict[str, Tensor]:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     test = order[: int(test_share * len(labels))].sort().values
-    train = order[len(test):].sort().values
+    train = order[len(test) :].sort().values
     weights, biases, correct = [], [], []
-    for step in tqdm(range(recording.h.shape[1]), desc="h-classifiers", disable=not progress, leave=False):
+    for step in tqdm(
+        range(recording.h.shape[1]), desc="h-classifiers", disable=not progress, leave=False
+    ):
         h = recording.at(step)
         w, b = _logistic(h[train].flatten(1), labels[train], classes, decay, iterations)
         weights.append(w.reshape(classes, *h.shape[1:]))
         biases.append(b)
         correct.append((h[test].flatten(1) @ w.T + b).argmax(-1) == labels[test])
-    return {"weight": torch.stack(weights), "bias": torch.stack(biases), "correct": torch.stack(correct),
-            "labels": labels[test]}
+    return {
+        "weight": torch.stack(weights),
+        "bias": torch.stack(biases),
+        "correct": torch.stack(correct),
+        "labels": labels[test],
+    }
 
 
-def _logistic(x: Tensor, y: Tensor, classes: int, decay: float, iterations: int) -> tuple[Tensor, Tensor]:
+def _logistic(
+    x: Tensor, y: Tensor, classes: int, decay: float, iterations: int
+) -> tuple[Tensor, Tensor]:
     """Class-balanced multinomial logistic regression on standardised x (n, F), folded back: ((classes, F), (classes,))."""
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4 * x.std().item() + 1e-12)
     z = (x - mean) / std

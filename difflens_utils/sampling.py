@@ -34,15 +34,26 @@ class Step(NamedTuple):
     index: int  # 0 is the noisiest step, steps - 1 the cleanest
     timestep: int  # training timestep t
     rows: slice | Tensor  # which of the requested images are in this batch
-    prompt: Tensor | None = None  # (B,) the number of each image's prompt; None where all have the same
+    prompt: Tensor | None = (
+        None  # (B,) the number of each image's prompt; None where all have the same
+    )
 
     def at(self, chosen: Tensor) -> Step:
         """The same step for some images (b,) of the batch."""
-        rows = self.rows if isinstance(self.rows, Tensor) else torch.arange(self.rows.start, self.rows.stop)
-        return self._replace(rows=rows[chosen.cpu()], prompt=None if self.prompt is None else self.prompt[chosen.cpu()])
+        rows = (
+            self.rows
+            if isinstance(self.rows, Tensor)
+            else torch.arange(self.rows.start, self.rows.stop)
+        )
+        return self._replace(
+            rows=rows[chosen.cpu()],
+            prompt=None if self.prompt is None else self.prompt[chosen.cpu()],
+        )
 
 
-Edit = Callable[[Tensor, Step], Tensor | None]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
+Edit = Callable[
+    [Tensor, Step], Tensor | None
+]  # h (B, C, H, W) or (B, tokens, C) -> the same shape, or None: unchanged
 Watch = Callable[[Tensor, Tensor, Step], None]  # copies of h and x_t, before any edit, and the step
 
 
@@ -54,7 +65,9 @@ class Schedule:
     alpha: Tensor  # (T,)
     alpha_previous: Tensor  # (T,)
     sigma: Tensor  # (T,)
-    clip: float | None  # the predicted clean image is clipped to [-clip, clip], and epsilon re-derived from it
+    clip: (
+        float | None
+    )  # the predicted clean image is clipped to [-clip, clip], and epsilon re-derived from it
     threshold: tuple[float, float] | None = None  # (quantile, largest), instead of `clip`
     predicts: str = "epsilon"  # what the network says: epsilon, v_prediction, or sample (x_0)
 
@@ -78,8 +91,10 @@ def timesteps(total: int, steps: int, spacing: str, offset: int = 0) -> Tensor:
     else:
         times = (np.arange(steps) * (total // steps) + offset)[::-1]
     if times[0] >= total:
-        raise ValueError(f"steps={steps} with steps_offset {offset} starts at timestep {times[0]}, "
-                         f"and the last one is {total - 1}; take fewer steps")
+        raise ValueError(
+            f"steps={steps} with steps_offset {offset} starts at timestep {times[0]}, "
+            f"and the last one is {total - 1}; take fewer steps"
+        )
     return torch.from_numpy(times.astype(np.int64))
 
 
@@ -101,11 +116,20 @@ def schedule(
     sigma = eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).clamp_min(0).sqrt()
     clip = config.get("clip_sample_range", 1.0) if config.get("clip_sample", False) else None
     threshold = (config["dynamic_thresholding_ratio"], config["sample_max_value"])
-    return Schedule(tuple(times.tolist()), alpha, previous, sigma, clip,
-                    threshold if config["thresholding"] else None, config["prediction_type"])
+    return Schedule(
+        tuple(times.tolist()),
+        alpha,
+        previous,
+        sigma,
+        clip,
+        threshold if config["thresholding"] else None,
+        config["prediction_type"],
+    )
 
 
-def trajectory(subject: Subject, steps: int, eta: float = 0.0, spacing: str | None = None) -> Schedule:
+def trajectory(
+    subject: Subject, steps: int, eta: float = 0.0, spacing: str | None = None
+) -> Schedule:
     """`schedule` of a subject, at its own spacing of timesteps unless another is given."""
     return schedule(subject.scheduler, steps, eta, spacing)
 
@@ -142,7 +166,14 @@ def dynamically_thresholded(clean: Tensor, quantile: float, largest: float) -> T
     return clean.clamp(-s, s) / s
 
 
-def ddim_step(x: Tensor, clean: Tensor, direction: Tensor, s: Schedule, index: int, noise: Tensor | None = None) -> Tensor:
+def ddim_step(
+    x: Tensor,
+    clean: Tensor,
+    direction: Tensor,
+    s: Schedule,
+    index: int,
+    noise: Tensor | None = None,
+) -> Tensor:
     """x_{t-1} of Eq. 10: P_t is `clean`; D_t points along the epsilon that belongs to `direction`, a clean image too.
 
     Symmetric step: `direction is clean`. Asymmetric step: `clean` edited, `direction` unedited.
@@ -167,7 +198,9 @@ class _Noise:
         self.shape, self.device = shape, device
 
     def draw(self) -> Tensor:  # (B, C, H, W) float32
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(
+            self.device
+        )
 
 
 def assigned(n: int, prompts: int) -> Tensor:
@@ -175,7 +208,9 @@ def assigned(n: int, prompts: int) -> Tensor:
     return torch.arange(n) % prompts
 
 
-def unedited(subject: Subject, rows: Tensor, seed: int, s: Schedule) -> Iterator[tuple[int, Tensor, Tensor, list[str]]]:
+def unedited(
+    subject: Subject, rows: Tensor, seed: int, s: Schedule
+) -> Iterator[tuple[int, Tensor, Tensor, list[str]]]:
     """Walk the unedited, deterministic trajectory of the images `rows` (B,) of a set: (index, x_t, predicted clean image, texts)."""
     seeds, texts = image_seeds(int(rows.max()) + 1, seed), subject.texts()
     own = [texts[i % len(texts)] for i in rows.tolist()]
@@ -188,7 +223,9 @@ def unedited(subject: Subject, rows: Tensor, seed: int, s: Schedule) -> Iterator
 
 
 @torch.no_grad()
-def activation(subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] | None = None) -> Tensor:
+def activation(
+    subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] | None = None
+) -> Tensor:
     """h of x_t (B, C, H, W): the output of the subject's module, of the half with the prompt where there is guidance."""
     with hooks.record(subject.network, subject.module, stop=True) as seen:
         subject.epsilon(x, timestep, texts)
@@ -196,9 +233,22 @@ def activation(subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] 
 
 
 @torch.no_grad()
-def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: float = 0.0, edit: Edit | None = None,
-           asymmetric: bool = True, watch: Watch | None = None, batch: int = 64, spacing: str | None = None,
-           prompts: Sequence[str] | None = None, rows: Tensor | None = None, progress: str | None = None) -> Tensor:
+def sample(
+    subject: Subject,
+    n: int,
+    seed: int = 0,
+    *,
+    steps: int = 20,
+    eta: float = 0.0,
+    edit: Edit | None = None,
+    asymmetric: bool = True,
+    watch: Watch | None = None,
+    batch: int = 64,
+    spacing: str | None = None,
+    prompts: Sequence[str] | None = None,
+    rows: Tensor | None = None,
+    progress: str | None = None,
+) -> Tensor:
     """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. The same seed gives paired images.
 
     The images take the `prompts` in turn, by default those that the subject is evaluated on. `rows` (m,) makes only these of the n images, in
@@ -211,16 +261,33 @@ def sample(subject: Subject, n: int, seed: int = 0, *, steps: int = 20, eta: flo
     """
     positive("batch", batch)
     if asymmetric and hasattr(edit, "around"):
-        raise ValueError("edit changes the network itself, where no asymmetric step is defined; take asymmetric=False")
+        raise ValueError(
+            "edit changes the network itself, where no asymmetric step is defined; take asymmetric=False"
+        )
     seeds = image_seeds(n, seed)
     s = trajectory(subject, steps, eta, spacing)
     prompts = subject.texts() if prompts is None else prompts
-    parts = [slice(i, min(i + batch, n)) for i in range(0, n, batch)] if rows is None else rows.split(batch)
+    parts = (
+        [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
+        if rows is None
+        else rows.split(batch)
+    )
     total, prompt_of = n if rows is None else len(rows), assigned(n, len(prompts))
     images = []
-    with tqdm(total=total * steps, desc=progress, unit="step", disable=progress is None, mininterval=1, leave=False) as bar:
+    with tqdm(
+        total=total * steps,
+        desc=progress,
+        unit="step",
+        disable=progress is None,
+        mininterval=1,
+        leave=False,
+    ) as bar:
         for part in parts:
-            noise = _Noise(seeds[part] if rows is None else [seeds[i] for i in part.tolist()], subject.shape, subject.device)
+            noise = _Noise(
+                seeds[part] if rows is None else [seeds[i] for i in part.tolist()],
+                subject.shape,
+                subject.device,
+            )
             x = noise.draw()
             texts = [prompts[i] for i in prompt_of[part].tolist()]
             for index, timestep in enumerate(s.timesteps):
@@ -240,13 +307,20 @@ def _finite(images: Tensor, subject: Subject, rows: Tensor | None) -> Tensor:
         return images
     first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
     first = first if rows is None else int(rows[first])
-    raise ValueError(f"{subject.name} drew image {first} with values that are not finite, in {subject.dtype}: "
-                     "its network, its decoder or an edit has overflowed")
+    raise ValueError(
+        f"{subject.name} drew image {first} with values that are not finite, in {subject.dtype}: "
+        "its network, its decoder or an edit has overflowed"
+    )
 
 
 def _predictions(
-    subject: Subject, x: Tensor, texts: Sequence[str], step: Step, edit: Edit | None,
-    asymmetric: bool, watch: Watch | None
+    subject: Subject,
+    x: Tensor,
+    texts: Sequence[str],
+    step: Step,
+    edit: Edit | None,
+    asymmetric: bool,
+    watch: Watch | None,
 ) -> tuple[Tensor, Tensor]:
     """The network's predictions for D_t and for P_t, (B, C, H, W) each.
 

@@ -34,8 +34,14 @@ class _Damaged(Exception):
     """A part does not hold what was stored: it was removed, and has to be made again."""
 
 
-def shared(stage: str, parameters: dict[str, Any], split: Sequence[slice], make: Make, merge: Merge,
-           ahead: Callable[[], object] | None = None) -> Path:
+def shared(
+    stage: str,
+    parameters: dict[str, Any],
+    split: Sequence[slice],
+    make: Make,
+    merge: Merge,
+    ahead: Callable[[], object] | None = None,
+) -> Path:
     """The folder of an artifact, as `artifacts.cached` gives it, whose blocks the workers make side by side.
 
     A process that is alone makes it whole, by `make(None, folder)`, unless there are parts that others have left. Parts that are damaged
@@ -68,7 +74,14 @@ def shared(stage: str, parameters: dict[str, Any], split: Sequence[slice], make:
         return folder
 
 
-def _make_all(stage: str, parameters: dict[str, Any], folder: Path, split: Sequence[slice], parts: list[Path], make: Make) -> None:
+def _make_all(
+    stage: str,
+    parameters: dict[str, Any],
+    folder: Path,
+    split: Sequence[slice],
+    parts: list[Path],
+    make: Make,
+) -> None:
     """Make what is missing until all parts are there, or what they are for; each worker begins elsewhere."""
     number, count = worker()
     first = number * len(split) // count
@@ -80,7 +93,9 @@ def _make_all(stage: str, parameters: dict[str, Any], folder: Path, split: Seque
                 # Parts go only after the whole is there: a part that is missing while it is not is really missing.
                 if mine and not folder.exists() and not parts[i].exists():
                     described = {"of": parameters, "block": [split[i].start, split[i].stop]}
-                    artifacts.fill(parts[i], stage, described, lambda f, block=split[i]: make(block, f))
+                    artifacts.fill(
+                        parts[i], stage, described, lambda f, block=split[i]: make(block, f)
+                    )
                     made += 1
         if not made:
             time.sleep(POLL)
@@ -93,7 +108,10 @@ def _claimed(part: Path) -> Iterator[bool]:
     lock = FileLock(part.with_suffix(".lock"))
     try:
         lock.acquire(blocking=False)
-    except (Timeout, FileNotFoundError):  # held by another, or just cleared away because the whole is there
+    except (
+        Timeout,
+        FileNotFoundError,
+    ):  # held by another, or just cleared away because the whole is there
         yield False
         return
     try:

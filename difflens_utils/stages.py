@@ -12,7 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import activations, artifacts, attribution, edits, evaluators, gpu, keys, ksae, metrics, probes, sampling, shards
+from . import (
+    activations,
+    artifacts,
+    attribution,
+    edits,
+    evaluators,
+    gpu,
+    keys,
+    ksae,
+    metrics,
+    probes,
+    sampling,
+    shards,
+)
 from .activations import Recording
 from .attribution import Attribution
 from .errors import one_of
@@ -27,7 +40,9 @@ VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SA
 VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
 
 
-def recording(subject: Subject, n: int, seed: int, steps: int, stage: str = "evaluate") -> Recording:
+def recording(
+    subject: Subject, n: int, seed: int, steps: int, stage: str = "evaluate"
+) -> Recording:
     """Unedited images with h at every step, of the prompts of a stage: one recording for all of them where a model takes no text.
 
     Raises ValueError for an unknown stage.
@@ -36,21 +51,39 @@ def recording(subject: Subject, n: int, seed: int, steps: int, stage: str = "eva
     return activations.record(subject, n, seed, steps, getattr(subject.prompts, stage))
 
 
-def train_ksae(rec: Recording, k: int, *, latents: int, train_steps: int, seed: int, batch: int = 2048,
-               progress: bool = True, **options: Any) -> tuple[KSAE, History]:
+def train_ksae(
+    rec: Recording,
+    k: int,
+    *,
+    latents: int,
+    train_steps: int,
+    seed: int,
+    batch: int = 2048,
+    progress: bool = True,
+    **options: Any,
+) -> tuple[KSAE, History]:
     """A k-SAE trained on all timesteps of a recording, with its curves; from the store if it is there."""
     width = rec.h.shape[2] if rec.h.ndim == 5 else rec.h.shape[-1]
-    config = KSAEConfig(width=width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options)
+    config = KSAEConfig(
+        width=width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options
+    )
     rows = int(len(rec) * (1 - VALIDATION))
     parameters = keys.of(train_ksae, {"recording": rec, **asdict(config)})
 
     def make(folder) -> None:  # noqa: ANN001
         held_out = torch.cat([rec.vectors(s, slice(rows, len(rec))) for s in range(rec.h.shape[1])])
-        held_out = held_out[:: len(held_out) // VALIDATION_VECTORS | 1]  # an odd stride meets all positions, of which there is an even number
+        held_out = held_out[
+            :: len(held_out) // VALIDATION_VECTORS | 1
+        ]  # an odd stride meets all positions, of which there is an even number
         scratch = artifacts.STORE / "training" / f"{keys.key_of(parameters)}.safetensors"
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        model, history = ksae.train(config, rec.batches(batch, seed, rows), validation=held_out, checkpoint=scratch,
-                                    progress=progress)
+        model, history = ksae.train(
+            config,
+            rec.batches(batch, seed, rows),
+            validation=held_out,
+            checkpoint=scratch,
+            progress=progress,
+        )
         model.save(folder)
         (folder / "history.json").write_text(json.dumps(history._asdict()))
         scratch.unlink(missing_ok=True)  # an interrupted training resumes from it
@@ -86,16 +119,47 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) 
     batch = factor_labels(subject, n, seed)
     chunks = [batch[slice(i, i + 128)] for i in range(0, n, 128)]
     with torch.no_grad():
-        clean = [subject.encode(subject.data.render(chunk, subject.size).to(subject.device)) for chunk in chunks]
-    noise = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed)).to(subject.device).split(128)
+        clean = [
+            subject.encode(subject.data.render(chunk, subject.size).to(subject.device))
+            for chunk in chunks
+        ]
+    noise = (
+        torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(seed))
+        .to(subject.device)
+        .split(128)
+    )
     alphas = subject.scheduler.alphas_cumprod
-    layers = [torch.cat([sampling.activation(subject, alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * z, t, subject.describe(chunk)).float().cpu()
-                         for chunk, x, z in zip(chunks, clean, noise, strict=True)]) for t in timesteps]
+    layers = [
+        torch.cat(
+            [
+                sampling.activation(
+                    subject,
+                    alphas[t].sqrt() * x + (1 - alphas[t]).sqrt() * z,
+                    t,
+                    subject.describe(chunk),
+                )
+                .float()
+                .cpu()
+                for chunk, x, z in zip(chunks, clean, noise, strict=True)
+            ]
+        )
+        for t in timesteps
+    ]
     return FactorSet(torch.stack(layers), batch.labels, timesteps)
 
 
-def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int, *, asymmetric: bool = True,
-             prompts: Sequence[Prompt] | None = None, batch: int | None = None, progress: str | None = None) -> Tensor:
+def generate(
+    subject: Subject,
+    edit: Edit | None,
+    n: int,
+    seed: int,
+    steps: int,
+    *,
+    asymmetric: bool = True,
+    prompts: Sequence[Prompt] | None = None,
+    batch: int | None = None,
+    progress: str | None = None,
+) -> Tensor:
     """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
 
     They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the batches, which are as large as
@@ -103,12 +167,24 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
     """
     artifacts.check_sizes(n_images=n, steps=steps)
     if edit is not None and not hasattr(edit, "parts"):
-        raise ValueError("edit must come from difflens_utils.edits, or carry `parts` that say what it does")
+        raise ValueError(
+            "edit must come from difflens_utils.edits, or carry `parts` that say what it does"
+        )
     prompts = subject.prompts.evaluate if prompts is None else prompts
     texts = subject.texts(prompts)
     together = batch or gpu.batch_size(subject) if getattr(edit, "whole", False) else None
-    parameters = keys.of(generate, {"subject": subject, "edit": edit, "n": n, "seed": seed, "steps": steps, "texts": texts,
-                                    **({} if edit is None else {"asymmetric": asymmetric, "batch": together})})
+    parameters = keys.of(
+        generate,
+        {
+            "subject": subject,
+            "edit": edit,
+            "n": n,
+            "seed": seed,
+            "steps": steps,
+            "texts": texts,
+            **({} if edit is None else {"asymmetric": asymmetric, "batch": together}),
+        },
+    )
     some = getattr(edit, "rows", None)  # what the edit leaves alone need not be drawn again
     rows = torch.arange(n) if some is None else some
     batch = batch or gpu.batch_size(subject)
@@ -118,8 +194,22 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
 
     def draw(block: slice | None, folder: Path) -> None:
         chosen = rows if block is None else rows[block]
-        images = sampling.sample(subject, n, seed, steps=steps, edit=edit, asymmetric=asymmetric, prompts=texts, rows=chosen,
-                                 batch=batch, progress=progress or "sampling") if len(chosen) else torch.empty(0)
+        images = (
+            sampling.sample(
+                subject,
+                n,
+                seed,
+                steps=steps,
+                edit=edit,
+                asymmetric=asymmetric,
+                prompts=texts,
+                rows=chosen,
+                batch=batch,
+                progress=progress or "sampling",
+            )
+            if len(chosen)
+            else torch.empty(0)
+        )
         store(images.half() if block is not None else whole(images.half()), folder)
 
     def whole(drawn: Tensor) -> Tensor:
@@ -136,7 +226,14 @@ def generate(subject: Subject, edit: Edit | None, n: int, seed: int, steps: int,
     def merge(parts: list[Path], folder: Path) -> None:
         store(whole(torch.cat([artifacts.load_tensors(part)["images"] for part in parts])), folder)
 
-    folder = shards.shared("images", parameters, shards.blocks(len(rows), batch), draw, merge, ahead=unedited if some is not None else None)
+    folder = shards.shared(
+        "images",
+        parameters,
+        shards.blocks(len(rows), batch),
+        draw,
+        merge,
+        ahead=unedited if some is not None else None,
+    )
     return artifacts.load_tensors(folder)["images"].float()
 
 
@@ -158,7 +255,9 @@ class Outcome:
 
     def gain(self, before: Outcome, attribute: str, target: int) -> Estimate:
         """How much the share of a class has risen since `before`, whose first images are the same seeds."""
-        after, start = (o.scored[attribute][: len(self.images)].argmax(-1) == target for o in (self, before))
+        after, start = (
+            o.scored[attribute][: len(self.images)].argmax(-1) == target for o in (self, before)
+        )
         return metrics.mean(after.float() - start.float())
 
     def agreement(self, attribute: str) -> Estimate:
@@ -173,15 +272,28 @@ class Outcome:
         """The images of one prompt."""
         rows = self.prompt == prompt
         pick = lambda d: {k: v[rows] for k, v in d.items()}  # noqa: E731
-        return Outcome(self.images[rows], pick(self.scored), pick(self.labelled), self.features[rows], self.clip[rows], self.prompt[rows])
+        return Outcome(
+            self.images[rows],
+            pick(self.scored),
+            pick(self.labelled),
+            self.features[rows],
+            self.clip[rows],
+            self.prompt[rows],
+        )
 
 
 @torch.no_grad()
 def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
     """Let every evaluator look at the images, which took so many prompts in turn (by default those of the evaluation)."""
     on = images.to(subject.device)
-    return Outcome(images, evaluators.read(subject.scorer, on), evaluators.read(subject.labeller, on), evaluators.embed(subject.scorer, on),
-                   evaluators.embed(subject.clip, on), sampling.assigned(len(images), prompts or len(subject.texts())))
+    return Outcome(
+        images,
+        evaluators.read(subject.scorer, on),
+        evaluators.read(subject.labeller, on),
+        evaluators.embed(subject.scorer, on),
+        evaluators.embed(subject.clip, on),
+        sampling.assigned(len(images), prompts or len(subject.texts())),
+    )
 
 
 def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
@@ -194,8 +306,10 @@ def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
 def short_names(texts: Sequence[str]) -> dict[str, str]:
     """What prompts are called in records: their last word, or all their words where two end alike."""
     last = [text.split()[-1] if text.strip() else "" for text in texts]
-    return {text: word if last.count(word) == 1 else "_".join(text.split())
-            for text, word in zip(texts, last, strict=True)}
+    return {
+        text: word if last.count(word) == 1 else "_".join(text.split())
+        for text, word in zip(texts, last, strict=True)
+    }
 
 
 def class_names(subject: Subject) -> dict[tuple[str, int], str]:
@@ -203,9 +317,13 @@ def class_names(subject: Subject) -> dict[tuple[str, int], str]:
 
     That is the class, or "attribute.class" where another attribute has one of that name.
     """
-    classes = {(a, c): name for a in subject.attributes for c, name in enumerate(subject.classes(a))}
+    classes = {
+        (a, c): name for a in subject.attributes for c, name in enumerate(subject.classes(a))
+    }
     taken = list(classes.values())
-    return {at: name if taken.count(name) == 1 else f"{at[0]}.{name}" for at, name in classes.items()}
+    return {
+        at: name if taken.count(name) == 1 else f"{at[0]}.{name}" for at, name in classes.items()
+    }
 
 
 def extremes(shares: Tensor) -> tuple[int, int]:
@@ -215,7 +333,9 @@ def extremes(shares: Tensor) -> tuple[int, int]:
     return common, others[int(shares[others].argmin())]
 
 
-def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]) -> dict[str, Estimate]:
+def obeyed(
+    outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]
+) -> dict[str, Estimate]:
     """How often the scorer sees what a prompt names: per factor the share, over the images whose prompt names a class of it."""
     result = {}
     for factor, names in classes.items():
@@ -227,13 +347,20 @@ def obeyed(outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Se
 
 
 @artifacts.stored("class_means")
-def class_means(rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes: Mapping[str, int]) -> dict[str, Tensor]:
+def class_means(
+    rec: Recording, sae: KSAE, labels: Mapping[str, Tensor], classes: Mapping[str, int]
+) -> dict[str, Tensor]:
     """Mean latents of each class's images, per timestep and position: {attribute: (classes, T, P, D)}; from the store."""
     weights = {a: torch.nn.functional.one_hot(y, classes[a]).float() for a, y in labels.items()}
     weights = {a: w / w.sum(0).clamp_min(1) for a, w in weights.items()}  # (n, classes)
     means: dict[str, list[Tensor]] = {a: [] for a in labels}
     for step in range(rec.h.shape[1]):
-        s = torch.cat([sae.latents(ksae.map_to_vectors(rec.at(step, slice(i, i + 256)))) for i in range(0, len(rec), 256)])
+        s = torch.cat(
+            [
+                sae.latents(ksae.map_to_vectors(rec.at(step, slice(i, i + 256))))
+                for i in range(0, len(rec), 256)
+            ]
+        )
         for a, w in weights.items():
             means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
     return {a: torch.stack(m, 1) for a, m in means.items()}
@@ -259,19 +386,45 @@ def deciding_steps(steps: int) -> tuple[int, ...]:
     return tuple(sorted({int(f * (steps - 1)) for f in (0.5, 0.65)}))
 
 
-def bias_features(subject: Subject, sae: KSAE, attribute: str, target: int, scores: Tensor, gap: Tensor, density: Tensor, *, count: int,
-                  max_density: float, n: int, seed: int, steps: int) -> Tensor:
+def bias_features(
+    subject: Subject,
+    sae: KSAE,
+    attribute: str,
+    target: int,
+    scores: Tensor,
+    gap: Tensor,
+    density: Tensor,
+    *,
+    count: int,
+    max_density: float,
+    n: int,
+    seed: int,
+    steps: int,
+) -> Tensor:
     """I_c: the latents that attribution proposes and a measurement confirms, best first (at most `count`).
 
     Half as many candidates again as are kept are moved one at a time, by the class difference `gap` (T, P, D); those that make the class
     likelier on average stay, in the order of their scores.
     """
     candidates = attribution.select(scores, count + count // 2, density, max_density)
-    effect = attribution.measured(subject, sae, attribute, target, candidates, gap[..., candidates], n=n, seed=seed, steps=steps, at=deciding_steps(steps))
+    effect = attribution.measured(
+        subject,
+        sae,
+        attribute,
+        target,
+        candidates,
+        gap[..., candidates],
+        n=n,
+        seed=seed,
+        steps=steps,
+        at=deciding_steps(steps),
+    )
     return candidates[effect.mean > 0][:count]
 
 
-def best_factor(response: Any, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]) -> list[tuple[str, float]]:
+def best_factor(
+    response: Any, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]
+) -> list[tuple[str, float]]:
     """For each unit of `response` (n, U) the class that it tells best from the rest: [("factor: class", AUROC)]."""
     names, columns = [], []
     for factor, y in labels.items():
@@ -288,7 +441,9 @@ class Found:
     """What notebook 04 arrives at: the bias features of every class, and what is needed to steer with them."""
 
     features: dict[str, list[Tensor]]  # {attribute: per class the latents I_c}
-    gaps: dict[str, list[Tensor]]  # {attribute: per class (T, P, D), how far its images lie from all others}
+    gaps: dict[
+        str, list[Tensor]
+    ]  # {attribute: per class (T, P, D), how far its images lie from all others}
     labels: dict[str, Tensor]  # the labeller's classes of the recorded images
     counts: dict[str, Tensor]  # images per class
     density: Tensor  # (D,)
@@ -300,25 +455,62 @@ class Found:
         return self.gaps[attribute][target][..., self.features[attribute][target]]
 
 
-def find_features(subject: Subject, sae: KSAE, rec: Recording, *, n_support: int, n_measured: int, n_features: int,
-                  max_density: float, seed: int, steps: int, attributes: Sequence[str] | Mapping[str, str] | None = None) -> Found:
+def find_features(
+    subject: Subject,
+    sae: KSAE,
+    rec: Recording,
+    *,
+    n_support: int,
+    n_measured: int,
+    n_features: int,
+    max_density: float,
+    seed: int,
+    steps: int,
+    attributes: Sequence[str] | Mapping[str, str] | None = None,
+) -> Found:
     """Attribution through the picture against the other classes, then a measurement of every candidate; for all attributes by default.
 
     A mapping {attribute: class} measures the candidates of these classes alone; the others get no features.
     """
     only = attributes if isinstance(attributes, Mapping) else {}
     attributes = tuple(subject.attributes if attributes is None else attributes)
-    labels = {a: p.argmax(-1) for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items() if a in attributes}
+    labels = {
+        a: p.argmax(-1)
+        for a, p in evaluators.read(subject.labeller, rec.images.to(subject.device)).items()
+        if a in attributes
+    }
     sizes = {a: len(subject.classes(a)) for a in attributes}
     counts = {a: y.bincount(minlength=sizes[a]) for a, y in labels.items()}
     by_image = attribution.through_image(subject, sae, attributes, n_support, seed + 10, steps)
     means = class_means(rec, sae, labels, sizes)
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(steps)))
     gaps = {a: [contrast(means[a], c, counts[a]) for c in range(sizes[a])] for a in attributes}
-    scores = {a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])] for a in attributes}
-    features = {a: [bias_features(subject, sae, a, c, scores[a][c], gaps[a][c], density, count=n_features, max_density=max_density,
-                                  n=n_measured, seed=seed + 20, steps=steps) if only.get(a, name) == name else torch.empty(0, dtype=torch.long)
-                    for c, name in enumerate(subject.classes(a))] for a in attributes}
+    scores = {
+        a: [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in range(sizes[a])]
+        for a in attributes
+    }
+    features = {
+        a: [
+            bias_features(
+                subject,
+                sae,
+                a,
+                c,
+                scores[a][c],
+                gaps[a][c],
+                density,
+                count=n_features,
+                max_density=max_density,
+                n=n_measured,
+                seed=seed + 20,
+                steps=steps,
+            )
+            if only.get(a, name) == name
+            else torch.empty(0, dtype=torch.long)
+            for c, name in enumerate(subject.classes(a))
+        ]
+        for a in attributes
+    }
     return Found(features, gaps, labels, counts, density, scores, by_image)
 
 
@@ -326,7 +518,10 @@ def heads(subject: Subject, n_images: int, seed: int, steps: int) -> dict[str, H
     """The h-classifiers of every attribute, learned as in notebook 03 from the recording that is made for them."""
     rec = recording(subject, n_images, seed, steps, "probe")
     labels = evaluators.read(subject.labeller, rec.images.to(subject.device))
-    return {a: probes.fit(rec, labels[a].argmax(-1), len(subject.classes(a)), seed=seed).heads for a in subject.attributes}
+    return {
+        a: probes.fit(rec, labels[a].argmax(-1), len(subject.classes(a)), seed=seed).heads
+        for a in subject.attributes
+    }
 
 
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
@@ -336,4 +531,6 @@ def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
     """
     if inside.all() or not inside.any():
         return torch.zeros(rec.h.shape[1:])
-    return torch.stack([rec.at(s, inside).mean(0) - rec.at(s, ~inside).mean(0) for s in range(rec.h.shape[1])])
+    return torch.stack(
+        [rec.at(s, inside).mean(0) - rec.at(s, ~inside).mean(0) for s in range(rec.h.shape[1])]
+    )

@@ -16,7 +16,14 @@ from .errors import one_of
 
 ROOT = Path(os.environ.get("DIFFLENS_WEIGHTS", Path(__file__).parents[1] / "weights"))
 HUB = "https://huggingface.co/"
-SPARE = ("*.ckpt", "*fp16*", "*onnx*", "*openvino*", "*.msgpack", "*.h5")  # the same weights once more, in formats that are not read here
+SPARE = (
+    "*.ckpt",
+    "*fp16*",
+    "*onnx*",
+    "*openvino*",
+    "*.msgpack",
+    "*.h5",
+)  # the same weights once more, in formats that are not read here
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,11 @@ class Asset:
     def advice(self, root: Path) -> str:
         """What to fetch, from where, and where to put it."""
         repository = self.source.removeprefix(HUB)
-        how = f"and put it at {root / self.place}" if repository == self.source else _download(repository, root / self.place)
+        how = (
+            f"and put it at {root / self.place}"
+            if repository == self.source
+            else _download(repository, root / self.place)
+        )
         return f"fetch {self.what} from {self.source} {how}"
 
 
@@ -55,18 +66,52 @@ IMAGES = "**/*.[pj][np]*g"  # png, jpg, jpeg
 FAIRFACE = "https://github.com/dchen236/FairFace"
 
 ASSETS: dict[str, Asset] = {
-    "p2": Asset("the CelebA-HQ checkpoint of P2 weighting (Choi et al., 2022)", "celebahq_p2.pt", "https://github.com/jychoi118/P2-weighting"),
+    "p2": Asset(
+        "the CelebA-HQ checkpoint of P2 weighting (Choi et al., 2022)",
+        "celebahq_p2.pt",
+        "https://github.com/jychoi118/P2-weighting",
+    ),
     "ddpm-celebahq": _hub("the DDPM of CelebA-HQ (Ho et al., 2020)", "google/ddpm-celebahq-256"),
-    "sd-v1-5": _hub("Stable Diffusion v1.5 (Rombach et al., 2022)", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-    "sdxl": _hub("Stable Diffusion XL (Podell et al., 2023)", "stabilityai/stable-diffusion-xl-base-1.0"),
+    "sd-v1-5": _hub(
+        "Stable Diffusion v1.5 (Rombach et al., 2022)",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "sdxl": _hub(
+        "Stable Diffusion XL (Podell et al., 2023)", "stabilityai/stable-diffusion-xl-base-1.0"
+    ),
     "dit-imagenet": _hub("DiT-XL/2 of ImageNet (Peebles and Xie, 2023)", "facebook/DiT-XL-2-256"),
-    "fairface-7": Asset("FairFace's network of 7 races (Karkkainen and Joo, 2021)", "res34_fair_align_multi_7_20190809.pt", FAIRFACE),
-    "fairface-4": Asset("FairFace's network of 4 races (Karkkainen and Joo, 2021)", "res34_fair_align_multi_4_20190809.pt", FAIRFACE),
-    "clip": _hub("CLIP ViT-L/14 (Radford et al., 2021)", "openai/clip-vit-large-patch14", "preprocessor_config.json"),
-    "inception": Asset("the Inception of FID, as clean-fid takes it (Parmar et al., 2022)", "inception-2015-12-05.pt",
-                       "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"),
-    "celebahq": Asset("the images of CelebA-HQ (Karras et al., 2018)", "celebahq", "https://github.com/tkarras/progressive_growing_of_gans", IMAGES),
-    "ffhq": Asset("the images of FFHQ (Karras et al., 2019)", "ffhq", "https://github.com/NVlabs/ffhq-dataset", IMAGES),
+    "fairface-7": Asset(
+        "FairFace's network of 7 races (Karkkainen and Joo, 2021)",
+        "res34_fair_align_multi_7_20190809.pt",
+        FAIRFACE,
+    ),
+    "fairface-4": Asset(
+        "FairFace's network of 4 races (Karkkainen and Joo, 2021)",
+        "res34_fair_align_multi_4_20190809.pt",
+        FAIRFACE,
+    ),
+    "clip": _hub(
+        "CLIP ViT-L/14 (Radford et al., 2021)",
+        "openai/clip-vit-large-patch14",
+        "preprocessor_config.json",
+    ),
+    "inception": Asset(
+        "the Inception of FID, as clean-fid takes it (Parmar et al., 2022)",
+        "inception-2015-12-05.pt",
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+    ),
+    "celebahq": Asset(
+        "the images of CelebA-HQ (Karras et al., 2018)",
+        "celebahq",
+        "https://github.com/tkarras/progressive_growing_of_gans",
+        IMAGES,
+    ),
+    "ffhq": Asset(
+        "the images of FFHQ (Karras et al., 2019)",
+        "ffhq",
+        "https://github.com/NVlabs/ffhq-dataset",
+        IMAGES,
+    ),
 }
 
 
@@ -76,8 +121,12 @@ def require(*names: str, root: Path | None = None) -> list[Path]:
     for name in names:
         one_of("asset", name, ASSETS)
     found = [ASSETS[name].found(root) for name in names]
-    if missing := [ASSETS[name].advice(root) for name, path in zip(names, found, strict=True) if path is None]:
-        raise ValueError(f"{len(missing)} of the {len(names)} files that are needed {'is' if len(missing) == 1 else 'are'} missing: {'; '.join(missing)}")
+    if missing := [
+        ASSETS[name].advice(root) for name, path in zip(names, found, strict=True) if path is None
+    ]:
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} files that are needed {'is' if len(missing) == 1 else 'are'} missing: {'; '.join(missing)}"
+        )
     return found
 
 

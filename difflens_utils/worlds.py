@@ -68,14 +68,26 @@ class World:
 
     conditions: tuple[str, ...] = ()  # the factors that prompts decide
 
-    def __init__(self, model: Sequence[Factor], attributes: tuple[str, ...], nuisances: int, render: Callable[..., Tensor]) -> None:
+    def __init__(
+        self,
+        model: Sequence[Factor],
+        attributes: tuple[str, ...],
+        nuisances: int,
+        render: Callable[..., Tensor],
+    ) -> None:
         self.factors = {f.name: f for f in model}
         self.attributes, self.nuisances, self.render = attributes, nuisances, render
 
     def fingerprint(self) -> object:
         """What stands for it in the keys of artifacts: its factors, and the code that draws them."""
         drawn_by = sys.modules[self.render.__module__]
-        return keys.digest({"factors": list(self.factors.values()), "attributes": self.attributes, "code": keys.code(drawn_by)})
+        return keys.digest(
+            {
+                "factors": list(self.factors.values()),
+                "attributes": self.attributes,
+                "code": keys.code(drawn_by),
+            }
+        )
 
     @property
     def singles(self) -> dict[str, str]:
@@ -92,7 +104,13 @@ class World:
         sizes = {a: len(self.factors[a].classes) for a in self.attributes}
         return {a: [2 * (n - i) / (n * (n + 1)) for i in range(n)] for a, n in sizes.items()}
 
-    def sample(self, n: int, seed: int = 0, do: Mapping[str, str] | None = None, balanced: bool | tuple[str, ...] = False) -> Portraits:
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        do: Mapping[str, str] | None = None,
+        balanced: bool | tuple[str, ...] = False,
+    ) -> Portraits:
         """Draw `n` portraits from the causal model by ancestral sampling.
 
         `do` fixes factors to a class whatever their parents (an intervention, Pearl's do), e.g. `{"gender": "male"}`;
@@ -105,12 +123,18 @@ class World:
         generator = torch.Generator().manual_seed(seed)
         labels: dict[str, Tensor] = {}
         for factor in self.factors.values():
-            uniform = torch.rand(n, 1, generator=generator, dtype=torch.float64)  # always drawn, so `do` keeps the rest paired
+            uniform = torch.rand(
+                n, 1, generator=generator, dtype=torch.float64
+            )  # always drawn, so `do` keeps the rest paired
             if do and factor.name in do:
                 labels[factor.name] = torch.full((n,), factor.classes.index(do[factor.name]))
                 continue
             table = self._table(factor.name)  # (parent classes ..., classes)
-            rows = table[tuple(labels[p] for p in factor.parents)] if factor.parents else table.expand(n, -1)
+            rows = (
+                table[tuple(labels[p] for p in factor.parents)]
+                if factor.parents
+                else table.expand(n, -1)
+            )
             uniform_here = balanced if isinstance(balanced, bool) else factor.name in balanced
             rows = torch.full_like(rows, 1 / len(factor.classes)) if uniform_here else rows
             labels[factor.name] = (uniform > rows.cumsum(-1)[:, :-1]).sum(-1)
@@ -122,7 +146,11 @@ class World:
 
     def joint(self) -> dict[tuple[str, str], Tensor]:
         """Exact P(attribute class, factor class) for every social attribute and factor, by enumeration: (A, F) float64."""
-        return {(a, name): self._probability((a, name)) for a in self.attributes for name in self.factors}
+        return {
+            (a, name): self._probability((a, name))
+            for a in self.attributes
+            for name in self.factors
+        }
 
     def marginal(self, factor: str, given: Mapping[str, str] | None = None) -> Tensor:
         """Exact planted P(factor | what is `given`): (classes,) float64."""
@@ -141,7 +169,9 @@ class World:
 
     def independent_factors(self) -> tuple[str, ...]:
         """The factors that have nothing to do with an attribute: the negative controls of every edit."""
-        return tuple(name for name, f in self.factors.items() if not f.parents and name not in self._core)
+        return tuple(
+            name for name, f in self.factors.items() if not f.parents and name not in self._core
+        )
 
     @cached_property
     def _core(self) -> tuple[str, ...]:
@@ -156,17 +186,26 @@ class World:
         """A factor's probability table as a tensor of shape (*parent classes, classes)."""
         factor = self.factors[name]
         parents = [self.factors[p] for p in factor.parents]
-        rows = [factor.probabilities(dict(zip(factor.parents, v, strict=True)))
-                for v in itertools.product(*(p.classes for p in parents))]
-        return torch.tensor(rows, dtype=torch.float64).reshape(*(len(p.classes) for p in parents), len(factor.classes))
+        rows = [
+            factor.probabilities(dict(zip(factor.parents, v, strict=True)))
+            for v in itertools.product(*(p.classes for p in parents))
+        ]
+        return torch.tensor(rows, dtype=torch.float64).reshape(
+            *(len(p.classes) for p in parents), len(factor.classes)
+        )
 
-    def _probability(self, wanted: tuple[str, ...], given: Mapping[str, str] | None = None) -> Tensor:
+    def _probability(
+        self, wanted: tuple[str, ...], given: Mapping[str, str] | None = None
+    ) -> Tensor:
         """Exact P(wanted | given), one axis per wanted factor in that order; one given twice is spread over its diagonal."""
         names = dict.fromkeys((*self._core, *wanted, *(given or {})))
         axes = {name: i for i, name in enumerate(names)}
         terms: list = []
         for name in axes:
-            terms += [self._table(name), [*(axes[p] for p in self.factors[name].parents), axes[name]]]
+            terms += [
+                self._table(name),
+                [*(axes[p] for p in self.factors[name].parents), axes[name]],
+            ]
         for name, value in (given or {}).items():
             one_hot = torch.zeros(len(self.factors[name].classes), dtype=torch.float64)
             one_hot[self.factors[name].classes.index(value)] = 1

@@ -7,5 +7,7 @@ import pytest
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if hasattr(item, "output_timeout"):  # 5 s by default, too short for the output of a cell on a busy machine
+        if hasattr(
+            item, "output_timeout"
+        ):  # 5 s by default, too short for the output of a cell on a busy machine
             item.output_timeout = 3600

@@ -23,9 +23,15 @@ class Residual(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(Norm(ins), nn.SiLU(), nn.Conv2d(ins, outs, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, 2 * outs))
-        self.out_layers = nn.Sequential(Norm(outs), nn.SiLU(), nn.Dropout(0), nn.Conv2d(outs, outs, 3, padding=1))
+        self.out_layers = nn.Sequential(
+            Norm(outs), nn.SiLU(), nn.Dropout(0), nn.Conv2d(outs, outs, 3, padding=1)
+        )
         self.skip_connection = nn.Identity() if ins == outs else nn.Conv2d(ins, outs, 1)
-        self.resample = {"down": lambda x: F.avg_pool2d(x, 2), "up": lambda x: F.interpolate(x, scale_factor=2.0), "": lambda x: x}[resample]
+        self.resample = {
+            "down": lambda x: F.avg_pool2d(x, 2),
+            "up": lambda x: F.interpolate(x, scale_factor=2.0),
+            "": lambda x: x,
+        }[resample]
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.in_layers[2](self.resample(self.in_layers[:2](x)))
@@ -39,13 +45,24 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head: int) -> None:
         super().__init__()
-        self.norm, self.qkv, self.proj_out, self.head = Norm(channels), nn.Conv1d(channels, 3 * channels, 1), nn.Conv1d(channels, channels, 1), head
+        self.norm, self.qkv, self.proj_out, self.head = (
+            Norm(channels),
+            nn.Conv1d(channels, 3 * channels, 1),
+            nn.Conv1d(channels, channels, 1),
+            head,
+        )
 
     def forward(self, x: Tensor, _time: Tensor) -> Tensor:
         flat = x.flatten(2)
-        q, k, v = self.qkv(self.norm(flat)).reshape(-1, 3 * self.head, flat.shape[-1]).split(self.head, dim=1)
+        q, k, v = (
+            self.qkv(self.norm(flat))
+            .reshape(-1, 3 * self.head, flat.shape[-1])
+            .split(self.head, dim=1)
+        )
         weight = torch.softmax(torch.einsum("bct,bcs->bts", q, k) / math.sqrt(self.head), dim=-1)
-        return x + self.proj_out(torch.einsum("bts,bcs->bct", weight, v).reshape(flat.shape)).reshape(x.shape)
+        return x + self.proj_out(
+            torch.einsum("bts,bcs->bct", weight, v).reshape(flat.shape)
+        ).reshape(x.shape)
 
 
 class Guided(nn.Module):
@@ -56,7 +73,12 @@ class Guided(nn.Module):
         wide, time, levels = layout.channels, 4 * layout.channels, len(layout.multipliers)
         self.wide = wide
         self.time_embed = nn.Sequential(nn.Linear(wide, time), nn.SiLU(), nn.Linear(time, time))
-        now, skips, downs, ups = wide, [wide], [nn.ModuleList([nn.Conv2d(3, wide, 3, padding=1)])], []
+        now, skips, downs, ups = (
+            wide,
+            [wide],
+            [nn.ModuleList([nn.Conv2d(3, wide, 3, padding=1)])],
+            [],
+        )
         for level, m in enumerate(layout.multipliers):
             for _ in range(layout.blocks):
                 downs.append(nn.ModuleList([Residual(now, m * wide, time)]))
@@ -67,7 +89,9 @@ class Guided(nn.Module):
             if level < levels - 1:
                 downs.append(nn.ModuleList([Residual(now, now, time, "down")]))
                 skips.append(now)
-        self.middle_block = nn.ModuleList([Residual(now, now, time), Attention(now, layout.head), Residual(now, now, time)])
+        self.middle_block = nn.ModuleList(
+            [Residual(now, now, time), Attention(now, layout.head), Residual(now, now, time)]
+        )
         for level, m in reversed(list(enumerate(layout.multipliers))):
             for i in range(layout.blocks + 1):
                 ups.append(nn.ModuleList([Residual(now + skips.pop(), m * wide, time)]))

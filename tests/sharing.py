@@ -24,11 +24,21 @@ def per_image() -> sampling.Edit:
 
 
 def record(subject: Subject, text: bool) -> str:
-    return activations.record(subject, N, 3, STEPS, subject.prompts.learn if text else None, batch=BATCH).key
+    return activations.record(
+        subject, N, 3, STEPS, subject.prompts.learn if text else None, batch=BATCH
+    ).key
 
 
 def generate(subject: Subject, edit: sampling.Edit | None) -> None:
-    stages.generate(subject, edit, N, 5, STEPS, asymmetric=edit is not None and not hasattr(edit, "rows"), batch=BATCH)
+    stages.generate(
+        subject,
+        edit,
+        N,
+        5,
+        STEPS,
+        asymmetric=edit is not None and not hasattr(edit, "rows"),
+        batch=BATCH,
+    )
 
 
 WORK = {
@@ -37,7 +47,14 @@ WORK = {
     "edited": lambda: generate(tiny.subject(), edits.steer(tiny.ksae(), torch.tensor([1, 5]), 3.0)),
     "edited rows": lambda: generate(tiny.subject(), per_image()),
     "edited from text": lambda: generate(tiny.text_subject(), per_image()),
-    "few": lambda: stages.generate(tiny.subject(), edits.per_image({9: per_image()}, torch.zeros(N, dtype=torch.int64)), N, 5, STEPS, batch=BATCH),
+    "few": lambda: stages.generate(
+        tiny.subject(),
+        edits.per_image({9: per_image()}, torch.zeros(N, dtype=torch.int64)),
+        N,
+        5,
+        STEPS,
+        batch=BATCH,
+    ),
 }
 
 
@@ -51,7 +68,9 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     def sampled(*args: object, **options: object) -> torch.Tensor:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
-            file.write(f"{worker} {getattr(options.get('edit'), 'parts', {}).get('edit')} {options['rows'].tolist()}\n")
+            file.write(
+                f"{worker} {getattr(options.get('edit'), 'parts', {}).get('edit')} {options['rows'].tolist()}\n"
+            )
         if len(begun) - 1 == dies_in:
             type(args[0]).predict = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return sample(*args, **options)

@@ -254,7 +254,9 @@ def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
         done.name == "one attribute"
     ):  # one factor, one k, one held-out image, no N of 10 to 30, no ratio above one half
         assert untested == {"C3", "C4", "C6", "C7", "C8", "C9", "C10", "C11"}
-    elif done.name == "a class-conditional U-Net":  # one attribute, beside a factor that is asked for
+    elif (
+        done.name == "a class-conditional U-Net"
+    ):  # one attribute, beside a factor that is asked for
         assert {"C9", "C11"} <= untested and "C2" not in untested
     else:
         assert "C9" not in untested and "C2" not in untested
@@ -276,7 +278,9 @@ def test_classes_of_one_name_have_records_of_their_own(done: Ready) -> None:
     if done.name != "a transformer":
         pytest.skip("every class has a name of its own")
     pairs = [r["name"] for r in done.result("08_multi_attribute")["records"]]
-    assert "multi.pair.shape.no.edge.yes.joint" in pairs and "multi.pair.shape.no.dark.joint" in pairs
+    assert (
+        "multi.pair.shape.no.edge.yes.joint" in pairs and "multi.pair.shape.no.dark.joint" in pairs
+    )
     assert sum(name.startswith("multi.pair.") and name.endswith(".joint") for name in pairs) == 16
 
 

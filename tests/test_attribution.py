@@ -18,7 +18,11 @@ def parts():
     g = torch.Generator().manual_seed(4)
     h = torch.randn(5, 3, 24, 2, 2, generator=g) * 2
     heads = Heads(torch.randn(3, 3, 24, 2, 2, generator=g) * 0.2, torch.randn(3, 3, generator=g))
-    return Recording("key", h.numpy(), torch.zeros(5, 3, 16, 16), (900, 500, 100)), heads, tiny.ksae()
+    return (
+        Recording("key", h.numpy(), torch.zeros(5, 3, 16, 16), (900, 500, 100)),
+        heads,
+        tiny.ksae(),
+    )
 
 
 def captum_scores(recording, heads, ksae, baseline, target, steps):
@@ -29,8 +33,12 @@ def captum_scores(recording, heads, ksae, baseline, target, steps):
         s = model.latents(map_to_vectors(recording.at(step)).double())
         start = torch.zeros_like(s) if baseline == "zero" else s.mean(0, keepdim=True).expand_as(s)
         weight, bias = map_to_vectors(heads.weight[step]).double(), heads.bias[step].double()
-        forward = lambda z: (torch.einsum("bpd,cpd->bc", model.decode(z), weight) + bias).softmax(-1)  # noqa: E731, B023
-        ig = IntegratedGradients(forward).attribute(s, start, target=target, n_steps=steps, method="gausslegendre")
+        forward = lambda z: (torch.einsum("bpd,cpd->bc", model.decode(z), weight) + bias).softmax(
+            -1
+        )  # noqa: E731, B023
+        ig = IntegratedGradients(forward).attribute(
+            s, start, target=target, n_steps=steps, method="gausslegendre"
+        )
         total += ig.sum((0, 1)) / len(s)
     return total
 
@@ -40,8 +48,12 @@ def captum_scores(recording, heads, ksae, baseline, target, steps):
 def test_closed_form_equals_captum(parts, baseline, target):
     recording, heads, ksae = parts
     ours = attribution.through_head(heads, ksae, recording, torch.arange(5), baseline, points=32)
-    torch.testing.assert_close(ours.scores[target].double(), captum_scores(recording, heads, ksae, baseline, target, 32),
-                               atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        ours.scores[target].double(),
+        captum_scores(recording, heads, ksae, baseline, target, 32),
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 def test_completeness(parts):
@@ -74,7 +86,9 @@ def test_gauss_legendre_integrates_polynomials():
 
 def test_the_left_sum_is_the_released_codes_rule():
     nodes, weights = attribution.quadrature(10, "left")
-    assert nodes.tolist() == pytest.approx(np.arange(10) / 10) and weights.tolist() == pytest.approx([0.1] * 10)
+    assert nodes.tolist() == pytest.approx(
+        np.arange(10) / 10
+    ) and weights.tolist() == pytest.approx([0.1] * 10)
     with pytest.raises(ValueError, match="rule must be one of gauss, left"):
         attribution.quadrature(10, "right")
 
@@ -82,7 +96,11 @@ def test_the_left_sum_is_the_released_codes_rule():
 def test_the_left_sum_approaches_the_integral_as_one_over_its_points(parts):
     """The closed form's gap is nothing, the left sum's halves when its points double."""
     recording, heads, ksae = parts
-    gap = lambda *how: attribution.through_head(heads, ksae, recording, torch.arange(5), "zero", *how).gap.mean().item()  # noqa: E731
+    gap = lambda *how: (
+        attribution.through_head(heads, ksae, recording, torch.arange(5), "zero", *how)
+        .gap.mean()
+        .item()
+    )  # noqa: E731
     assert gap(32) < 1e-5
     assert gap(20, "left") / gap(40, "left") == pytest.approx(2.0, rel=0.1)
 
@@ -112,7 +130,11 @@ def test_image_gradient_is_the_effect_of_scaling(store):
 
     def outcome(beta):
         edit = edits.steer(sae, torch.tensor([j]), beta)
-        with hooks.edit(subject.network, "mid_block", lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 2)))):
+        with hooks.edit(
+            subject.network,
+            "mid_block",
+            lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 2))),
+        ):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
         return subject.labeller.logits(clean)["gender"].log_softmax(-1)[:, 1].double().mean().item()
 
@@ -134,8 +156,12 @@ def test_attribution_of_neurons_is_the_gradient_times_h(store):
 
     with hooks.edit(subject.network, "mid_block", keep):
         clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
-    (gradient,) = torch.autograd.grad(subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2].sum(), leaf[0])
-    torch.testing.assert_close(got.by_step[2, 0], (gradient * leaf[0]).sum((2, 3)).mean(0).detach(), atol=1e-5, rtol=1e-3)
+    (gradient,) = torch.autograd.grad(
+        subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2].sum(), leaf[0]
+    )
+    torch.testing.assert_close(
+        got.by_step[2, 0], (gradient * leaf[0]).sum((2, 3)).mean(0).detach(), atol=1e-5, rtol=1e-3
+    )
 
 
 def test_from_the_mean_baseline_what_all_images_share_scores_nothing(store):
@@ -166,11 +192,21 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
     x = sampling._Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
 
     def log_p(edit):
-        with hooks.edit(subject.network, "mid_block", lambda h, _: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 4)))):
+        with hooks.edit(
+            subject.network,
+            "mid_block",
+            lambda h, _: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 4))),
+        ):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
         return subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2]
 
-    gains = torch.stack([log_p(edits.steer(sae, chosen[i : i + 1], 3.0, "add", unit[..., i : i + 1])) - log_p(lambda h, _: h) for i in range(3)])
+    gains = torch.stack(
+        [
+            log_p(edits.steer(sae, chosen[i : i + 1], 3.0, "add", unit[..., i : i + 1]))
+            - log_p(lambda h, _: h)
+            for i in range(3)
+        ]
+    )
     torch.testing.assert_close(got.mean, gains.mean(1), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(got.error, gains.std(1) / 2, atol=1e-5, rtol=1e-3)
 
@@ -178,14 +214,29 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
 def test_a_latent_that_was_measured_is_not_measured_again(store, monkeypatch):
     subject, sae, unit, seen = tiny.subject(), tiny.ksae(), torch.rand(2, 16, 48), []
     real = attribution._gains
-    monkeypatch.setattr(attribution, "_gains", lambda *args: seen.append(args[4].tolist()) or real(*args))
+    monkeypatch.setattr(
+        attribution, "_gains", lambda *args: seen.append(args[4].tolist()) or real(*args)
+    )
 
     def measure(*latents, scale=1.0):
-        return attribution.measured(subject, sae, "age", 0, torch.tensor(latents, dtype=torch.long), unit[..., list(latents)] * scale, n=2, seed=0, steps=2, at=(1,))
+        return attribution.measured(
+            subject,
+            sae,
+            "age",
+            0,
+            torch.tensor(latents, dtype=torch.long),
+            unit[..., list(latents)] * scale,
+            n=2,
+            seed=0,
+            steps=2,
+            at=(1,),
+        )
 
     first, second = measure(5, 8), measure(9, 8, 5)
     assert seen == [[5, 8], [9]]
-    assert torch.equal(second.mean[[2, 1]], first.mean) and torch.equal(second.error[[2, 1]], first.error)
+    assert torch.equal(second.mean[[2, 1]], first.mean) and torch.equal(
+        second.error[[2, 1]], first.error
+    )
     measure(8, scale=2.0)
     assert seen[2:] == [[8]] and len(measure().mean) == 0
 

@@ -26,27 +26,39 @@ def test_information_of_a_gaussian_agrees_with_its_closed_form() -> None:
     normal = lambda m: np.exp(-0.5 * (grid - m) ** 2) / np.sqrt(2 * np.pi)  # noqa: E731
     mixture = 0.5 * (normal(0) + normal(2))
     exact = np.trapezoid(-mixture * np.log(mixture + 1e-300), grid) - 0.5 * np.log(2 * np.pi * np.e)
-    assert disentanglement.mutual_information((RNG.normal(size=n) + 2 * y)[:, None], y, bins=100)[0] == pytest.approx(exact, abs=0.003)
+    assert disentanglement.mutual_information((RNG.normal(size=n) + 2 * y)[:, None], y, bins=100)[
+        0
+    ] == pytest.approx(exact, abs=0.003)
 
 
 def test_gap_of_one_unit_per_factor_is_one_and_of_copies_zero() -> None:
     factors = {"a": A, "b": B}
     noise = RNG.normal(size=(3000, 3))
     assert disentanglement.mig(np.c_[A, B, noise], factors).value > 0.98
-    assert disentanglement.mig(np.c_[A, A, B, B, noise], factors).value == pytest.approx(0.0, abs=1e-9)
+    assert disentanglement.mig(np.c_[A, A, B, B, noise], factors).value == pytest.approx(
+        0.0, abs=1e-9
+    )
 
 
 def test_scores_of_known_importances() -> None:
     units, weights, factors = disentanglement.scores(np.eye(4))
-    assert units == pytest.approx(np.ones(4)) and factors == pytest.approx(np.ones(4)) and weights == pytest.approx(np.full(4, 0.25))
+    assert (
+        units == pytest.approx(np.ones(4))
+        and factors == pytest.approx(np.ones(4))
+        and weights == pytest.approx(np.full(4, 0.25))
+    )
     units, _, factors = disentanglement.scores(np.ones((5, 3)))
     assert units == pytest.approx(np.zeros(5)) and factors == pytest.approx(np.zeros(3))
     units, weights, _ = disentanglement.scores([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
-    assert units[:2] == pytest.approx([1 - np.log(2) / np.log(3), 1.0]) and weights == pytest.approx([0.5, 0.5, 0.0])
+    assert units[:2] == pytest.approx(
+        [1 - np.log(2) / np.log(3), 1.0]
+    ) and weights == pytest.approx([0.5, 0.5, 0.0])
 
 
 def test_a_rotation_costs_disentanglement_but_no_information() -> None:
-    axes = np.c_[A == 0, A == 1, B, RNG.normal(size=3000) * 0.1].astype(float) + 0.05 * RNG.normal(size=(3000, 4))
+    axes = np.c_[A == 0, A == 1, B, RNG.normal(size=3000) * 0.1].astype(float) + 0.05 * RNG.normal(
+        size=(3000, 4)
+    )
     turned = axes @ np.linalg.qr(RNG.normal(size=(4, 4)))[0]
     straight, mixed = (disentanglement.dci(u, {"a": A, "b": B}) for u in (axes, turned))
     assert straight.disentanglement.value > mixed.disentanglement.value + 0.3
@@ -56,6 +68,8 @@ def test_a_rotation_costs_disentanglement_but_no_information() -> None:
 
 def test_one_factor_alone_is_not_disentangled(rng=np.random.default_rng(0)) -> None:
     labels = rng.integers(0, 2, 80)
-    found = disentanglement.dci(np.stack([labels + 0.1 * rng.normal(size=80), rng.normal(size=80)], 1), {"a": labels})
+    found = disentanglement.dci(
+        np.stack([labels + 0.1 * rng.normal(size=80), rng.normal(size=80)], 1), {"a": labels}
+    )
     assert np.isnan(found.disentanglement.value)
     assert found.informativeness.value > 0.9 and 0 <= found.completeness.value <= 1

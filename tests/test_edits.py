@@ -36,7 +36,12 @@ def by_hand(ksae, h, features, change):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 3.0, -1.0])
 def test_scale(ksae, h, beta):
     f = torch.tensor([3, 17, 40])
-    torch.testing.assert_close(edits.steer(ksae, f, beta)(h, STEP), by_hand(ksae, h, f.tolist(), lambda s, j: beta * s), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        edits.steer(ksae, f, beta)(h, STEP),
+        by_hand(ksae, h, f.tolist(), lambda s, j: beta * s),
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 def test_add_wakes_latents_and_stays_non_negative(ksae, h):
@@ -53,7 +58,9 @@ def test_add_with_a_unit_per_step_and_position(ksae, h):
     unit = torch.zeros(3, 4, 1)
     unit[1, 2] = 1.0
     change = map_to_vectors(edits.steer(ksae, f, 2.0, "add", unit)(h, STEP) - h)
-    torch.testing.assert_close(change[:, 2], (2 * ksae.directions[5]).expand(4, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        change[:, 2], (2 * ksae.directions[5]).expand(4, -1), atol=1e-4, rtol=1e-4
+    )
     assert change[:, [0, 1, 3]].abs().max() < 1e-6
 
 
@@ -63,20 +70,32 @@ def test_identities_return_none(ksae, h):
     assert edits.steer(ksae, f, 0, "add", torch.ones(1))(h, STEP) is None
     assert edits.push(torch.ones(3, 24, 2, 2), 0)(h, STEP) is None
     assert edits.compose(edits.steer(ksae, f, 1.0))(h, STEP) is None
-    assert edits.per_image({0: edits.steer(ksae, f, 1.0)}, torch.zeros(8, dtype=torch.long))(h, STEP) is None
+    assert (
+        edits.per_image({0: edits.steer(ksae, f, 1.0)}, torch.zeros(8, dtype=torch.long))(h, STEP)
+        is None
+    )
 
 
 def test_edits_keep_shape_and_dtype(ksae, h):
-    for edit in (edits.steer(ksae, torch.tensor([2]), 2.0), edits.push(torch.ones(3, 24, 2, 2), 1.0), edits.reconstruct(ksae)):
+    for edit in (
+        edits.steer(ksae, torch.tensor([2]), 2.0),
+        edits.push(torch.ones(3, 24, 2, 2), 1.0),
+        edits.reconstruct(ksae),
+    ):
         assert edit(h.bfloat16(), STEP).dtype == torch.bfloat16
     tokens = map_to_vectors(h)
-    torch.testing.assert_close(edits.steer(ksae, torch.tensor([2]), 2.0)(tokens, STEP),
-                               map_to_vectors(edits.steer(ksae, torch.tensor([2]), 2.0)(h, STEP)))
+    torch.testing.assert_close(
+        edits.steer(ksae, torch.tensor([2]), 2.0)(tokens, STEP),
+        map_to_vectors(edits.steer(ksae, torch.tensor([2]), 2.0)(h, STEP)),
+    )
 
 
 def test_per_image_edits_only_its_class(ksae, h):
     classes = torch.tensor([9, 9, 0, 1, 2, 0])  # rows 2..5 are this batch
-    got = edits.per_image({0: edits.push(torch.ones(3, 24, 2, 2), 1.0), 1: edits.push(torch.ones(3, 24, 2, 2), -1.0)}, classes)(h, STEP)
+    got = edits.per_image(
+        {0: edits.push(torch.ones(3, 24, 2, 2), 1.0), 1: edits.push(torch.ones(3, 24, 2, 2), -1.0)},
+        classes,
+    )(h, STEP)
     for i, shift in enumerate((1.0, -1.0, 0.0, 1.0)):
         torch.testing.assert_close(got[i], h[i] + shift)
 
@@ -88,7 +107,9 @@ def test_only_and_compose(h):
 
 
 def test_reconstruct_is_the_autoencoder(ksae, h):
-    torch.testing.assert_close(map_to_vectors(edits.reconstruct(ksae)(h, STEP)), ksae(map_to_vectors(h)))
+    torch.testing.assert_close(
+        map_to_vectors(edits.reconstruct(ksae)(h, STEP)), ksae(map_to_vectors(h))
+    )
 
 
 def test_neurons_are_steered_like_latents(h):
@@ -111,16 +132,27 @@ def test_guidance_is_the_gradient_of_chi_square(heads, h):
     """Against autograd in float64: the batch's mean answer decides, and every image gets B times its part of the gradient."""
     target, temperature = (0.2, 0.3, 0.5), 2.0
     leaf = h.double().requires_grad_(True)
-    p = ((leaf.flatten(1) @ heads.weight[1].double().flatten(1).T + heads.bias[1].double()) / temperature).softmax(-1).mean(0)
+    p = (
+        (
+            (leaf.flatten(1) @ heads.weight[1].double().flatten(1).T + heads.bias[1].double())
+            / temperature
+        )
+        .softmax(-1)
+        .mean(0)
+    )
     r = torch.tensor(target, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(((p - r).square() / r).sum(), leaf)
     got = edits.guide(heads, target, 0.7, temperature)(h, STEP)
-    torch.testing.assert_close(got, (leaf - 0.7 * len(h) * gradient).float().detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        got, (leaf - 0.7 * len(h) * gradient).float().detach(), atol=1e-5, rtol=1e-4
+    )
     assert edits.guide(heads, target, 0.0)(h, STEP) is None
 
 
 def test_guidance_brings_the_mean_answer_to_the_target(heads, h):
-    soft = Heads(heads.weight * 0.2, heads.bias)  # answers that are not certain, so that every image has a slope
+    soft = Heads(
+        heads.weight * 0.2, heads.bias
+    )  # answers that are not certain, so that every image has a slope
     target, current = (0.6, 0.2, 0.2), h
     before = soft.logits(current, 1).softmax(-1).mean(0)
     for _ in range(300):
@@ -135,7 +167,9 @@ def test_draw_classes_follows_the_target():
     assert (drawn.bincount() - torch.tensor([4000, 10_000, 6000])).abs().max() <= 1
     assert torch.equal(drawn, edits.draw_classes(20_000, (0.2, 0.5, 0.3), 0))
     assert not torch.equal(drawn, edits.draw_classes(20_000, (0.2, 0.5, 0.3), 1))
-    runs = (drawn[1:] == drawn[:-1]).double().mean().item()  # neighbours are alike as often as if drawn independently
+    runs = (
+        (drawn[1:] == drawn[:-1]).double().mean().item()
+    )  # neighbours are alike as often as if drawn independently
     assert runs == pytest.approx(0.2**2 + 0.5**2 + 0.3**2, abs=0.02)
     assert edits.draw_classes(50, (1.0, 0.0), 0).tolist() == [0] * 50
 
@@ -158,13 +192,23 @@ def test_random_features_match_density_and_differ():
         edits.random_features(torch.tensor([0, 1, 2]), torch.rand(4), 1)
 
 
-@pytest.mark.parametrize(("call", "match"), [
-    (lambda k: edits.steer(k, torch.tensor([0]), 2, "multiply"), "mode must be one of scale, add"),
-    (lambda k: edits.steer(k, torch.tensor([], dtype=torch.long), 2), "features must"),
-    (lambda k: edits.steer(k, torch.tensor([0]), 2, "add"), "unit must"),
-    (lambda k: edits.draw_classes(5, (0.5, 0.6), 0), "target must"),
-    (lambda k: edits.guide(Heads(torch.zeros(1, 2, 1), torch.zeros(1, 2)), (1.0, 0.0), 1.0), "a share above 0"),
-    (lambda k: Neurons(0), "width must")])
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda k: edits.steer(k, torch.tensor([0]), 2, "multiply"),
+            "mode must be one of scale, add",
+        ),
+        (lambda k: edits.steer(k, torch.tensor([], dtype=torch.long), 2), "features must"),
+        (lambda k: edits.steer(k, torch.tensor([0]), 2, "add"), "unit must"),
+        (lambda k: edits.draw_classes(5, (0.5, 0.6), 0), "target must"),
+        (
+            lambda k: edits.guide(Heads(torch.zeros(1, 2, 1), torch.zeros(1, 2)), (1.0, 0.0), 1.0),
+            "a share above 0",
+        ),
+        (lambda k: Neurons(0), "width must"),
+    ],
+)
 def test_bad_input(ksae, call, match):
     with pytest.raises(ValueError, match=match):
         call(ksae)
@@ -179,13 +223,21 @@ def test_an_edit_of_the_network_is_for_the_symmetric_step_and_alone() -> None:
     moved = sampling.sample(subject, 1, steps=2, edit=edit, asymmetric=False)
     assert not torch.equal(moved, sampling.sample(subject, 1, steps=2))
     whole = torch.zeros(1, dtype=torch.int64)
-    for combine in (lambda e: edits.compose(e, e), lambda e: edits.only(e, [0]), lambda e: edits.per_image({0: e}, whole)):
+    for combine in (
+        lambda e: edits.compose(e, e),
+        lambda e: edits.only(e, [0]),
+        lambda e: edits.per_image({0: e}, whole),
+    ):
         with pytest.raises(ValueError, match="cannot be combined"):
             combine(edit)
 
 
 def test_images_that_are_not_finite_are_refused() -> None:
     subject = tiny.subject(clip_sample=False)
-    edit = edits.per_image({1: edits.push(torch.full((2, 24, 4, 4), float("inf")), 1.0)}, torch.tensor([0, 1, 1]))
-    with pytest.raises(ValueError, match="tiny drew image 1 with values that are not finite, in torch.float32"):
+    edit = edits.per_image(
+        {1: edits.push(torch.full((2, 24, 4, 4), float("inf")), 1.0)}, torch.tensor([0, 1, 1])
+    )
+    with pytest.raises(
+        ValueError, match="tiny drew image 1 with values that are not finite, in torch.float32"
+    ):
         sampling.sample(subject, 3, steps=2, edit=edit)

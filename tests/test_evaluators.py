@@ -33,7 +33,10 @@ def net() -> AttributeNet:
 @pytest.fixture(scope="module")
 def shipped(fresh) -> dict[str, dict[str, torch.Tensor]]:
     """What each shipped network reads off the fresh portraits."""
-    return {name: evaluators.read(AttributeNet.load(MODELS / "evaluators" / name), fresh[1]) for name in NETS}
+    return {
+        name: evaluators.read(AttributeNet.load(MODELS / "evaluators" / name), fresh[1])
+        for name in NETS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +46,15 @@ def clip() -> Clip:
 
 # The attribute networks ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("architecture", evaluators.ARCHITECTURES)
 def test_save_and_load_give_the_same_network(architecture, tmp_path):
-    net = AttributeNet(architecture, {"smile": ("absent", "present"), "tone": ("a", "b", "c")}).half().float().eval()
+    net = (
+        AttributeNet(architecture, {"smile": ("absent", "present"), "tone": ("a", "b", "c")})
+        .half()
+        .float()
+        .eval()
+    )
     net.save(tmp_path)
     loaded, x = AttributeNet.load(tmp_path), torch.rand(3, 3, 32, 32) * 2 - 1
     assert loaded.factors == net.factors and not loaded.training
@@ -65,8 +74,12 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
 
 @pytest.mark.parametrize("name", NETS)
 def test_other_sizes_are_resized(name, fresh, shipped):
-    large = evaluators.read(AttributeNet.load(MODELS / "evaluators" / name), portraits.render(fresh[0][:200], 64))
-    same = torch.stack([large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in WORLD.factors])
+    large = evaluators.read(
+        AttributeNet.load(MODELS / "evaluators" / name), portraits.render(fresh[0][:200], 64)
+    )
+    same = torch.stack(
+        [large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in WORLD.factors]
+    )
     assert same.float().mean() > 0.97
 
 
@@ -163,6 +176,7 @@ def test_the_two_networks_are_independent():
 
 # PortraitCLIP ----------------------------------------------------------------------------------------------------------------
 
+
 def test_every_word_of_a_caption_is_one_token(clip):
     captions = portraits.captions(portraits.WORLD.sample(200, balanced=True))
     for caption in captions:
@@ -188,7 +202,9 @@ def test_features_have_unit_norm_at_any_size_and_padding_is_ignored(clip, fresh)
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(features)))
     torch.testing.assert_close(both[:1], clip.text_features(texts[:1]))
     assert torch.cosine_similarity(images, clip.image_features(fresh[1][:4])).min() > 0.9
-    torch.testing.assert_close(evaluators.embed(clip, fresh[1][:5], batch=2), clip.image_features(fresh[1][:5]))
+    torch.testing.assert_close(
+        evaluators.embed(clip, fresh[1][:5], batch=2), clip.image_features(fresh[1][:5])
+    )
 
 
 def test_clip_retrieves_captions_and_reads_class_texts(clip, fresh):
@@ -196,25 +212,40 @@ def test_clip_retrieves_captions_and_reads_class_texts(clip, fresh):
     captions = portraits.captions(p)
     similarity = images[:100] @ clip.text_features(captions[:100]).T
     for one_way in (similarity, similarity.T):
-        assert sum(captions[i] == captions[j] for i, j in enumerate(one_way.argmax(1).tolist())) >= 97
+        assert (
+            sum(captions[i] == captions[j] for i, j in enumerate(one_way.argmax(1).tolist())) >= 97
+        )
     for name in ATTRIBUTES:
-        guess = (images @ clip.text_features(evaluators.class_texts(name, WORLD.factors[name].classes)).T).argmax(1)
+        guess = (
+            images @ clip.text_features(evaluators.class_texts(name, WORLD.factors[name].classes)).T
+        ).argmax(1)
         assert (guess == p.labels[name]).float().mean() >= 0.95
 
 
 def test_clip_round_trip_and_plain_transformers(clip, tmp_path, fresh):
     clip.save(tmp_path)
-    assert {"vocab.json", "merges.txt", "config.json", "model.safetensors"} <= {f.name for f in tmp_path.iterdir()}
+    assert {"vocab.json", "merges.txt", "config.json", "model.safetensors"} <= {
+        f.name for f in tmp_path.iterdir()
+    }
     again = Clip.load(tmp_path)
     texts = ["a girl with a smile"]
     assert torch.equal(clip.text_features(texts), again.text_features(texts))
-    plain, tokens = CLIPModel.from_pretrained(tmp_path).float(), CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt")
+    plain, tokens = (
+        CLIPModel.from_pretrained(tmp_path).float(),
+        CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt"),
+    )
     scores = plain(**tokens, pixel_values=fresh[1][:3]).logits_per_image
-    expected = clip.model.logit_scale.exp() * clip.image_features(fresh[1][:3]) @ clip.text_features(texts).T
+    expected = (
+        clip.model.logit_scale.exp()
+        * clip.image_features(fresh[1][:3])
+        @ clip.text_features(texts).T
+    )
     torch.testing.assert_close(scores, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["missing", "cut", "config", "foreign", "no vocabulary", "other weights"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "cut", "config", "foreign", "no vocabulary", "other weights"]
+)
 def test_damaged_or_foreign_clip_gets_one_line(kind, clip, net, tmp_path):
     folder = shutil.copytree(MODELS / "clip", tmp_path / "clip")
     damage(folder, kind)
@@ -230,7 +261,10 @@ def test_damaged_or_foreign_clip_gets_one_line(kind, clip, net, tmp_path):
 
 def test_class_texts():
     assert evaluators.class_texts("age", ("young", "adult", "old")) == [
-        "a portrait of a young person", "a portrait of an adult person", "a portrait of an old person"]
+        "a portrait of a young person",
+        "a portrait of an adult person",
+        "a portrait of an old person",
+    ]
     assert evaluators.class_texts("digit", ("two", "three")) == ["digit two", "digit three"]
 
 
@@ -242,9 +276,17 @@ def test_class_texts():
         ({"size": {"height": 8, "width": 8}}, "size must name the shortest_edge"),
     ],
 )
-def test_a_preprocessing_that_cannot_be_honoured_is_refused(changes: dict, told: str, tmp_path: Path) -> None:
+def test_a_preprocessing_that_cannot_be_honoured_is_refused(
+    changes: dict, told: str, tmp_path: Path
+) -> None:
     path = tmp_path / "preprocessor_config.json"
-    usual = {"size": 8, "crop_size": 8, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    usual = {
+        "size": 8,
+        "crop_size": 8,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 3,
+    }
     path.write_text(json.dumps(usual))
     assert evaluators.Preprocessing.load(path).edge == 8
     path.write_text(json.dumps(usual | changes))

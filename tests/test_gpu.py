@@ -25,7 +25,10 @@ class Pretend(TorchFunctionMode):
         self.waits: list[str] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        name, tensors = getattr(function, "__name__", ""), [a for a in args if isinstance(a, Tensor)]
+        name, tensors = (
+            getattr(function, "__name__", ""),
+            [a for a in args if isinstance(a, Tensor)],
+        )
         if name == "pin_memory":
             return args[0]
         there = [t.is_meta for t in tensors if t.ndim]
@@ -36,7 +39,11 @@ class Pretend(TorchFunctionMode):
         elif any(there) and not all(there):
             self.waits.append(f"{name} of two devices")
         result = function(*args, **(kwargs or {}))
-        if name == "to" and result.device != args[0].device and not (kwargs or {}).get("non_blocking"):
+        if (
+            name == "to"
+            and result.device != args[0].device
+            and not (kwargs or {}).get("non_blocking")
+        ):
             self.waits.append(name)
         return result
 
@@ -46,11 +53,17 @@ CASES = {
     "steer, add": lambda k: edits.steer(k, torch.tensor([1, 5]), 3.0, "add", torch.ones(2, 16, 2)),
     "neurons": lambda k: edits.steer(Neurons(24), torch.tensor([1, 5]), 3.0),
     "push": lambda k: edits.push(torch.ones(2, *H[1:]), 1.0),
-    "guide": lambda k: edits.guide(Heads(torch.ones(2, 2, *H[1:]), torch.zeros(2, 2)), [0.5, 0.5], 1.0),
+    "guide": lambda k: edits.guide(
+        Heads(torch.ones(2, 2, *H[1:]), torch.zeros(2, 2)), [0.5, 0.5], 1.0
+    ),
     "reconstruct": lambda k: edits.reconstruct(k),
-    "compose": lambda k: edits.compose(edits.push(torch.ones(2, *H[1:]), 1.0), edits.steer(k, torch.tensor([1]), 3.0)),
+    "compose": lambda k: edits.compose(
+        edits.push(torch.ones(2, *H[1:]), 1.0), edits.steer(k, torch.tensor([1]), 3.0)
+    ),
     "only": lambda k: edits.only(edits.steer(k, torch.tensor([1]), 3.0), [0, 1]),
-    "per image": lambda k: edits.per_image({1: edits.steer(k, torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0])),
+    "per image": lambda k: edits.per_image(
+        {1: edits.steer(k, torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0])
+    ),
 }
 
 
@@ -86,14 +99,26 @@ def test_sampling_waits_per_batch_and_not_per_step(make, asymmetric: bool) -> No
     subject.embed(["", "a"]) if make is tiny.text_subject else None
     subject.device = torch.device("meta")
     for text in getattr(subject, "_embedded", {}):  # the encoder has read the prompts
-        subject._embedded[text] = {name: value.to("meta") for name, value in subject._embedded[text].items()}
-    edit = edits.per_image({1: edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0]))
+        subject._embedded[text] = {
+            name: value.to("meta") for name, value in subject._embedded[text].items()
+        }
+    edit = edits.per_image(
+        {1: edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0])
+    )
     waits = {}
     for steps in (2, 5):
         copies = gpu.Copies(lambda h, index: written.append(index), start=lambda h: (h, int))
         with Pretend() as mode:
-            sampling.sample(subject, 6, steps=steps, batch=3, edit=edit, asymmetric=asymmetric, prompts=["a"],
-                            watch=lambda h, _x, step: copies.put(h, step.index))  # noqa: B023
+            sampling.sample(
+                subject,
+                6,
+                steps=steps,
+                batch=3,
+                edit=edit,
+                asymmetric=asymmetric,
+                prompts=["a"],
+                watch=lambda h, _x, step: copies.put(h, step.index),
+            )  # noqa: B023
         copies.flush()
         waits[steps] = len(mode.waits)
         brought = mode.waits
@@ -105,7 +130,11 @@ def test_what_is_sent_is_what_arrives_and_a_copy_is_made_once() -> None:
     ksae = tiny.ksae()
     assert gpu.on(ksae, torch.device("cpu")) is ksae
     elsewhere = gpu.on(ksae, torch.device("meta"))
-    assert elsewhere is gpu.on(ksae, torch.device("meta")) and elsewhere.W_enc.is_meta and not ksae.W_enc.is_meta
+    assert (
+        elsewhere is gpu.on(ksae, torch.device("meta"))
+        and elsewhere.W_enc.is_meta
+        and not ksae.W_enc.is_meta
+    )
     assert gpu.on(Neurons(4), torch.device("meta")).directions.is_meta
     rows = torch.arange(3)
     assert gpu.send(rows, torch.device("cpu")) is rows
@@ -124,9 +153,15 @@ def test_bf16_is_for_gpus_that_multiply_it_themselves(monkeypatch, native, expec
     assert ksae_module._product_dtype("auto", card) is expected
 
 
-@pytest.mark.parametrize(("units", "expected"), [
-    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
-    ({"avx512_f": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
 def test_bf16_is_for_processors_that_multiply_it_themselves(monkeypatch, units, expected) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     assert precision.fast_dtype(torch.device("cpu")) is expected

@@ -19,7 +19,11 @@ def outputs(layout: Layout, size: int) -> tuple[Tensor, Tensor]:
     """Largest relative differences between theirs and ours: (of the output, of the bottleneck)."""
     theirs = guided(layout)
     ours = guided_diffusion.convert(theirs.state_dict(), layout)
-    x, t, seen = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 741]), []
+    x, t, seen = (
+        torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([3, 741]),
+        [],
+    )
     ours.mid_block.register_forward_hook(lambda _m, _i, out: seen.append(out))
     want, middle = theirs(x, t)
     got = ours(x, t).sample
@@ -45,13 +49,28 @@ def test_a_checkpoint_is_read_from_disk(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in network.parameters())
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    (lambda s: s.pop("middle_block.1.qkv.weight"), "lacks mid_block.attentions.0.to_k.weight and 2 more"),
-    (lambda s: s.update({"label_emb.weight": torch.zeros(10, 128)}), "has the unknown label_emb.weight"),
-    (lambda s: s.update({"out.2.weight": s["out.2.weight"][:3]}), r"conv_out.weight has shape \(3, 32, 3, 3\) instead of \(6, 32, 3, 3\)"),
-    (lambda s: s.update({"middle_block.1.qkv.bias": torch.zeros(100)}), "its attention has 100 rows"),
-    (lambda s: s["out.2.bias"].fill_(torch.nan), "out.2.bias holds values that are not finite"),
-])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda s: s.pop("middle_block.1.qkv.weight"),
+            "lacks mid_block.attentions.0.to_k.weight and 2 more",
+        ),
+        (
+            lambda s: s.update({"label_emb.weight": torch.zeros(10, 128)}),
+            "has the unknown label_emb.weight",
+        ),
+        (
+            lambda s: s.update({"out.2.weight": s["out.2.weight"][:3]}),
+            r"conv_out.weight has shape \(3, 32, 3, 3\) instead of \(6, 32, 3, 3\)",
+        ),
+        (
+            lambda s: s.update({"middle_block.1.qkv.bias": torch.zeros(100)}),
+            "its attention has 100 rows",
+        ),
+        (lambda s: s["out.2.bias"].fill_(torch.nan), "out.2.bias holds values that are not finite"),
+    ],
+)
 def test_a_foreign_state_is_refused(tmp_path: Path, change, told: str) -> None:  # noqa: ANN001
     state = guided(SMALL).state_dict()
     change(state)
@@ -61,8 +80,12 @@ def test_a_foreign_state_is_refused(tmp_path: Path, change, told: str) -> None: 
     assert "\n" not in str(refused.value) and "x.pt" in str(refused.value)
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"not a checkpoint", "damaged"), (b"", "damaged"), (None, "missing")])
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, told: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"not a checkpoint", "damaged"), (b"", "damaged"), (None, "missing")]
+)
+def test_a_file_that_cannot_be_read_is_refused(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
     path = tmp_path / "x.pt"
     if content is not None:
         path.write_bytes(content)

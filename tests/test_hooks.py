@@ -122,7 +122,10 @@ def test_fork_of_an_identity_leaves_every_bit(net, x):
 
 
 def test_fork_refuses_other_modules(net):
-    with pytest.raises(ValueError, match="cannot be forked"), hooks.fork(net, "down_blocks.0", lambda h, i: h):
+    with (
+        pytest.raises(ValueError, match="cannot be forked"),
+        hooks.fork(net, "down_blocks.0", lambda h, i: h),
+    ):
         pass
 
 

@@ -15,7 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difflens_utils import ksae as module
-from difflens_utils.ksae import KSAE, KSAEConfig, auxiliary_loss, fvu, fvu_per_group, matched_cosines, top_k, train
+from difflens_utils.ksae import (
+    KSAE,
+    KSAEConfig,
+    auxiliary_loss,
+    fvu,
+    fvu_per_group,
+    matched_cosines,
+    top_k,
+    train,
+)
 
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
 
@@ -48,8 +57,10 @@ def scrambled(config: KSAEConfig = TINY) -> KSAE:
 
 def oracle(ksae: KSAE, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """s and x̂ of Eq. 3 and 4 in numpy, float64, by sorting every row."""
-    w_enc, b_enc, w_dec, b_dec, scale = (t.detach().double().numpy() for t in
-                                         (ksae.W_enc, ksae.b_enc, ksae.W_dec, ksae.b_dec, ksae.scale))
+    w_enc, b_enc, w_dec, b_dec, scale = (
+        t.detach().double().numpy()
+        for t in (ksae.W_enc, ksae.b_enc, ksae.W_dec, ksae.b_dec, ksae.scale)
+    )
     y = x.double().numpy() / scale
     pre = (y - b_dec * ksae.config.pre_bias) @ w_enc.T + b_enc
     threshold = np.sort(pre, axis=-1)[..., -ksae.config.k, None]
@@ -81,11 +92,15 @@ def test_a_direction_is_what_one_latent_writes():
         torch.testing.assert_close(step, ksae.directions[j].expand(3, -1), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape, k", [((5, 64), 3), ((2, 3, 1024), 32), ((4, 60), 3), ((4, 64), 60), ((1, 8), 8)])
+@pytest.mark.parametrize(
+    "shape, k", [((5, 64), 3), ((2, 3, 1024), 32), ((4, 60), 3), ((4, 64), 60), ((1, 8), 8)]
+)
 def test_tournament_finds_the_k_largest(shape, k):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     values, indices = top_k(x, k)
-    assert torch.equal(values.sort(-1, descending=True).values, x.sort(-1, descending=True).values[..., :k])
+    assert torch.equal(
+        values.sort(-1, descending=True).values, x.sort(-1, descending=True).values[..., :k]
+    )
     assert torch.equal(x.gather(-1, indices), values)
     assert all(len(set(row)) == k for row in indices.flatten(0, -2).tolist())
 
@@ -148,14 +163,19 @@ def test_step_gradient_is_that_of_the_loss_pre_bias_included():
     run._apply = lambda: None
     run.update(x)
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(run.ksae.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            run.ksae.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-6
+        )
 
 
 def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
     """Central differences in float64 for every parameter that the loss may and may not depend on."""
     config = KSAEConfig(width=5, latents=8, k=2, aux_latents=2)
     ksae = scrambled(config).double().requires_grad_(True)
-    centred, residual = vectors(6, 5, scale=1, mean=0).double(), vectors(6, 5, seed=2, scale=1, mean=0).double()
+    centred, residual = (
+        vectors(6, 5, scale=1, mean=0).double(),
+        vectors(6, 5, seed=2, scale=1, mean=0).double(),
+    )
     centred.requires_grad_(True), residual.requires_grad_(True)
     dead = torch.zeros(8, dtype=torch.bool)
     dead[[1, 4, 6]] = True
@@ -172,7 +192,10 @@ def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
                     parameter[index] -= sign * 1e-6
             numeric[index] = (sides[0] - sides[1]) / 2e-6
         torch.testing.assert_close(parameter.grad, numeric, rtol=1e-4, atol=1e-7)
-        assert not parameter.grad[~dead].any() and parameter.grad[dead].flatten(1 if parameter.ndim > 1 else 0).any()
+        assert (
+            not parameter.grad[~dead].any()
+            and parameter.grad[dead].flatten(1 if parameter.ndim > 1 else 0).any()
+        )
 
 
 def by_autograd(run: module.Trainer, x: Tensor, weights: list[Tensor], dead: Tensor) -> Tensor:
@@ -202,8 +225,10 @@ def test_a_training_with_auxk_is_that_of_gao_et_al():
     x, steps = stream(config), config.steps
     run = module.Trainer(config, x(0))
     run.ksae.b_enc.data[:32] = torch.linspace(-1, 0, 32)  # some die at once, and some of them wake
-    weights = [w.detach().clone().requires_grad_() for w in
-               (run.ksae.W_enc, run.ksae.b_enc, run.ksae.W_dec, run.ksae.b_dec)]
+    weights = [
+        w.detach().clone().requires_grad_()
+        for w in (run.ksae.W_enc, run.ksae.b_enc, run.ksae.W_dec, run.ksae.b_dec)
+    ]
     adam, silent = torch.optim.Adam(weights, eps=6.25e-10), torch.zeros(64, dtype=torch.long)
     died = woke = 0
     for step in range(steps):
@@ -266,7 +291,8 @@ def test_auxk_revives_dead_latents_where_features_are_missing(seed):
     batch, _ = planted(64, 24)
     options = {"width": 24, "latents": 64, "steps": 300, "dead_after": 2_500, "seed": seed} | AUXK
     (_, dead, lost), (_, revived, better) = (
-        trained(KSAEConfig(**options, auxk=auxk), batch, bias=-2.5) for auxk in (0.0, 1 / 32))
+        trained(KSAEConfig(**options, auxk=auxk), batch, bias=-2.5) for auxk in (0.0, 1 / 32)
+    )
     assert dead > 0.1 and revived < dead / 2
     assert better < 0.9 * lost
 
@@ -276,7 +302,8 @@ def test_auxk_retires_latents_where_there_are_more_than_features():
     batch, dictionary = planted(64, 32)
     options = {"width": 32, "latents": 128, "steps": 600, "dead_after": 10_000} | AUXK
     (_, lingering, without), (ksae, dead, with_it) = (
-        trained(KSAEConfig(**options, auxk=auxk), batch) for auxk in (0.0, 1 / 32))
+        trained(KSAEConfig(**options, auxk=auxk), batch) for auxk in (0.0, 1 / 32)
+    )
     assert lingering < dead == pytest.approx(0.5, abs=0.01)
     assert (dictionary @ ksae.W_dec.T).amax(1).min() > 0.9
     assert with_it == pytest.approx(without, rel=0.03)
@@ -306,7 +333,9 @@ def test_training_recovers_a_planted_dictionary():
         weights = 0.5 + torch.rand(512, active, generator=g)
         return 20 * F.embedding_bag(owners, dictionary, per_sample_weights=weights, mode="sum") - 7
 
-    config = KSAEConfig(width=d, latents=96, k=active, steps=400, rate=3e-3, batch=512, dead_after=20_000)
+    config = KSAEConfig(
+        width=d, latents=96, k=active, steps=400, rate=3e-3, batch=512, dead_after=20_000
+    )
     ksae, history = train(config, batch, validation=batch(10_000), progress=False)
     found = (F.normalize(dictionary, dim=1) @ ksae.W_dec.T).max(1).values
     assert (found > 0.9).double().mean() > 0.9
@@ -318,15 +347,15 @@ def test_training_recovers_a_planted_dictionary():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_is_deterministic_and_takes_any_stream(precision):
-    config = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision=precision)
+    config = KSAEConfig(
+        width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision=precision
+    )
     first, curve = train(config, stream(config), progress=False)
     second, same = train(config, (stream(config)(i) for i in range(40)), progress=False)
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert curve.fvu == same.fvu and curve.dead == same.dead
     assert first.fingerprint() == second.fingerprint() != scrambled().fingerprint()
-
-
 
 
 @pytest.fixture
@@ -357,11 +386,15 @@ def test_an_interrupted_training_resumes_bit_for_bit(tmp_path, iterable):
         patch.setattr(module.Trainer, "_apply", interrupted)
         train(TINY, data(), validation=vectors(200, 12, seed=-1), checkpoint=path, progress=False)
     assert [p.name for p in path.parent.iterdir()] == ["run.safetensors"]
-    resumed, continued = train(TINY, data(), validation=vectors(200, 12, seed=-1), checkpoint=path, progress=False)
+    resumed, continued = train(
+        TINY, data(), validation=vectors(200, 12, seed=-1), checkpoint=path, progress=False
+    )
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert history == continued and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    again, _ = train(TINY, data(), checkpoint=path, progress=False)  # finished: nothing is left to do
+    again, _ = train(
+        TINY, data(), checkpoint=path, progress=False
+    )  # finished: nothing is left to do
     assert again.fingerprint() == whole.fingerprint()
 
 
@@ -373,7 +406,9 @@ def test_an_interrupt_while_data_is_read_leaves_a_checkpoint(tmp_path):
 
     path, seen = tmp_path / "run.safetensors", []
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, broken, checkpoint=path, progress=False, on_log=lambda h: seen.append(h.step[-1]))
+        train(
+            TINY, broken, checkpoint=path, progress=False, on_log=lambda h: seen.append(h.step[-1])
+        )
     resumed, _ = train(TINY, stream(TINY), checkpoint=path, progress=False)
     whole, _ = train(TINY, stream(TINY), progress=False)
     assert resumed.fingerprint() == whole.fingerprint() and seen == [1, 2, 3, 4, 5]
@@ -403,7 +438,10 @@ def test_fvu_closed_forms_and_numpy():
 
 
 def test_fvu_per_group_against_both_means():
-    ksae, groups = scrambled(), {t: vectors(300 + t, 12, seed=t, scale=1 + t, mean=t) for t in range(3)}
+    ksae, groups = (
+        scrambled(),
+        {t: vectors(300 + t, 12, seed=t, scale=1 + t, mean=t) for t in range(3)},
+    )
     pieces = [(t, part) for t, x in groups.items() for part in x.split(100)]
     ours = fvu_per_group(ksae, pieces[::2] + pieces[1::2])
     every = torch.cat(list(groups.values())).double()
@@ -426,8 +464,13 @@ def test_density_l0_dead_and_cosines():
     fires = oracle(ksae, x)[0] > 0
     np.testing.assert_allclose(share.numpy(), fires.mean(0))
     assert module.l0(share) == pytest.approx(fires.sum(1).mean())
-    assert module.dead_share(share) == pytest.approx((~fires.any(0)).mean()) and module.dead_share(share) >= 1 / 8
-    cosines = np.abs(np.corrcoef(np.hstack([ksae.W_dec, -ksae.W_dec])))  # rows made to have mean 0: cosines
+    assert (
+        module.dead_share(share) == pytest.approx((~fires.any(0)).mean())
+        and module.dead_share(share) >= 1 / 8
+    )
+    cosines = np.abs(
+        np.corrcoef(np.hstack([ksae.W_dec, -ksae.W_dec]))
+    )  # rows made to have mean 0: cosines
     off = cosines[~np.eye(64, dtype=bool)]
     for block in (7, 1024):
         found = module.decoder_cosine(ksae, block)
@@ -441,9 +484,16 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ksae, x = scrambled(), vectors(30, 12)
     ksae.save(tmp_path / "a" / "b")
     again = KSAE.load(tmp_path / "a" / "b")
-    assert again.config == ksae.config and torch.equal(again(x), ksae(x)) and again.fingerprint() == ksae.fingerprint()
+    assert (
+        again.config == ksae.config
+        and torch.equal(again(x), ksae(x))
+        and again.fingerprint() == ksae.fingerprint()
+    )
     assert not any(p.requires_grad for p in again.parameters())
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["cfg.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
+        "cfg.json",
+        "model.safetensors",
+    ]
 
 
 def damage(folder, kind: str) -> None:

@@ -42,7 +42,9 @@ def redness(subject, delta: Tensor) -> float:
 
 
 def test_what_is_learned_moves_images_where_the_texts_point(subject) -> None:
-    delta = latent_editing.learn(subject, "gender", n=8, rounds=6, seed=0, steps=2, batch=8, progress=False)
+    delta = latent_editing.learn(
+        subject, "gender", n=8, rounds=6, seed=0, steps=2, batch=8, progress=False
+    )
     assert delta.shape == (2, 2, 24, *delta.shape[3:])
     assert redness(subject, delta[0, 0]) > 0 > redness(subject, delta[1, 0])
 
@@ -57,12 +59,24 @@ def test_sizes_are_checked_first(subject) -> None:
         latent_editing.learn(subject, "gender", n=8, rounds=0, seed=0, steps=2)
 
 
-def test_the_recipe_shortened_sets_out_towards_what_ships(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_shortened_sets_out_towards_what_ships(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One batch of the shipped recipe: at every timestep, towards the shipped vector of its class and not of the other."""
     portraits = subjects.load("portraits", "cpu")
     shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
-    short = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE | {"n": 32, "rounds": 1}, progress=False)
-    cosine = torch.einsum("ctf,dtf->tcd", F.normalize(short.flatten(2), dim=-1), F.normalize(shipped.flatten(2), dim=-1))
+    short = latent_editing.learn(
+        portraits,
+        "gender",
+        steps=10,
+        **latent_editing.RECIPE | {"n": 32, "rounds": 1},
+        progress=False,
+    )
+    cosine = torch.einsum(
+        "ctf,dtf->tcd",
+        F.normalize(short.flatten(2), dim=-1),
+        F.normalize(shipped.flatten(2), dim=-1),
+    )
     own, other = cosine.diagonal(dim1=1, dim2=2), cosine.flip(2).diagonal(dim1=1, dim2=2)
     assert (own > other).float().mean() > 0.9
     assert own.mean() > 0.2

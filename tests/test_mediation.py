@@ -22,11 +22,14 @@ class Bypass(nn.Module):
     def forward(self, x: Tensor, _t: Tensor, return_dict: bool) -> tuple[Tensor]:
         return (self.share * self.inner(x) + (1 - self.share) * x,)
 
+
 pytestmark = pytest.mark.usefixtures("store")
 
 
 def run(share: float, **options: object) -> mediation.Mediation:
-    subject = replace(tiny.subject(), network=Bypass(share), module="inner", fingerprint=f"bypass{share}")
+    subject = replace(
+        tiny.subject(), network=Bypass(share), module="inner", fingerprint=f"bypass{share}"
+    )
     return mediation.through_module(subject, "tone", 0, 3, TIMES, **({"n": 6, "seed": 2} | options))
 
 
@@ -37,7 +40,9 @@ def test_the_effect_splits_as_in_closed_form(share: float) -> None:
     got = run(share)
     torch.testing.assert_close(got.total, 1 - sigma, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got.through, -share * sigma, atol=1e-4, rtol=1e-4)
-    assert got.control.abs().mean() < 0.02  # another background lies in other pixels than another skin, but for soft edges
+    assert (
+        got.control.abs().mean() < 0.02
+    )  # another background lies in other pixels than another skin, but for soft edges
 
 
 def test_a_share_pools_timesteps_and_has_an_interval() -> None:
@@ -52,4 +57,6 @@ def test_bad_input_is_told_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="n_pairs"):
         run(0.5, n=0)
     with pytest.raises(ValueError, match="nothing is known of the data"):
-        mediation.through_module(replace(tiny.subject(), world=None), "tone", 0, 3, TIMES, n=4, seed=0)
+        mediation.through_module(
+            replace(tiny.subject(), world=None), "tone", 0, 3, TIMES, n=4, seed=0
+        )

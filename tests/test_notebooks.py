@@ -14,7 +14,9 @@ from workflow.execute import parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 COMMON = {"subject": "portraits", "profile": "book", "seed": 0, "device": "auto"}
-ABSOLUTE = re.compile(r"""(?<![\w.<])(?:["'`](?:/|[A-Z]:\\)\w|/(?:home|root|Users|tmp|mnt|usr|var)/)""")
+ABSOLUTE = re.compile(
+    r"""(?<![\w.<])(?:["'`](?:/|[A-Z]:\\)\w|/(?:home|root|Users|tmp|mnt|usr|var)/)"""
+)
 LONGEST = 25
 
 
@@ -33,8 +35,11 @@ def violations(notebook: nbformat.NotebookNode) -> list[str]:
     known = parameters(notebook)
     found += [f"parameter {p.name} has no comment" for p in known.values() if not p.comment]
     found += [f"parameter {p.name} has no type" for p in known.values() if not p.type]
-    found += [f"parameter {name} must default to {default!r}" for name, default in COMMON.items()
-              if name not in known or known[name].default != default]
+    found += [
+        f"parameter {name} must default to {default!r}"
+        for name, default in COMMON.items()
+        if name not in known or known[name].default != default
+    ]
     if not any(tagged(cell, "nbval-check-output") for cell in code):
         found.append("no cell is tagged nbval-check-output")
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
@@ -45,7 +50,9 @@ def violations(notebook: nbformat.NotebookNode) -> list[str]:
             found.append(f"a cell has more than {LONGEST} lines: {first}")
         if cell.outputs and not tagged(cell, "nbval-check-output"):
             found.append(f"a cell without the tag nbval-check-output holds outputs: {first}")
-        if (cell.execution_count is None) == bool(cell.outputs):  # nbval refuses outputs without a count
+        if (cell.execution_count is None) == bool(
+            cell.outputs
+        ):  # nbval refuses outputs without a count
             found.append(f"an execution count without outputs, or outputs without a count: {first}")
         if any(output.get("name") == "stderr" for output in cell.outputs):
             found.append(f"a checked cell prints to stderr, which differs from run to run: {first}")
@@ -67,12 +74,26 @@ def test_notebook_keeps_the_rules(path: Path) -> None:
 
 
 def good() -> nbformat.NotebookNode:
-    setting = "\n".join(f"{name}: {type(value).__name__} = {value!r}  # what it is" for name, value in COMMON.items())
+    setting = "\n".join(
+        f"{name}: {type(value).__name__} = {value!r}  # what it is"
+        for name, value in COMMON.items()
+    )
     return new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-        cells=[new_markdown_cell("# A card"), new_code_cell(setting, metadata={"tags": ["parameters"]}),
-               new_code_cell("print(1)", metadata={"tags": ["nbval-check-output"]}, execution_count=2,
-                             outputs=[new_output("stream", text="1\n")]), new_code_cell("2")])
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+        cells=[
+            new_markdown_cell("# A card"),
+            new_code_cell(setting, metadata={"tags": ["parameters"]}),
+            new_code_cell(
+                "print(1)",
+                metadata={"tags": ["nbval-check-output"]},
+                execution_count=2,
+                outputs=[new_output("stream", text="1\n")],
+            ),
+            new_code_cell("2"),
+        ],
+    )
 
 
 def edit(index: int, **changes: object) -> Callable[[nbformat.NotebookNode], None]:
@@ -82,9 +103,15 @@ def edit(index: int, **changes: object) -> Callable[[nbformat.NotebookNode], Non
 BREAKS = {
     "card": lambda notebook: notebook.cells.pop(0),
     "exactly one cell tagged parameters": edit(1, metadata={}),
-    "seed must default": lambda notebook: edit(1, source=notebook.cells[1].source.replace("= 0", "= 1"))(notebook),
-    "has no comment": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn: int = 1")(notebook),
-    "has no type": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn = 1  # n")(notebook),
+    "seed must default": lambda notebook: edit(
+        1, source=notebook.cells[1].source.replace("= 0", "= 1")
+    )(notebook),
+    "has no comment": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn: int = 1")(
+        notebook
+    ),
+    "has no type": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn = 1  # n")(
+        notebook
+    ),
     "no cell is tagged nbval-check-output": edit(2, metadata={}, outputs=[]),
     "more than 25 lines": edit(3, source="\n".join(["1"] * 26)),
     "holds outputs": edit(3, outputs=[new_output("stream", text="2")]),

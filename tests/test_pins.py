@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-REQUIREMENTS = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+REQUIREMENTS = [
+    line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()
+]
 PINS = dict(line.split("==") for line in filter(None, REQUIREMENTS) if "==" in line)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -19,12 +21,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_requirement_is_pinned() -> None:
     for name in ("requirements.txt", "requirements-bench.txt", "requirements-cluster.txt"):
         for line in (ROOT / name).read_text().splitlines():
-            assert not line or line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{name}: {line}"
+            assert not line or line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), (
+                f"{name}: {line}"
+            )
 
 
 def test_pyproject_reads_the_pins() -> None:
     dynamic = PROJECT["tool"]["setuptools"]["dynamic"]
-    assert "dependencies" in PROJECT["project"]["dynamic"] and "dependencies" not in PROJECT["project"]
+    assert (
+        "dependencies" in PROJECT["project"]["dynamic"] and "dependencies" not in PROJECT["project"]
+    )
     assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
     assert dynamic["optional-dependencies"] == {"bench": {"file": ["requirements-bench.txt"]}}
 
@@ -45,4 +51,6 @@ def test_make_installs_the_pins_in_one_command() -> None:
 
 @pytest.mark.parametrize("name", PINS)
 def test_installed_version_is_the_pinned_one(name: str) -> None:
-    assert version(name).split("+")[0] == PINS[name]  # +cpu or +cu130 is a build of the same version
+    assert (
+        version(name).split("+")[0] == PINS[name]
+    )  # +cpu or +cu130 is a build of the same version

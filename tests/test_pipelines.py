@@ -11,12 +11,34 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from diffusers import (AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler,
-                       FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel, UNet2DModel)
+from diffusers import (
+    AutoencoderKL,
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difflens_utils import activations, hooks, pipelines, portraits, precision, sampling, stages, subjects
+from difflens_utils import (
+    activations,
+    hooks,
+    pipelines,
+    portraits,
+    precision,
+    sampling,
+    stages,
+    subjects,
+)
 from difflens_utils.pipelines import MODELS
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -24,42 +46,103 @@ LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 
 def autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                         latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=0.5)
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
 
 
 def grey() -> DDPMPipeline:
-    network = UNet2DModel(sample_size=16, in_channels=1, out_channels=2, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-                          down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, attention_head_dim=8)
+    network = UNet2DModel(
+        sample_size=16,
+        in_channels=1,
+        out_channels=2,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        attention_head_dim=8,
+    )
     return DDPMPipeline(network, DDPMScheduler(1000))
 
 
 def xl() -> StableDiffusionXLPipeline:
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
-    config = lambda width: CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,  # noqa: E731
-                                          max_position_embeddings=12, eos_token_id=tokenizer.eos_token_id, projection_dim=width)
-    unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 24), norm_num_groups=4,
-                                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                                cross_attention_dim=16 + 12, attention_head_dim=2, addition_embed_type="text_time", addition_time_embed_dim=8,
-                                projection_class_embeddings_input_dim=6 * 8 + 12)
-    return StableDiffusionXLPipeline(autoencoder(), CLIPTextModel(config(16)), CLIPTextModelWithProjection(config(12)), tokenizer, tokenizer, unet,
-                                     EulerDiscreteScheduler(**LATENT, steps_offset=1, timestep_spacing="leading"), add_watermarker=False)
+    config = lambda width: CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,  # noqa: E731
+        max_position_embeddings=12,
+        eos_token_id=tokenizer.eos_token_id,
+        projection_dim=width,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 24),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16 + 12,
+        attention_head_dim=2,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 12,
+    )
+    return StableDiffusionXLPipeline(
+        autoencoder(),
+        CLIPTextModel(config(16)),
+        CLIPTextModelWithProjection(config(12)),
+        tokenizer,
+        tokenizer,
+        unet,
+        EulerDiscreteScheduler(**LATENT, steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
 
 
 def dit() -> DiTPipeline:
-    network = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, sample_size=8,
-                                    patch_size=2, num_embeds_ada_norm=10, norm_num_groups=4)
+    network = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=3,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=10,
+        norm_num_groups=4,
+    )
     for value in network.parameters():  # DiT starts as the identity otherwise
         value.data += 0.1 * torch.randn_like(value)
-    return DiTPipeline(network, autoencoder(), DDIMScheduler(1000, clip_sample=False), {1: "groom, bridegroom", 3: "ballplayer"})
+    return DiTPipeline(
+        network,
+        autoencoder(),
+        DDIMScheduler(1000, clip_sample=False),
+        {1: "groom, bridegroom", 3: "ballplayer"},
+    )
 
 
 def stable_diffusion() -> object:
     return tiny.text_subject().pipeline
 
 
-MADE = {"grey": (grey, (1, 16, 16), "mid_block", (16, 8, 8)), "stable_diffusion": (stable_diffusion, (4, 8, 8), "mid_block", (24, 4, 4)),
-        "xl": (xl, (4, 8, 8), "mid_block", (24, 4, 4)), "dit": (dit, (4, 8, 8), "transformer_blocks.1", (16, 16))}
+MADE = {
+    "grey": (grey, (1, 16, 16), "mid_block", (16, 8, 8)),
+    "stable_diffusion": (stable_diffusion, (4, 8, 8), "mid_block", (24, 4, 4)),
+    "xl": (xl, (4, 8, 8), "mid_block", (24, 4, 4)),
+    "dit": (dit, (4, 8, 8), "transformer_blocks.1", (16, 16)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +156,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             MADE[name][0]().save_pretrained(root / name)
             if name == "dit":  # diffusers reads the labels and does not write them
                 index = json.loads((root / name / "model_index.json").read_text())
-                (root / name / "model_index.json").write_text(json.dumps(index | {"id2label": {"1": "groom, bridegroom", "3": "ballplayer"}}))
+                (root / name / "model_index.json").write_text(
+                    json.dumps(index | {"id2label": {"1": "groom, bridegroom", "3": "ballplayer"}})
+                )
         return root / name
+
     return folder
 
 
@@ -87,6 +173,7 @@ def opened(saved):  # noqa: ANN001, ANN201
         if name not in known:
             known[name] = subjects.load(str(saved(name)), "cpu", dtype=torch.float32)
         return known[name]
+
     return subject
 
 
@@ -96,11 +183,15 @@ def test_a_folder_is_opened_at_its_bottleneck(opened, name: str) -> None:  # noq
     subject = opened(name)
     assert (subject.shape, subject.module, subject.size) == (shape, module, 16)
     found = {m.name: m for m in subjects.describe(subject)}
-    assert found[module].shape == h and list(found) == [n for n, _ in subject.network.named_modules() if n in found]
+    assert found[module].shape == h and list(found) == [
+        n for n, _ in subject.network.named_modules() if n in found
+    ]
     seen = hooks_see(subject, list(found)[::7])
     assert all(found[n].shape == s for n, s in seen.items())
     table = str(subjects.describe(subject)).splitlines()
-    assert table[0].split() == ["name", "type", "shape"] and any(line.startswith(module + " ") and line.endswith(" x ".join(map(str, h))) for line in table)
+    assert table[0].split() == ["name", "type", "shape"] and any(
+        line.startswith(module + " ") and line.endswith(" x ".join(map(str, h))) for line in table
+    )
 
 
 def hooks_see(subject: subjects.Subject, names: list[str]) -> dict[str, tuple[int, ...]]:
@@ -126,9 +217,18 @@ def test_h_is_recorded_and_edited_step_by_step(opened, store: Path, name: str) -
         seen.append(h.shape)
 
     for asymmetric in (True, False):
-        assert torch.equal(sampling.sample(subject, 2, 0, steps=2, edit=identity, asymmetric=asymmetric), plain)
-        assert torch.equal(sampling.sample(subject, 2, 0, steps=2, edit=lambda h, _step: h.clone(), asymmetric=False), plain)
-        moved = sampling.sample(subject, 2, 0, steps=2, edit=lambda h, _step: 2 * h + 1, asymmetric=asymmetric)
+        assert torch.equal(
+            sampling.sample(subject, 2, 0, steps=2, edit=identity, asymmetric=asymmetric), plain
+        )
+        assert torch.equal(
+            sampling.sample(
+                subject, 2, 0, steps=2, edit=lambda h, _step: h.clone(), asymmetric=False
+            ),
+            plain,
+        )
+        moved = sampling.sample(
+            subject, 2, 0, steps=2, edit=lambda h, _step: 2 * h + 1, asymmetric=asymmetric
+        )
         assert moved.isfinite().all() and not torch.allclose(moved, plain, atol=1e-4)
     assert set(seen) == {(2, *h)}
 
@@ -146,11 +246,14 @@ def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path)
         shutil.copy(file, tmp_path) if file.is_file() else None
     flat = subjects.load(str(tmp_path), "cpu", dtype=torch.float32)
     assert flat.fingerprint == opened("grey").fingerprint
-    assert torch.equal(sampling.sample(flat, 1, 0, steps=2), sampling.sample(opened("grey"), 1, 0, steps=2))
+    assert torch.equal(
+        sampling.sample(flat, 1, 0, steps=2), sampling.sample(opened("grey"), 1, 0, steps=2)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Beside diffusers' own pipelines, from the same noise
+
 
 def noise(subject: subjects.Subject, n: int) -> Tensor:
     return sampling._Noise(sampling.image_seeds(n, 4), subject.shape, torch.device("cpu")).draw()
@@ -159,10 +262,25 @@ def noise(subject: subjects.Subject, n: int) -> Tensor:
 def test_xl_draws_what_its_pipeline_draws(saved, opened) -> None:  # noqa: ANN001
     subject, texts = opened("xl"), ["a man", ""]
     pipeline = StableDiffusionXLPipeline.from_pretrained(saved("xl"), add_watermarker=False)
-    pipeline.scheduler = DDIMScheduler(1000, **LATENT, clip_sample=False, set_alpha_to_one=True, steps_offset=1)
+    pipeline.scheduler = DDIMScheduler(
+        1000, **LATENT, clip_sample=False, set_alpha_to_one=True, steps_offset=1
+    )
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(texts, latents=noise(subject, 2), num_inference_steps=4, guidance_scale=7.5, height=16, width=16, output_type="pt").images
-    torch.testing.assert_close(sampling.sample(subject, 2, 4, steps=4, prompts=texts)[:1], theirs[:1] * 2 - 1, atol=2e-3, rtol=1e-3)
+    theirs = pipeline(
+        texts,
+        latents=noise(subject, 2),
+        num_inference_steps=4,
+        guidance_scale=7.5,
+        height=16,
+        width=16,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(
+        sampling.sample(subject, 2, 4, steps=4, prompts=texts)[:1],
+        theirs[:1] * 2 - 1,
+        atol=2e-3,
+        rtol=1e-3,
+    )
 
 
 def test_a_transformer_draws_what_its_pipeline_draws(opened) -> None:  # noqa: ANN001
@@ -170,11 +288,17 @@ def test_a_transformer_draws_what_its_pipeline_draws(opened) -> None:  # noqa: A
     subject, texts = opened("dit"), ["groom", "ballplayer"]
     network, x = subject.network, noise(subject, 2)
     s = sampling.trajectory(subject, 3)
-    ours, steps = sampling.sample(subject, 2, 4, steps=3, prompts=texts), DDIMScheduler(1000, clip_sample=False)
+    ours, steps = (
+        sampling.sample(subject, 2, 4, steps=3, prompts=texts),
+        DDIMScheduler(1000, clip_sample=False),
+    )
     steps.set_timesteps(3)
     assert list(s.timesteps) == steps.timesteps.tolist()
     for t in steps.timesteps:
-        said, none = (network(x, torch.full((2,), t), class_labels=torch.tensor(labels)).sample[:, :4] for labels in ([1, 3], [10, 10]))
+        said, none = (
+            network(x, torch.full((2,), t), class_labels=torch.tensor(labels)).sample[:, :4]
+            for labels in ([1, 3], [10, 10])
+        )
         x = steps.step(none + 4.0 * (said - none), t, x).prev_sample
     torch.testing.assert_close(ours, subject.decode(x).clamp(-1, 1), atol=2e-3, rtol=1e-3)
 
@@ -189,20 +313,26 @@ def test_only_the_half_with_the_class_is_edited(opened) -> None:  # noqa: ANN001
     torch.testing.assert_close(got, none + 4 * (said - none), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("module", ["transformer_blocks.0", "transformer_blocks.1", "transformer_blocks.2"])
+@pytest.mark.parametrize(
+    "module", ["transformer_blocks.0", "transformer_blocks.1", "transformer_blocks.2"]
+)
 def test_a_fork_of_a_transformer_equals_two_passes(opened, module: str) -> None:  # noqa: ANN001
     """At its first, middle and last block; two versions of each image, whose classes differ."""
     subject, x, texts = opened("dit"), noise(opened("dit"), 2), ["groom", "ballplayer"]
     calls: list[int] = []
     handle = subject.network.transformer_blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    with hooks.fork(subject.network, module, lambda h, _call: torch.cat([h * 2, h + 1]), subject.parts(2)) as forked:
+    with hooks.fork(
+        subject.network, module, lambda h, _call: torch.cat([h * 2, h + 1]), subject.parts(2)
+    ) as forked:
         plain, edited = forked.split(subject.epsilon(x, 300, texts), 2)
     handle.remove()
     assert len(calls) == 1 and edited.shape == (4, 4, 8, 8)
     torch.testing.assert_close(plain, subject.epsilon(x, 300, texts), atol=1e-5, rtol=1e-5)
     for i, change in enumerate((lambda h, _call: h * 2, lambda h, _call: h + 1)):
         with hooks.edit(subject.network, module, change, subject.parts(2)):
-            torch.testing.assert_close(edited[2 * i : 2 * i + 2], subject.epsilon(x, 300, texts), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                edited[2 * i : 2 * i + 2], subject.epsilon(x, 300, texts), atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("name", ["grey", "stable_diffusion"])
@@ -214,7 +344,12 @@ def test_velocities_are_read_as_noise(opened, name: str) -> None:  # noqa: ANN00
     a = steps.alphas_cumprod[t]
     v = subject.epsilon(x, t, texts)  # whatever it says, now taken for v
     clean = a.sqrt() * x - (1 - a).sqrt() * v
-    torch.testing.assert_close(replace(subject, scheduler=steps).epsilon(x, t, texts), (x - a.sqrt() * clean) / (1 - a).sqrt(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        replace(subject, scheduler=steps).epsilon(x, t, texts),
+        (x - a.sqrt() * clean) / (1 - a).sqrt(),
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 def test_velocities_come_back_forked() -> None:
@@ -230,8 +365,12 @@ def test_velocities_come_back_forked() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Precision, and what is refused
 
+
 def test_full_precision_is_without_tf32_and_comes_back() -> None:
-    subject, flags = tiny.subject(), lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)  # noqa: E731
+    subject, flags = (
+        tiny.subject(),
+        lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+    )  # noqa: E731
     before = flags()
     subject.network.to(torch.bfloat16)
     subject.dtype = torch.bfloat16
@@ -244,10 +383,16 @@ def test_planar_computes_the_same_and_comes_back() -> None:
     subject = tiny.text_subject()
     x, seen = torch.randn(2, *subject.shape), []
     plain = subject.decode(subject.epsilon(x, 500, ["a", "b"]))
-    norm = next(m for m in subject.pipeline.vae.decoder.modules() if isinstance(m, torch.nn.GroupNorm))
-    handle = norm.register_forward_hook(lambda _norm, args, _out: seen.append(args[0].is_contiguous()))
+    norm = next(
+        m for m in subject.pipeline.vae.decoder.modules() if isinstance(m, torch.nn.GroupNorm)
+    )
+    handle = norm.register_forward_hook(
+        lambda _norm, args, _out: seen.append(args[0].is_contiguous())
+    )
     with precision.planar(subject):
-        torch.testing.assert_close(subject.decode(subject.epsilon(x, 500, ["a", "b"])), plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            subject.decode(subject.epsilon(x, 500, ["a", "b"])), plain, atol=1e-5, rtol=1e-5
+        )
     handle.remove()
     assert seen == [True] and len(norm._forward_pre_hooks) == 0
     assert subject.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
@@ -261,11 +406,16 @@ def refused(action: Callable[[], object], match: str) -> None:
 
 def test_what_has_no_evaluators_says_so(opened) -> None:  # noqa: ANN001
     for part in ("labeller", "scorer", "clip", "factors"):
-        refused(lambda part=part: getattr(opened("grey"), part), "has no evaluators: it can be described and sampled")
+        refused(
+            lambda part=part: getattr(opened("grey"), part),
+            "has no evaluators: it can be described and sampled",
+        )
 
 
 def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
-    refused(lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of")
+    refused(
+        lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of"
+    )
     dit = subjects.load(str(saved("dit")), "cpu")
     refused(lambda: dit.embed(["grom"]), "class must be one of groom")
     dit.pipeline.labels = {}
@@ -275,19 +425,31 @@ def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # no
     refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
     refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
     for scheduler, told in (
-        (FlowMatchEulerDiscreteScheduler(),
-         "model_index.json: FlowMatchEulerDiscreteScheduler cannot be read as DDIM"),
-        (EulerDiscreteScheduler(use_karras_sigmas=True),
-         "scheduler/scheduler_config.json: use_karras_sigmas is True"),
+        (
+            FlowMatchEulerDiscreteScheduler(),
+            "model_index.json: FlowMatchEulerDiscreteScheduler cannot be read as DDIM",
+        ),
+        (
+            EulerDiscreteScheduler(use_karras_sigmas=True),
+            "scheduler/scheduler_config.json: use_karras_sigmas is True",
+        ),
     ):
         folder = shutil.copytree(saved("grey"), tmp_path / type(scheduler).__name__)
         scheduler.save_pretrained(folder / "scheduler")
-        index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", type(scheduler).__name__]}
+        index = json.loads((folder / "model_index.json").read_text()) | {
+            "scheduler": ["diffusers", type(scheduler).__name__]
+        }
         (folder / "model_index.json").write_text(json.dumps(index))
         refused(lambda folder=folder: subjects.load(str(folder), "cpu"), told)
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    refused(lambda: subjects.load(str(folder), "cpu"), "FluxPipeline is none of the pipelines that can be studied: DDPMPipeline, ")
-    refused(lambda: pipelines.bottleneck(torch.nn.Sequential(torch.nn.Linear(1, 1))), "neither mid_block nor transformer_blocks to look into; name .*: 0$")
+    refused(
+        lambda: subjects.load(str(folder), "cpu"),
+        "FluxPipeline is none of the pipelines that can be studied: DDPMPipeline, ",
+    )
+    refused(
+        lambda: pipelines.bottleneck(torch.nn.Sequential(torch.nn.Linear(1, 1))),
+        "neither mid_block nor transformer_blocks to look into; name .*: 0$",
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
@@ -295,7 +457,10 @@ def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.Mon
         raise OSError("We couldn't connect to the hub.\nCheck your internet connection.")
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", offline)
-    refused(lambda: subjects.load("someone/their-model", "cpu"), "someone/their-model is neither here nor on the hub, .*: We couldn't connect")
+    refused(
+        lambda: subjects.load("someone/their-model", "cpu"),
+        "someone/their-model is neither here nor on the hub, .*: We couldn't connect",
+    )
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda _name: str(saved("grey")))
     assert subjects.load("someone/their-model", "cpu").name == "someone/their-model"
 
@@ -498,7 +663,9 @@ def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> 
 
 
 def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
-    subject = subjects.load(str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu")
+    subject = subjects.load(
+        str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu"
+    )
     age = replace(subject, world=portraits.WORLD, prompts=pipelines.Prompts())
     assert [dict(p.given) for p in age.prompts.evaluate] == [
         {"age": "young"},
@@ -613,15 +780,21 @@ def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> 
     """Stages that declare what they read can record it, and methods may ask for it without guidance."""
     subject = subjects.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
     rec = stages.recording(subject, 3, 0, 2)
-    torch.testing.assert_close(rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0
+    )
     x = torch.randn(2, *subject.shape)
     assert torch.equal(subject.predict(x, 9, guided=False), subject.predict(x, 9))
 
 
-def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(saved, opened, tmp_path: Path) -> None:  # noqa: ANN001
+def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(
+    saved, opened, tmp_path: Path
+) -> None:  # noqa: ANN001
     folder = tmp_path / "copy"
     shutil.copytree(saved("grey"), folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(dict(reversed(index.items())), indent=7))
-    shutil.copy(folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors")
+    shutil.copy(
+        folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors"
+    )
     assert subjects.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint

@@ -31,16 +31,29 @@ def worlds():
     """Every triple of attribute classes and its probability, multiplied out by hand."""
     for values in itertools.product(*(WORLD.factors[a].classes for a in ATTRIBUTES)):
         given = dict(zip(ATTRIBUTES, values, strict=True))
-        yield given, np.prod([WORLD.factors[a].probabilities({})[WORLD.factors[a].classes.index(v)] for a, v in given.items()])
+        yield (
+            given,
+            np.prod(
+                [
+                    WORLD.factors[a].probabilities({})[WORLD.factors[a].classes.index(v)]
+                    for a, v in given.items()
+                ]
+            ),
+        )
 
 
 # The causal model ------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("factor", WORLD.factors.values(), ids=lambda f: f.name)
 def test_every_row_of_a_table_is_a_distribution(factor):
     for values in itertools.product(*(WORLD.factors[p].classes for p in factor.parents)):
         row = factor.probabilities(dict(zip(factor.parents, values, strict=True)))
-        assert len(row) == len(factor.classes) and min(row) >= 0 and sum(row) == pytest.approx(1, abs=1e-12)
+        assert (
+            len(row) == len(factor.classes)
+            and min(row) >= 0
+            and sum(row) == pytest.approx(1, abs=1e-12)
+        )
 
 
 @pytest.mark.parametrize("name", WORLD.factors)
@@ -48,22 +61,32 @@ def test_marginal_equals_enumeration(name):
     factor = WORLD.factors[name]
     expected = np.zeros(len(factor.classes))
     for given, p in worlds():
-        row = np.eye(len(factor.classes))[factor.classes.index(given[name])] if name in ATTRIBUTES else factor.probabilities(given)
+        row = (
+            np.eye(len(factor.classes))[factor.classes.index(given[name])]
+            if name in ATTRIBUTES
+            else factor.probabilities(given)
+        )
         expected += p * np.asarray(row)
     np.testing.assert_allclose(portraits.WORLD.marginal(name), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WORLD.factors)
 def test_sampled_frequencies_are_the_planted_ones(name, planted):
-    counts = torch.bincount(planted.labels[name], minlength=len(WORLD.factors[name].classes)).tolist()
+    counts = torch.bincount(
+        planted.labels[name], minlength=len(WORLD.factors[name].classes)
+    ).tolist()
     for count, p in zip(counts, portraits.WORLD.marginal(name).tolist(), strict=True):
-        assert stats.binomtest(count, len(planted), p).pvalue > 1e-5  # 54 classes: a false alarm once in 2,000 seeds
+        assert (
+            stats.binomtest(count, len(planted), p).pvalue > 1e-5
+        )  # 54 classes: a false alarm once in 2,000 seeds
 
 
 def test_joint_agrees_with_sampling(planted):
     for (attribute, name), table in portraits.WORLD.joint().items():
         a, b = planted.labels[attribute], planted.labels[name]
-        seen = torch.bincount(a * table.shape[1] + b, minlength=table.numel()).reshape(table.shape) / len(planted)
+        seen = torch.bincount(a * table.shape[1] + b, minlength=table.numel()).reshape(
+            table.shape
+        ) / len(planted)
         assert (seen - table).abs().max() < 5 * 0.5 / len(planted) ** 0.5
         assert table.sum().item() == pytest.approx(1)
 
@@ -75,18 +98,32 @@ def test_planted_bias_is_that_of_table_1(attribute, fd):
 
 
 def test_do_fixes_one_factor_and_keeps_what_does_not_follow_from_it_paired():
-    plain, forced = portraits.WORLD.sample(500, seed=3), portraits.WORLD.sample(500, seed=3, do={"gender": "male"})
+    plain, forced = (
+        portraits.WORLD.sample(500, seed=3),
+        portraits.WORLD.sample(500, seed=3, do={"gender": "male"}),
+    )
     assert (forced.labels["gender"] == 1).all() and torch.equal(plain.nuisance, forced.nuisance)
-    untouched = [f.name for f in WORLD.factors.values() if f.name != "gender" and "gender" not in f.parents]
+    untouched = [
+        f.name for f in WORLD.factors.values() if f.name != "gender" and "gender" not in f.parents
+    ]
     assert all(torch.equal(plain.labels[k], forced.labels[k]) for k in untouched)
     were_male = plain.labels["gender"] == 1
-    assert all(torch.equal(plain.labels[k][were_male], forced.labels[k][were_male]) for k in WORLD.factors)
-    assert (forced.labels["beard"] >= plain.labels["beard"]).all() and forced.labels["beard"].sum() > plain.labels["beard"].sum()
+    assert all(
+        torch.equal(plain.labels[k][were_male], forced.labels[k][were_male]) for k in WORLD.factors
+    )
+    assert (forced.labels["beard"] >= plain.labels["beard"]).all() and forced.labels[
+        "beard"
+    ].sum() > plain.labels["beard"].sum()
 
 
 def test_balanced_is_uniform_and_independent(balanced):
     for name, factor in WORLD.factors.items():
-        assert stats.chisquare(torch.bincount(balanced.labels[name], minlength=len(factor.classes))).pvalue > 1e-4
+        assert (
+            stats.chisquare(
+                torch.bincount(balanced.labels[name], minlength=len(factor.classes))
+            ).pvalue
+            > 1e-4
+        )
     for a, b in itertools.combinations(WORLD.factors, 2):
         table = np.zeros((len(WORLD.factors[a].classes), len(WORLD.factors[b].classes)))
         np.add.at(table, (balanced.labels[a].numpy(), balanced.labels[b].numpy()), 1)
@@ -104,12 +141,19 @@ def test_planted_causes_depend_on_the_attribute_and_independent_factors_do_not(p
 
 
 def test_sampling_is_a_function_of_the_seed():
-    a, b, c = portraits.WORLD.sample(50, 7), portraits.WORLD.sample(50, 7), portraits.WORLD.sample(50, 8)
-    assert torch.equal(a.nuisance, b.nuisance) and all(torch.equal(a.labels[k], b.labels[k]) for k in WORLD.factors)
+    a, b, c = (
+        portraits.WORLD.sample(50, 7),
+        portraits.WORLD.sample(50, 7),
+        portraits.WORLD.sample(50, 8),
+    )
+    assert torch.equal(a.nuisance, b.nuisance) and all(
+        torch.equal(a.labels[k], b.labels[k]) for k in WORLD.factors
+    )
     assert not torch.equal(a.nuisance, c.nuisance)
 
 
 # Rendering -------------------------------------------------------------------------------------------------------------
+
 
 def flipped(p: portraits.Portraits, name: str) -> portraits.Portraits:
     """The same portraits with one factor set to its next class."""
@@ -126,7 +170,9 @@ def test_any_size_in_range_and_deterministic(size, balanced):
 
 
 def test_a_portrait_does_not_depend_on_its_batch(balanced):
-    torch.testing.assert_close(portraits.render(balanced[:16])[3:5], portraits.render(balanced[3:5]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        portraits.render(balanced[:16])[3:5], portraits.render(balanced[3:5]), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", WORLD.factors)
@@ -138,8 +184,17 @@ def test_every_factor_is_visible(name, balanced):
     assert (moved > 2 * 20 / 255).float().mean() >= 1 - hidden
 
 
-@pytest.mark.parametrize(("name", "rows"), [("clothing", slice(20, 32)), ("earrings", slice(8, 28)), ("beard", slice(14, 30)),
-                                            ("mustache", slice(12, 28)), ("glasses", slice(4, 26)), ("smile", slice(14, 28))])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("clothing", slice(20, 32)),
+        ("earrings", slice(8, 28)),
+        ("beard", slice(14, 30)),
+        ("mustache", slice(12, 28)),
+        ("glasses", slice(4, 26)),
+        ("smile", slice(14, 28)),
+    ],
+)
 def test_a_local_factor_stays_in_its_rows(name, rows, balanced):
     some = balanced[:200]
     change = (portraits.render(some) - portraits.render(flipped(some, name))).abs()
@@ -150,7 +205,9 @@ def test_a_local_factor_stays_in_its_rows(name, rows, balanced):
 
 def test_the_background_stays_behind_the_person(balanced):
     some = balanced[:200]
-    change = (portraits.render(some) - portraits.render(flipped(some, "background"))).abs().amax(1)  # (B, H, W)
+    change = (
+        (portraits.render(some) - portraits.render(flipped(some, "background"))).abs().amax(1)
+    )  # (B, H, W)
     at_nose = (16 * (1 + 0.2 * (some.labels["position"] - 1))).long()
     assert change[torch.arange(200), 15, at_nose].max() < 1e-6 and change[:, 0, 0].median() > 0.05
 
@@ -169,7 +226,7 @@ def test_speed(balanced):
         times = []
         for i in range(7):
             start = time.process_time()
-            portraits.render(balanced[i * 128:(i + 1) * 128])
+            portraits.render(balanced[i * 128 : (i + 1) * 128])
             times.append((time.process_time() - start) / 128)
     finally:
         torch.set_num_threads(threads)
@@ -177,6 +234,7 @@ def test_speed(balanced):
 
 
 # Captions and errors ---------------------------------------------------------------------------------------------------
+
 
 def test_captions_state_every_factor(balanced):
     """Two portraits have the same caption only if they have the same factors."""
@@ -190,18 +248,26 @@ def test_captions_state_every_factor(balanced):
 @pytest.mark.parametrize("name", WORLD.factors)
 def test_a_caption_changes_with_each_factor(name, balanced):
     few = balanced[:50]
-    assert all(a != b for a, b in zip(portraits.captions(few), portraits.captions(flipped(few, name)), strict=True))
+    assert all(
+        a != b
+        for a, b in zip(
+            portraits.captions(few), portraits.captions(flipped(few, name)), strict=True
+        )
+    )
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: portraits.WORLD.sample(0), "n must be"),
-    (lambda: portraits.WORLD.sample(-3), "n must be"),
-    (lambda: portraits.WORLD.sample(1, do={"gendr": "male"}), "factor must be one of gender"),
-    (lambda: portraits.WORLD.sample(1, do={"gender": "mal"}), "gender must be one of male"),
-    (lambda: portraits.render(portraits.WORLD.sample(1), 15), "size must be at least 16"),
-    (lambda: portraits.WORLD.marginal("ages"), "factor must be one of age"),
-    (lambda: portraits.WORLD.planted_causes("beard"), "attribute must be one of"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: portraits.WORLD.sample(0), "n must be"),
+        (lambda: portraits.WORLD.sample(-3), "n must be"),
+        (lambda: portraits.WORLD.sample(1, do={"gendr": "male"}), "factor must be one of gender"),
+        (lambda: portraits.WORLD.sample(1, do={"gender": "mal"}), "gender must be one of male"),
+        (lambda: portraits.render(portraits.WORLD.sample(1), 15), "size must be at least 16"),
+        (lambda: portraits.WORLD.marginal("ages"), "factor must be one of age"),
+        (lambda: portraits.WORLD.planted_causes("beard"), "attribute must be one of"),
+    ],
+)
 def test_bad_input_gets_one_line(call, words):
     with pytest.raises(ValueError, match=words) as error:
         call()

@@ -16,14 +16,18 @@ from models.portraits import train as recipe
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 images a step, of 32 random ones."""
-    images = torch.randint(256, (32, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        256, (32, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     monkeypatch.setattr(recipe, "BATCH", 8)
     monkeypatch.setattr(recipe, "POOL", len(images))
     monkeypatch.setattr(recipe, "data", lambda: images)
     monkeypatch.setattr(recipe, "network", lambda: tiny.network().requires_grad_(True).train())
 
 
-def test_an_interrupted_training_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = recipe.train(48, tmp_path / "whole.pt")
     save, saved = recipe.save_atomically, []
 
@@ -41,11 +45,15 @@ def test_an_interrupted_training_resumes_bit_for_bit(tmp_path: Path, monkeypatch
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
-def test_a_warm_start_goes_on_from_the_weights_and_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_start_goes_on_from_the_weights_and_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe.export(recipe.train(16, tmp_path / "first.pt"), tmp_path / "first")
     steps: list[int] = []
     monkeypatch.setattr(recipe, "save_atomically", lambda state, _path: steps.append(state["step"]))
-    more = recipe.train(48, tmp_path / "more.pt", warm=tmp_path / "first", seen=16, minutes_between_saves=0)
+    more = recipe.train(
+        48, tmp_path / "more.pt", warm=tmp_path / "first", seen=16, minutes_between_saves=0
+    )
     assert steps == [3, 4, 5, 6]
     start = DDIMPipeline.from_pretrained(tmp_path / "first").unet.state_dict()
     moved = [(more[k] - start[k]).abs().max() for k in more]

@@ -35,12 +35,18 @@ def moved_by_skips(unet: nn.Module, resnet: int) -> float:
     x, text = torch.randn(2, 8, 8, 8), torch.randn(2, 20, 128)
     before = unet(x, 500, text).sample
     resnets = [r for block in unet.up_blocks for r in block.resnets]
-    widths = [unet.config.block_out_channels[0]] + [w for b in unet.down_blocks for w in [r.out_channels for r in b.resnets] + [d.out_channels for d in b.downsamplers or ()]]
+    widths = [unet.config.block_out_channels[0]] + [
+        w
+        for b in unet.down_blocks
+        for w in [r.out_channels for r in b.resnets]
+        + [d.out_channels for d in b.downsamplers or ()]
+    ]
     skip = widths[::-1][resnet]
 
     def replace(_module: nn.Module, args: tuple, kwargs: dict) -> tuple:
         def noisy(h: Tensor) -> Tensor:
             return torch.cat([h[:, :-skip], torch.randn_like(h[:, -skip:]) * 3 + 1], 1)
+
         return (noisy(args[0]), *args[1:]), kwargs
 
     handle = resnets[resnet].register_forward_pre_hook(replace, with_kwargs=True)
@@ -51,16 +57,27 @@ def moved_by_skips(unet: nn.Module, resnet: int) -> float:
 
 @torch.no_grad()
 def test_the_shipped_subject_sees_the_latent_through_its_bottleneck(study) -> None:
-    assert [moved_by_skips(study.network, i) > 1e-4 for i in range(4)] == [False, False, False, True]
+    assert [moved_by_skips(study.network, i) > 1e-4 for i in range(4)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
-def test_a_fifth_of_the_people_is_uniform_and_the_rest_as_planted(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fifth_of_the_people_is_uniform_and_the_rest_as_planted(
+    recipe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recipe, "POOL", 10_000)
     people = recipe.population()
     planted, uniform = people[slice(0, 8000)], people[slice(8000, 10_000)]
     doctor = occupations.WORLD.factors["occupation"].classes.index("doctor")
-    men = lambda p: (p.labels["gender"][p.labels["occupation"] == doctor] == 1).float().mean().item()  # noqa: E731
-    assert men(planted) == pytest.approx(0.88, abs=0.05) and men(uniform) == pytest.approx(0.5, abs=0.15)
+    men = lambda p: (
+        (p.labels["gender"][p.labels["occupation"] == doctor] == 1).float().mean().item()
+    )  # noqa: E731
+    assert men(planted) == pytest.approx(0.88, abs=0.05) and men(uniform) == pytest.approx(
+        0.5, abs=0.15
+    )
     assert len(people) == 10_000
 
 
@@ -114,18 +131,29 @@ def test_what_is_needed_is_checked_before_anything_runs(
 def test_the_text_encoder_is_the_text_tower_of_the_shipped_clip(study) -> None:
     clip = evaluators.Clip.load(MODELS / "portraits-t2i/clip")
     texts = ["a face of a doctor", "a female old dark person with glasses"]
-    tokens = clip.tokenizer(texts, padding="max_length", max_length=clip.context, return_tensors="pt")
+    tokens = clip.tokenizer(
+        texts, padding="max_length", max_length=clip.context, return_tensors="pt"
+    )
     with torch.no_grad():
         expected = clip.model.text_model(input_ids=tokens.input_ids).last_hidden_state
-    torch.testing.assert_close(study.embed(texts)["encoder_hidden_states"], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        study.embed(texts)["encoder_hidden_states"], expected, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_every_word_of_the_prompts_is_one_token(study) -> None:
     tokenizer = study.pipeline.tokenizer
-    for prompts in (study.prompts.evaluate, study.prompts.learn, study.prompts.probe, study.prompts.held_out):
+    for prompts in (
+        study.prompts.evaluate,
+        study.prompts.learn,
+        study.prompts.probe,
+        study.prompts.held_out,
+    ):
         for p in prompts:
             words = p.text.split()
-            assert len(tokenizer(p.text).input_ids) == len(words) + 2 <= tokenizer.model_max_length, p.text
+            assert (
+                len(tokenizer(p.text).input_ids) == len(words) + 2 <= tokenizer.model_max_length
+            ), p.text
             assert set(words) <= occupations.vocabulary()
     learned = {p.given["occupation"] for p in study.prompts.learn}
     assert not learned & {p.given["occupation"] for p in study.prompts.held_out}
@@ -133,11 +161,23 @@ def test_every_word_of_the_prompts_is_one_token(study) -> None:
 
 def test_it_is_an_ordinary_pipeline(study) -> None:
     """Loaded by diffusers alone, it draws what the study draws."""
-    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / "portraits-t2i", safety_checker=None, dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        MODELS / "portraits-t2i", safety_checker=None, dtype=torch.float32, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     x = sampling._Noise(sampling.image_seeds(4, 5), study.shape, torch.device("cpu")).draw()
-    theirs = pipeline(study.texts(), latents=x, num_inference_steps=4, guidance_scale=study.guidance, height=64, width=64, output_type="pt").images
-    torch.testing.assert_close(sampling.sample(study, 4, 5, steps=4), theirs * 2 - 1, atol=1e-2, rtol=1e-2)
+    theirs = pipeline(
+        study.texts(),
+        latents=x,
+        num_inference_steps=4,
+        guidance_scale=study.guidance,
+        height=64,
+        width=64,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(
+        sampling.sample(study, 4, 5, steps=4), theirs * 2 - 1, atol=1e-2, rtol=1e-2
+    )
 
 
 def test_it_draws_what_it_is_asked_for(study) -> None:
@@ -145,7 +185,9 @@ def test_it_draws_what_it_is_asked_for(study) -> None:
     judged = stages.judge(study, sampling.sample(study, 48, 7, steps=8))
     assert stages.obeyed(judged, study.prompts.evaluate, study.factors)["occupation"].value > 0.85
     some = random.Random(0).sample(study.prompts.probe, 16)
-    judged = stages.judge(study, sampling.sample(study, 48, 7, steps=8, prompts=[p.text for p in some]), len(some))
+    judged = stages.judge(
+        study, sampling.sample(study, 48, 7, steps=8, prompts=[p.text for p in some]), len(some)
+    )
     named = stages.obeyed(judged, some, study.factors)
     assert named["gender"].value > 0.85 and named["tone"].value > 0.8 and named["age"].value > 0.7
 

@@ -29,8 +29,14 @@ def reference(subject, n, seed, steps, eta, x):
     noise.draw()
     for t in scheduler.timesteps:
         variance = noise.draw() if eta else None
-        x = scheduler.step(subject.epsilon(x, int(t)), int(t), x, eta=eta, use_clipped_model_output=True,
-                           variance_noise=variance).prev_sample
+        x = scheduler.step(
+            subject.epsilon(x, int(t)),
+            int(t),
+            x,
+            eta=eta,
+            use_clipped_model_output=True,
+            variance_noise=variance,
+        ).prev_sample
     return x.clamp(-1, 1)
 
 
@@ -301,9 +307,14 @@ def test_images_are_paired_whatever_the_batch(subject):
 def test_identity_edit_leaves_every_bit(subject, asymmetric):
     plain = sampling.sample(subject, 3, 0, steps=4)
     ksae = tiny.ksae()
-    for edit in (edits.steer(ksae, torch.tensor([0, 1, 2]), 1.0), edits.push(torch.ones(4, 24, 4, 4), 0.0),
-                 edits.steer(ksae, torch.tensor([1]), 0.0, "add", torch.ones(1))):
-        assert torch.equal(sampling.sample(subject, 3, 0, steps=4, edit=edit, asymmetric=asymmetric), plain)
+    for edit in (
+        edits.steer(ksae, torch.tensor([0, 1, 2]), 1.0),
+        edits.push(torch.ones(4, 24, 4, 4), 0.0),
+        edits.steer(ksae, torch.tensor([1]), 0.0, "add", torch.ones(1)),
+    ):
+        assert torch.equal(
+            sampling.sample(subject, 3, 0, steps=4, edit=edit, asymmetric=asymmetric), plain
+        )
 
 
 def test_asymmetric_step_follows_equation_11(subject):
@@ -319,7 +330,9 @@ def test_asymmetric_step_follows_equation_11(subject):
     step = sampling.Step(1, s.timesteps[1], slice(0, 1))
     got_plain, got_edited = sampling._predictions(subject, x, [""], step, push, True, None)
     clean, direction = (sampling.predicted_clean(x, e, s, 1) for e in (got_edited, got_plain))
-    torch.testing.assert_close(sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_asymmetric_equals_two_passes_for_modules_that_cannot_be_forked(subject):
@@ -333,14 +346,33 @@ def test_asymmetric_equals_two_passes_for_modules_that_cannot_be_forked(subject)
 
 def test_watch_sees_every_step_and_changes_nothing(subject):
     seen = []
-    images = sampling.sample(subject, 3, 0, steps=4, batch=2, watch=lambda h, x, step: seen.append((step.index, h.shape, step.rows)))
-    assert [i for i, *_ in seen] == [0, 1, 2, 3] * 2 and seen[0][1] == (2, 24, 4, 4) and seen[4][2] == slice(2, 3)
+    images = sampling.sample(
+        subject,
+        3,
+        0,
+        steps=4,
+        batch=2,
+        watch=lambda h, x, step: seen.append((step.index, h.shape, step.rows)),
+    )
+    assert (
+        [i for i, *_ in seen] == [0, 1, 2, 3] * 2
+        and seen[0][1] == (2, 24, 4, 4)
+        and seen[4][2] == slice(2, 3)
+    )
     assert torch.equal(images, sampling.sample(subject, 3, 0, steps=4, batch=2))
 
 
-@pytest.mark.parametrize(("argument", "match"), [({"n": 0}, "n must"), ({"n": 2, "steps": 0}, "steps must"), ({"n": 2, "steps": 2000}, "steps must"),
-                                                 ({"n": 2, "eta": 2.0}, "eta must"), ({"n": 2, "batch": 0}, "batch must"),
-                                                 ({"n": 2, "spacing": "even"}, "spacing must be one of")])
+@pytest.mark.parametrize(
+    ("argument", "match"),
+    [
+        ({"n": 0}, "n must"),
+        ({"n": 2, "steps": 0}, "steps must"),
+        ({"n": 2, "steps": 2000}, "steps must"),
+        ({"n": 2, "eta": 2.0}, "eta must"),
+        ({"n": 2, "batch": 0}, "batch must"),
+        ({"n": 2, "spacing": "even"}, "spacing must be one of"),
+    ],
+)
 def test_bad_input_is_one_line(subject, argument, match):
     with pytest.raises(ValueError, match=match) as error:
         sampling.sample(subject, **argument)

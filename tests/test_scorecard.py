@@ -12,17 +12,35 @@ ROOT = Path(__file__).parents[1]
 
 
 def results(*verdicts: str) -> dict:
-    records = [{"name": f"r{i}", "value": i / 10, "low": i / 10 - 0.01, "high": i / 10 + 0.01} for i in range(len(verdicts))]
-    return {"nb": {"records": records, "verdicts": [
-        {"claim": f"it works for {i}", "record": f"r{i}", "target": "below 1", "verdict": v} for i, v in enumerate(verdicts)]}}
+    records = [
+        {"name": f"r{i}", "value": i / 10, "low": i / 10 - 0.01, "high": i / 10 + 0.01}
+        for i in range(len(verdicts))
+    ]
+    return {
+        "nb": {
+            "records": records,
+            "verdicts": [
+                {"claim": f"it works for {i}", "record": f"r{i}", "target": "below 1", "verdict": v}
+                for i, v in enumerate(verdicts)
+            ],
+        }
+    }
 
 
 CLAIM = Claim("C1", "it works", "0.5 (Table 1)", "nb", "A section", ("it works for",))
 
 
-@pytest.mark.parametrize(("verdicts", "want"), [
-    (("holds", "holds"), "holds"), (("holds", "does not hold"), "partly"), (("partly", "partly"), "partly"),
-    (("does not hold", "does not hold"), "does not hold"), (("does not hold", "partly"), "partly"), ((), "cannot be tested here")])
+@pytest.mark.parametrize(
+    ("verdicts", "want"),
+    [
+        (("holds", "holds"), "holds"),
+        (("holds", "does not hold"), "partly"),
+        (("partly", "partly"), "partly"),
+        (("does not hold", "does not hold"), "does not hold"),
+        (("does not hold", "partly"), "partly"),
+        ((), "cannot be tested here"),
+    ],
+)
 def test_a_claim_holds_if_all_of_its_statements_do(verdicts: tuple[str, ...], want: str) -> None:
     row = scorecard.judge(CLAIM, results(*verdicts))
     assert row.verdict == want and row.paper == "0.5 (Table 1)"
@@ -57,5 +75,11 @@ def test_the_reference_results_judge_every_claim(claim: Claim) -> None:
     result = json.loads((ROOT / f"results/book/portraits/{claim.notebook}.json").read_text())
     assert scorecard.judge(claim, {claim.notebook: result}).verdict != scorecard.UNTESTED
     cells = json.loads((ROOT / f"notebooks/{claim.notebook}.ipynb").read_text())["cells"]
-    headings = [line for c in cells if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines() if line.startswith("## ")]
+    headings = [
+        line
+        for c in cells
+        if c["cell_type"] == "markdown"
+        for line in "".join(c["source"]).splitlines()
+        if line.startswith("## ")
+    ]
     assert any(h.removeprefix("## ").startswith(claim.section) for h in headings)

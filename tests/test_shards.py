@@ -25,10 +25,21 @@ def processes() -> multiprocessing.context.BaseContext:
         return context
 
 
-def run(processes: multiprocessing.context.BaseContext, name: str, store: Path, count: int, dies: dict[int, int] | None = None) -> list[int]:
+def run(
+    processes: multiprocessing.context.BaseContext,
+    name: str,
+    store: Path,
+    count: int,
+    dies: dict[int, int] | None = None,
+) -> list[int]:
     """The exit codes of `count` workers side by side; worker i is killed in its block `dies[i]`."""
     store.mkdir(exist_ok=True)
-    started = [processes.Process(target=sharing.work, args=(name, store, f"{i}/{count}", (dies or {}).get(i))) for i in range(count)]
+    started = [
+        processes.Process(
+            target=sharing.work, args=(name, store, f"{i}/{count}", (dies or {}).get(i))
+        )
+        for i in range(count)
+    ]
     for process in started:
         process.start()
     for process in started:
@@ -38,8 +49,11 @@ def run(processes: multiprocessing.context.BaseContext, name: str, store: Path, 
 
 def held(store: Path) -> dict[str, bytes]:
     """Every file of every artifact."""
-    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*"))
-            if p.is_file() and p.name != "made.txt" and "locks" not in p.parts}
+    return {
+        str(p.relative_to(store)): p.read_bytes()
+        for p in sorted(store.rglob("*"))
+        if p.is_file() and p.name != "made.txt" and "locks" not in p.parts
+    }
 
 
 def begun(store: Path) -> list[str]:
@@ -61,7 +75,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
 
 
 @pytest.mark.parametrize("name", sharing.WORK)
-def test_what_workers_make_together_is_what_one_makes_alone(processes, alone, tmp_path, name) -> None:
+def test_what_workers_make_together_is_what_one_makes_alone(
+    processes, alone, tmp_path, name
+) -> None:
     count = 2 + len(name) % 2
     assert run(processes, name, tmp_path, count) == [0] * count
     assert held(tmp_path) == alone[name]
@@ -106,10 +122,20 @@ def test_a_worker_is_told_by_the_environment(monkeypatch) -> None:
 
 
 def test_blocks_are_the_batches() -> None:
-    assert shards.blocks(5, 2) == [slice(0, 2), slice(2, 4), slice(4, 5)] and shards.blocks(0, 2) == []
+    assert (
+        shards.blocks(5, 2) == [slice(0, 2), slice(2, 4), slice(4, 5)] and shards.blocks(0, 2) == []
+    )
 
 
-@pytest.mark.parametrize(("free", "taken", "expected"), [(80 << 30, 1 << 30, 256), (8 << 30, 1 << 30, 32), (7 << 30, 1 << 30, 16), (1 << 28, 1 << 30, 1)])
+@pytest.mark.parametrize(
+    ("free", "taken", "expected"),
+    [
+        (80 << 30, 1 << 30, 256),
+        (8 << 30, 1 << 30, 32),
+        (7 << 30, 1 << 30, 16),
+        (1 << 28, 1 << 30, 1),
+    ],
+)
 def test_the_batch_is_the_largest_power_of_two_that_fits(free, taken, expected) -> None:
     assert gpu.largest_batch(gpu.Memory(free, taken)) == expected
 
@@ -137,11 +163,25 @@ def test_a_copy_is_written_when_the_next_has_started_and_is_done() -> None:
         copies.put(torch.tensor(float(i)), "abc"[i])
     copies.flush()
     copies.flush()
-    assert events == ["start 0", "start 1", "wait", "write 0 as a", "start 2", "wait", "write 1 as b", "wait", "write 2 as c"]
+    assert events == [
+        "start 0",
+        "start 1",
+        "wait",
+        "write 0 as a",
+        "start 2",
+        "wait",
+        "write 1 as b",
+        "wait",
+        "write 2 as c",
+    ]
 
 
 def test_a_search_shares_its_samplings_before_it_makes_others_wait(store) -> None:
     order = []
-    artifacts.cached("stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead"))
-    artifacts.cached("stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead"))
+    artifacts.cached(
+        "stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead")
+    )
+    artifacts.cached(
+        "stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead")
+    )
     assert order == ["ahead", "make"]

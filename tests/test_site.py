@@ -39,23 +39,36 @@ def png() -> str:
 
 
 def picture(alt: str = ALT) -> nbformat.NotebookNode:
-    return new_output("display_data", {"image/png": png(), "text/plain": "<Figure>"},
-                      metadata={"image/png": {"alt": alt}})
+    return new_output(
+        "display_data",
+        {"image/png": png(), "text/plain": "<Figure>"},
+        metadata={"image/png": {"alt": alt}},
+    )
 
 
 def executed(title: str, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A notebook as papermill leaves it: with its paths, and the state of its progress bars."""
     bar = new_output("display_data", {assemble.WIDGET: {"model_id": "x"}, "text/plain": "12 %|#"})
     told = new_output("stream", name="stderr", text="a warning\n")
-    cells = [new_markdown_cell(f"# {title}\n\n**Question.** What is *drawn*?"),
-             new_code_cell("seed: int = 0  # of it", metadata={"tags": ["parameters"]}),
-             new_code_cell("draw()", outputs=[bar, told, *outputs], execution_count=1,
-                           metadata={"tags": ["hide-input"], "papermill": {"duration": 1}})]
-    return new_notebook(cells=cells, metadata={
-        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-        "papermill": {"input_path": "/home/somebody/study"},
-        "widgets": {STATE: {"state": {"x": {}}, "version_major": 2, "version_minor": 0}}})
+    cells = [
+        new_markdown_cell(f"# {title}\n\n**Question.** What is *drawn*?"),
+        new_code_cell("seed: int = 0  # of it", metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            "draw()",
+            outputs=[bar, told, *outputs],
+            execution_count=1,
+            metadata={"tags": ["hide-input"], "papermill": {"duration": 1}},
+        ),
+    ]
+    return new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+            "papermill": {"input_path": "/home/somebody/study"},
+            "widgets": {STATE: {"state": {"x": {}}, "version_major": 2, "version_minor": 0}},
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +82,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pages = {"index": "# Front\n\nNo formula.", "howto": "# How\n\n$x^2$", "scaling": "# Sizes"}
     for name, text in pages.items():
         (root / f"book/{name}.md").write_text(text)
-    toc = {"format": "jb-book", "root": "index", "parts": [{"caption": "Behind it", "chapters": [
-        {"file": "howto"}, {"file": "scaling"}, {"file": "parameters"}]}]}
+    toc = {
+        "format": "jb-book",
+        "root": "index",
+        "parts": [
+            {
+                "caption": "Behind it",
+                "chapters": [{"file": "howto"}, {"file": "scaling"}, {"file": "parameters"}],
+            }
+        ],
+    }
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     links = new_output("display_data", {"text/markdown": "See [the first](00_tiny.ipynb)."})
-    notebooks = {"00_tiny": executed("00 · Tiny", picture()),
-                 "01_next": executed("01 · Next", links)}
+    notebooks = {
+        "00_tiny": executed("00 · Tiny", picture()),
+        "01_next": executed("01 · Next", links),
+    }
     with pytest.MonkeyPatch.context() as patch:
         for module in (assemble, execute):
             patch.setattr(module, "ROOT", root)
@@ -107,7 +130,7 @@ def test_every_title_says_its_part_and_the_contents_do_not(site: Path) -> None:
     for folder, part in (("portraits", "Part I"), ("my--model", "model")):
         shown = page(site, f"notebooks/{folder}/00_tiny")
         assert f"<title>{part} · 00 · Tiny" in shown and f"<h1>{part} · 00 · Tiny" in shown
-        following = shown[shown.index('class="right-next"'):]
+        following = shown[shown.index('class="right-next"') :]
         assert f"{part} · 01 · Next" in following[:600]
         assert re.search(r'class="reference internal" href="01_next.html">\s*01 · Next', shown)
 
@@ -174,6 +197,7 @@ def test_lines_wrap_in_print(site: Path) -> None:
 
 # What is checked of a site ------------------------------------------------------------------------
 
+
 def told(folder: Path) -> list[str]:
     """What sitecheck says of each fault, without the page."""
     return [re.sub(r"^.*?\.(html|css) ", "", fault) for fault in sitecheck.faults(folder)]
@@ -182,46 +206,81 @@ def told(folder: Path) -> list[str]:
 def test_a_whole_site_has_no_faults(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "a b.css").write_text(
-        "/* url(gone.png) */ p { background: url('data:image/png;base64,') }")
+        "/* url(gone.png) */ p { background: url('data:image/png;base64,') }"
+    )
     (tmp_path / "a.js").write_text("")
     (tmp_path / "index.html").write_text(
         '<p id="one"></p><a name="two"></a><a href="https://x.org/gone">x</a><a href="#">button</a>'
         '<a href="#one">1</a><a href="sub/b.html#three">3</a><a href="mailto:a@b">m</a>'
         '<img alt="a face" src="data:image/png;base64,">'
-        '<link rel="canonical" href="https://x.org">')
+        '<link rel="canonical" href="https://x.org">'
+    )
     (tmp_path / "sub/b.html").write_text(
         '<p id="three"><a href="../index.html?q=x#two">2</a><a href="#top">up</a>'
         '<a href="..">home</a>'
-        '<link rel="stylesheet" href="../a%20b.css?v=1"><script src="../a.js"></script>')
+        '<link rel="stylesheet" href="../a%20b.css?v=1"><script src="../a.js"></script>'
+    )
     assert sitecheck.faults(tmp_path) == []
 
 
 def test_what_a_site_loads_from_the_network_is_found(tmp_path: Path) -> None:
-    (tmp_path / "bad.html").write_text('<script src="https://cdn.x/a.js"></script>'
-                                       '<link rel="stylesheet" href="//cdn.x/b">'
-                                       '<p style="background: url(http://x/c.png)">')
+    (tmp_path / "bad.html").write_text(
+        '<script src="https://cdn.x/a.js"></script>'
+        '<link rel="stylesheet" href="//cdn.x/b">'
+        '<p style="background: url(http://x/c.png)">'
+    )
     (tmp_path / "bad.css").write_text(
-        "@import 'https://x/d.css'; @font-face { src: url(//x/e.woff) }")
-    assert told(tmp_path) == [f"loads from the network: {url}" for url in (
-        "https://cdn.x/a.js", "//cdn.x/b", "http://x/c.png", "https://x/d.css", "//x/e.woff")]
+        "@import 'https://x/d.css'; @font-face { src: url(//x/e.woff) }"
+    )
+    assert told(tmp_path) == [
+        f"loads from the network: {url}"
+        for url in (
+            "https://cdn.x/a.js",
+            "//cdn.x/b",
+            "http://x/c.png",
+            "https://x/d.css",
+            "//x/e.woff",
+        )
+    ]
 
 
 def test_every_dead_link_and_anchor_is_found(tmp_path: Path) -> None:
-    dead = ["a.ipynb", "#nowhere", "b.html#nowhere", "../outside.html", "_sources/",
-            "a.css", "a.js", "a.png", "search.html", "fonts/e.woff?#iefix"]
+    dead = [
+        "a.ipynb",
+        "#nowhere",
+        "b.html#nowhere",
+        "../outside.html",
+        "_sources/",
+        "a.css",
+        "a.js",
+        "a.png",
+        "search.html",
+        "fonts/e.woff?#iefix",
+    ]
     (tmp_path / "b.html").write_text('<input name="nowhere">')
     (tmp_path.parent / "outside.html").write_text("")
     (tmp_path / "_sources").mkdir()
-    (tmp_path / "index.html").write_text("".join(f'<a href="{url}">x</a>' for url in dead[:5]) + (
-        '<link rel="stylesheet" href="a.css"><script src="a.js"></script><img alt="x" src="a.png">'
-        '<form action="search.html"></form>'))
+    (tmp_path / "index.html").write_text(
+        "".join(f'<a href="{url}">x</a>' for url in dead[:5])
+        + (
+            '<link rel="stylesheet" href="a.css"><script src="a.js"></script><img alt="x" src="a.png">'
+            '<form action="search.html"></form>'
+        )
+    )
     (tmp_path / "c.css").write_text("p { src: url(fonts/e.woff?#iefix) }")
     assert set(told(tmp_path)) == {f"has a dead link: {url}" for url in dead}
 
 
-@pytest.mark.parametrize("image", [
-    '<img src="x.png">', '<img alt="" src="x.png">', '<img alt=" " src="x.png">',
-    '<img alt="../../_images/a9bc8dee.png" src="x.png">', '<img alt="x.PNG" src="x.png">'])
+@pytest.mark.parametrize(
+    "image",
+    [
+        '<img src="x.png">',
+        '<img alt="" src="x.png">',
+        '<img alt=" " src="x.png">',
+        '<img alt="../../_images/a9bc8dee.png" src="x.png">',
+        '<img alt="x.PNG" src="x.png">',
+    ],
+)
 def test_a_picture_without_words_is_found(tmp_path: Path, image: str) -> None:
     (tmp_path / "x.png").write_text("")
     (tmp_path / "a.html").write_text(image)
@@ -231,12 +290,14 @@ def test_a_picture_without_words_is_found(tmp_path: Path, image: str) -> None:
 def test_a_script_that_is_loaded_twice_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.js").write_text("")
     (tmp_path / "a.html").write_text(
-        '<script src="a.js?v=1"></script><script defer src="a.js"></script>')
+        '<script src="a.js?v=1"></script><script defer src="a.js"></script>'
+    )
     assert told(tmp_path) == ["loads a script 2 times: a.js"]
 
 
 def test_the_build_fails_where_the_site_has_a_fault(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def jupyter_book(*_arguments: object, **_options: object) -> SimpleNamespace:
         folder = tmp_path / "jupyter-book/_build/html"
         folder.mkdir(parents=True)
@@ -252,6 +313,7 @@ def test_the_build_fails_where_the_site_has_a_fault(
 
 
 # What figures say of themselves -------------------------------------------------------------------
+
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
@@ -272,7 +334,8 @@ def displayed(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def test_a_notebook_keeps_a_figure_s_text_beside_its_picture(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     figure, axis = plt.subplots()
     assert displayed(figure, monkeypatch) == {}
     figures.describe(figure, "how shares\n  grow")
@@ -298,24 +361,28 @@ def test_panels_say_labels_and_values() -> None:
         "DiffLens, 0.10 at 1 and 0.75 at 4. "
         "Gender: share of images: planted, female 0.70, male 0.30. "
         "FD: hair: long 0.25. "
-        "Change; rows a, b; columns c, d; smallest -0.20 (b; c), largest 0.50 (a; c).")
+        "Change; rows a, b; columns c, d; smallest -0.20 (b; c), largest 0.50 (a; c)."
+    )
 
 
 def test_sheets_and_strips_of_images_say_what_their_rows_are() -> None:
     images = torch.zeros(4, 3, 8, 8)
     assert descriptions.words(figures.show(images, 2, "unedited")) == (
-        "A sheet of 4 images, 2 to a row. Unedited.")
+        "A sheet of 4 images, 2 to a row. Unedited."
+    )
     rows = {"before": images, "male, β = 2": images}
     strips = figures.strips(rows, ["β = 1"] * 4, "the same seeds")
     assert descriptions.words(strips) == (
         "The same seeds. Rows of 4 images, from the top: before; male, β = 2. "
-        "Columns, from the left: β = 1, β = 1, β = 1, β = 1.")
+        "Columns, from the left: β = 1, β = 1, β = 1, β = 1."
+    )
 
 
 def test_graphs_and_cards_say_what_they_show() -> None:
     graph = figures.graph({"gender": [], "hair_length": ["gender"], "smile": []}, ["gender"])
     assert descriptions.words(graph) == (
-        "A causal graph. Arrows from gender to hair length; independent of all: smile.")
+        "A causal graph. Arrows from gender to hair length; independent of all: smile."
+    )
     images, maps = torch.zeros(3, 3, 8, 8), torch.zeros(3, 2, 2)
     words = descriptions.words(figures.card(images, maps, "latent 7", [0.1, 0.3], [900, 400]))
     assert words.startswith("Latent 7. Above, the 3 images")
@@ -335,12 +402,23 @@ def test_the_slider_announces_the_chosen_strength() -> None:
 
 # Values that lie outside their own interval -------------------------------------------------------
 
-@pytest.mark.parametrize(("value", "low", "high", "outside"), [
-    (0.0756, 0.0839, 0.176, True), (0.2, 0.0839, 0.176, True), (0.1, 0.0839, 0.176, False),
-    (0.0839, 0.0839, 0.176, False), (-1.9e-10, 0.0, 17.2, False), (0.1, None, None, False),
-    (None, None, None, False), (float("nan"), float("nan"), float("nan"), False)])
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "outside"),
+    [
+        (0.0756, 0.0839, 0.176, True),
+        (0.2, 0.0839, 0.176, True),
+        (0.1, 0.0839, 0.176, False),
+        (0.0839, 0.0839, 0.176, False),
+        (-1.9e-10, 0.0, 17.2, False),
+        (0.1, None, None, False),
+        (None, None, None, False),
+        (float("nan"), float("nan"), float("nan"), False),
+    ],
+)
 def test_a_value_outside_its_interval_is_marked(
-        value: float | None, low: float | None, high: float | None, outside: bool) -> None:
+    value: float | None, low: float | None, high: float | None, outside: bool
+) -> None:
     assert intervals.is_outside(value, low, high) is outside
     assert scorecard.estimate({"value": value, "low": low, "high": high}).endswith("†") is outside
     if low is not None:
@@ -349,8 +427,20 @@ def test_a_value_outside_its_interval_is_marked(
 
 def result(value: float) -> list[dict]:
     record = {"name": "tone.difflens.fd", "value": value, "low": 0.08, "high": 0.18}
-    return [{"notebook": "06_debiasing", "records": [record], "verdicts": [
-        {"claim": "balanced", "record": record["name"], "target": "< 0.2", "verdict": "holds"}]}]
+    return [
+        {
+            "notebook": "06_debiasing",
+            "records": [record],
+            "verdicts": [
+                {
+                    "claim": "balanced",
+                    "record": record["name"],
+                    "target": "< 0.2",
+                    "verdict": "holds",
+                }
+            ],
+        }
+    ]
 
 
 @pytest.mark.parametrize("value", [0.07, 0.1])

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import activations, edits, finetuning, hooks, latent_direction, methods, sampling, stages
+from difflens_utils import (
+    activations,
+    edits,
+    finetuning,
+    hooks,
+    latent_direction,
+    methods,
+    sampling,
+    stages,
+)
 from difflens_utils import occupations, portraits
 from difflens_utils.pipelines import Prompt, Prompts
 
@@ -28,14 +37,31 @@ def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
     texts = subject.texts()
     x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
-    theirs = subject.pipeline(texts, latents=x, num_inference_steps=5, guidance_scale=subject.guidance, height=16, width=16, output_type="pt").images
-    torch.testing.assert_close(sampling.sample(subject, 2, 1, steps=5), theirs * 2 - 1, atol=2e-3, rtol=1e-3)
+    theirs = subject.pipeline(
+        texts,
+        latents=x,
+        num_inference_steps=5,
+        guidance_scale=subject.guidance,
+        height=16,
+        width=16,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(
+        sampling.sample(subject, 2, 1, steps=5), theirs * 2 - 1, atol=2e-3, rtol=1e-3
+    )
 
 
 def test_images_take_the_prompts_in_turn_whatever_the_batch(subject) -> None:
     whole = sampling.sample(subject, 5, 3, steps=STEPS)
-    torch.testing.assert_close(whole, sampling.sample(subject, 5, 3, steps=STEPS, batch=2), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(whole[[1, 4]], sampling.sample(subject, 5, 3, steps=STEPS, rows=torch.tensor([1, 4])), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        whole, sampling.sample(subject, 5, 3, steps=STEPS, batch=2), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        whole[[1, 4]],
+        sampling.sample(subject, 5, 3, steps=STEPS, rows=torch.tensor([1, 4])),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     other = sampling.sample(subject, 5, 3, steps=STEPS, prompts=["a face of a nurse"])
     same = (whole - other).abs().amax((1, 2, 3)) < 1e-4
     assert same.tolist() == [False, True, False, True, False]
@@ -43,7 +69,10 @@ def test_images_take_the_prompts_in_turn_whatever_the_batch(subject) -> None:
 
 @pytest.mark.parametrize("both", [False, True])
 def test_a_fork_equals_two_passes_under_guidance(both: bool) -> None:
-    subject, push = tiny.text_subject(edit_both=both), lambda h, _call: h + torch.linspace(0, 1, 24).reshape(1, -1, 1, 1)
+    subject, push = (
+        tiny.text_subject(edit_both=both),
+        lambda h, _call: h + torch.linspace(0, 1, 24).reshape(1, -1, 1, 1),
+    )
     x, texts = torch.randn(3, *subject.shape), ["a woman", "a man", "a face"]
     run = lambda: subject.epsilon(x, 400, texts)  # noqa: E731
     with hooks.fork(subject.network, "mid_block", push, subject.parts(3)) as forked:
@@ -64,16 +93,24 @@ def test_only_the_half_with_the_text_is_edited(subject) -> None:
         said = alone(texts)
     with hooks.edit(subject.network, "mid_block", push, subject.parts(2)):
         got = subject.epsilon(x, 300, texts)
-    torch.testing.assert_close(got, without + subject.guidance * (said - without), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        got, without + subject.guidance * (said - without), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_several_versions_come_back_in_order(subject) -> None:
     x, texts = torch.randn(2, *subject.shape), ["a man", "a face"]
-    with hooks.fork(subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2]), subject.parts(2)) as forked:
+    with hooks.fork(
+        subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2]), subject.parts(2)
+    ) as forked:
         _, edited = forked.split(subject.epsilon(x, 300, texts), 2)
     for i, shift in enumerate((1, 2)):
-        with hooks.edit(subject.network, "mid_block", lambda h, _call, shift=shift: h + shift, subject.parts(2)):
-            torch.testing.assert_close(edited[2 * i:2 * i + 2], subject.epsilon(x, 300, texts), atol=1e-4, rtol=1e-4)
+        with hooks.edit(
+            subject.network, "mid_block", lambda h, _call, shift=shift: h + shift, subject.parts(2)
+        ):
+            torch.testing.assert_close(
+                edited[2 * i : 2 * i + 2], subject.epsilon(x, 300, texts), atol=1e-4, rtol=1e-4
+            )
 
 
 def test_h_is_recorded_with_the_text(store: Path) -> None:
@@ -81,9 +118,13 @@ def test_h_is_recorded_with_the_text(store: Path) -> None:
     rec = activations.record(subject, 4, 0, STEPS, subject.prompts.learn)
     x = sampling._Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
     with hooks.record(subject.network, "mid_block") as seen:
-        subject.epsilon(x, rec.timesteps[0], [subject.prompts.learn[i % 2].text for i in range(4)], guided=False)
+        subject.epsilon(
+            x, rec.timesteps[0], [subject.prompts.learn[i % 2].text for i in range(4)], guided=False
+        )
     torch.testing.assert_close(rec.at(0), seen[0], atol=2e-2, rtol=2e-2)
-    assert activations.record(subject, 4, 0, STEPS).key != rec.key  # other prompts, another recording
+    assert (
+        activations.record(subject, 4, 0, STEPS).key != rec.key
+    )  # other prompts, another recording
 
 
 def test_encode_and_decode_are_inverse_up_to_the_scale_of_the_latents(subject) -> None:
@@ -95,7 +136,9 @@ def test_encode_and_decode_are_inverse_up_to_the_scale_of_the_latents(subject) -
 
 
 def test_planted_shares_are_those_that_the_prompts_ask_for(subject) -> None:
-    doctor, nurse = (subject.world.marginal("gender", {"occupation": o}) for o in ("doctor", "nurse"))
+    doctor, nurse = (
+        subject.world.marginal("gender", {"occupation": o}) for o in ("doctor", "nurse")
+    )
     torch.testing.assert_close(subject.planted("gender"), (doctor + nurse) / 2)
     assert subject.planted("gender", 0)[1] > 0.8 > 0.2 > subject.planted("gender", 1)[1]
     batch = subject.world.sample(3, 0, do={"occupation": "judge"})
@@ -104,7 +147,9 @@ def test_planted_shares_are_those_that_the_prompts_ask_for(subject) -> None:
 
 def test_renders_show_what_the_prompts_name(subject) -> None:
     images = subject.renders(4, 5, {"gender": "male"})
-    alone = subject.world.render(subject.world.sample(2, 5, do={"occupation": "doctor", "gender": "male"}), 16)
+    alone = subject.world.render(
+        subject.world.sample(2, 5, do={"occupation": "doctor", "gender": "male"}), 16
+    )
     assert torch.equal(images[::2], alone)
 
 
@@ -112,15 +157,26 @@ def test_fairness_is_taken_per_prompt() -> None:
     """Two opposite biases do not cancel."""
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
-    outcome = stages.Outcome(zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2))
+    outcome = stages.Outcome(
+        zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
+    )
     assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
     assert outcome.of(0).share("gender", 0).value == 1.0
 
 
 def test_what_a_prompt_names_is_looked_for(subject) -> None:
     hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
-    outcome = stages.Outcome(torch.zeros(4, 3), {"gender": hot}, {"gender": hot}, torch.zeros(4, 3), torch.zeros(4, 3), sampling.assigned(4, 2))
-    got = stages.obeyed(outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")})
+    outcome = stages.Outcome(
+        torch.zeros(4, 3),
+        {"gender": hot},
+        {"gender": hot},
+        torch.zeros(4, 3),
+        torch.zeros(4, 3),
+        sampling.assigned(4, 2),
+    )
+    got = stages.obeyed(
+        outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
+    )
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
     several = Prompt("a cup, light blue", {"gender": "light blue"})
     within = Prompt("a bluebell", {"gender": "blue"})
@@ -141,6 +197,7 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The two methods that need text
+
 
 class BrightClip:
     """CLIP features that are the mean colour."""
@@ -166,7 +223,9 @@ class Reddish:
 def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
     """On images of its class, under a prompt without it, which is the loss that it was learned for; on noise it never saw."""
     subject = tiny.text_subject()
-    vectors = latent_direction.learn(subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False)
+    vectors = latent_direction.learn(
+        subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
+    )
     assert vectors.shape == (2, 24, 4, 4)
     x0 = subject.encode(sampling.sample(subject, 8, 700, steps=STEPS, prompts=["a female person"]))
 
@@ -175,7 +234,12 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
         for t in range(50, 1000, 100):
             noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
             with hooks.edit(subject.network, "mid_block", lambda h, _call: h + vector):
-                said = subject.epsilon(alphas[t].sqrt() * x0 + (1 - alphas[t]).sqrt() * noise, t, ["a person"] * 8, guided=False)
+                said = subject.epsilon(
+                    alphas[t].sqrt() * x0 + (1 - alphas[t]).sqrt() * noise,
+                    t,
+                    ["a person"] * 8,
+                    guided=False,
+                )
             total += (said - noise).square().mean().item()
         return total
 
@@ -203,16 +267,21 @@ def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path
     judge = Reddish()
     subject.__dict__["_judges"] = (judge, judge, BrightClip())
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
-    change = finetuning.learn(subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False)
+    change = finetuning.learn(
+        subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False
+    )
     assert set(change) <= set(before) and all(change[k].shape == before[k].shape for k in change)
     assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
+
     def fairness(edit: sampling.Edit | None) -> float:
         images = sampling.sample(subject, 32, 5, steps=STEPS, edit=edit, asymmetric=False)
         return (judge.logits(images)["gender"].softmax(-1).mean(0) - 0.5).norm().item()
 
     assert fairness(edits.adapt(change, 1.0)) < fairness(None) - 0.02
     assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
-    zero = sampling.sample(subject, 2, 5, steps=STEPS, edit=edits.adapt(change, 0.0), asymmetric=False)
+    zero = sampling.sample(
+        subject, 2, 5, steps=STEPS, edit=edits.adapt(change, 0.0), asymmetric=False
+    )
     assert torch.equal(zero, sampling.sample(subject, 2, 5, steps=STEPS))
 
 
@@ -223,7 +292,13 @@ def test_an_image_is_described_by_what_is_known_of_it_and_no_attribute() -> None
     photographs = replace(faces, world=portraits.WORLD)  # of faces, whose occupation nobody knows
     batch = portraits.WORLD.sample(2, 0, do={"background": "blue", "gender": "male"})
     assert photographs.describe(batch) == ["a face of a person"] * 2
-    prompts = (Prompt("a man", {"gender": "male"}), Prompt("on green", {"background": "green"}),
-               Prompt("on blue", {"background": "blue"}))
+    prompts = (
+        Prompt("a man", {"gender": "male"}),
+        Prompt("on green", {"background": "green"}),
+        Prompt("on blue", {"background": "blue"}),
+    )
     assert replace(photographs, prompts=Prompts(prompts)).describe(batch) == ["on blue"] * 2
-    assert replace(photographs, prompts=Prompts(prompts[:2])).describe(batch) == ["", ""]  # nothing is true of them
+    assert replace(photographs, prompts=Prompts(prompts[:2])).describe(batch) == [
+        "",
+        "",
+    ]  # nothing is true of them

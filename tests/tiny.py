@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import Tensor
 
 from difflens_utils import occupations, portraits
@@ -16,27 +22,62 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 def network(**options: object) -> UNet2DModel:
     torch.manual_seed(3)
-    return UNet2DModel(
-        sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16, 24),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4, attention_head_dim=8, **options).eval().requires_grad_(False)
+    return (
+        UNet2DModel(
+            sample_size=16,
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=1,
+            block_out_channels=(8, 16, 24),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            attention_head_dim=8,
+            **options,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def scheduler(**options: object) -> DDIMScheduler:
-    settings = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": True, "timestep_spacing": "leading"}
+    settings = {
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "clip_sample": True,
+        "timestep_spacing": "leading",
+    }
     return DDIMScheduler(1000, **(settings | options))
 
 
 def labeller(architecture: str = "residual") -> AttributeNet:
     torch.manual_seed(5)
-    return AttributeNet(architecture, {k: portraits.WORLD.factors[k].classes for k in (*portraits.ATTRIBUTES, "glasses")}).eval().requires_grad_(False)
+    return (
+        AttributeNet(
+            architecture,
+            {k: portraits.WORLD.factors[k].classes for k in (*portraits.ATTRIBUTES, "glasses")},
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def subject(**options: object) -> Subject:
     judge = labeller()
-    return Subject("tiny", network(), scheduler(**options), "mid_block", (3, 16, 16), portraits.ATTRIBUTES, "tiny-float32",
-                   torch.device("cpu"), torch.float32, lambda: (judge, judge, None), portraits.WORLD)
+    return Subject(
+        "tiny",
+        network(),
+        scheduler(**options),
+        "mid_block",
+        (3, 16, 16),
+        portraits.ATTRIBUTES,
+        "tiny-float32",
+        torch.device("cpu"),
+        torch.float32,
+        lambda: (judge, judge, None),
+        portraits.WORLD,
+    )
 
 
 def ksae(width: int = 24, latents: int = 48, k: int = 6) -> KSAE:
@@ -57,21 +98,77 @@ def text_subject(**options: object) -> TextSubject:
     """A `StableDiffusionPipeline` with random weights: 8x8 latents of 4 channels, 16x16 images, the shipped tokenizer."""
     torch.manual_seed(4)
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                                        max_position_embeddings=12, eos_token_id=tokenizer.eos_token_id))
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                        latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=0.5)
-    unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 24), norm_num_groups=4,
-                                down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-                                mid_block_type="UNetMidBlock2DCrossAttn", cross_attention_dim=16, attention_head_dim=2)
-    steps = DDIMScheduler(1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    pipeline = StableDiffusionPipeline(vae, text, tokenizer, unet, steps, None, None, requires_safety_checker=False)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 24),
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        cross_attention_dim=16,
+        attention_head_dim=2,
+    )
+    steps = DDIMScheduler(
+        1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae, text, tokenizer, unet, steps, None, None, requires_safety_checker=False
+    )
     for module in (vae, text, unet):
         module.eval().requires_grad_(False)
     judge = labeller()
     given = lambda word: {"occupation": word}  # noqa: E731
-    prompts = Prompts(tuple(Prompt(f"a face of a {w}", given(w)) for w in ("doctor", "nurse")),
-                      tuple(Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")))
-    return TextSubject(**({"name": "tiny-text", "network": unet, "scheduler": steps, "module": "mid_block", "shape": (4, 8, 8),
-                           "attributes": portraits.ATTRIBUTES, "fingerprint": "tiny-float32", "device": torch.device("cpu"), "dtype": torch.float32,
-                           "evaluators": lambda: (judge, judge, None), "world": occupations.WORLD, "prompts": prompts, "pipeline": pipeline, "guidance": 2.0} | options))
+    prompts = Prompts(
+        tuple(Prompt(f"a face of a {w}", given(w)) for w in ("doctor", "nurse")),
+        tuple(Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")),
+    )
+    return TextSubject(
+        **(
+            {
+                "name": "tiny-text",
+                "network": unet,
+                "scheduler": steps,
+                "module": "mid_block",
+                "shape": (4, 8, 8),
+                "attributes": portraits.ATTRIBUTES,
+                "fingerprint": "tiny-float32",
+                "device": torch.device("cpu"),
+                "dtype": torch.float32,
+                "evaluators": lambda: (judge, judge, None),
+                "world": occupations.WORLD,
+                "prompts": prompts,
+                "pipeline": pipeline,
+                "guidance": 2.0,
+            }
+            | options
+        )
+    )

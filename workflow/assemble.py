@@ -27,7 +27,11 @@ from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path
 
 CODE = Path(__file__).resolve().parents[1]
 SOURCE, HTML = BUILD / "source", BUILD / "html"
-CAPTIONS = {"portraits": "Part I: portraits with a planted bias", "portraits-t2i": "Part II: portraits from text", "digits": "Part III: handwritten digits, as your own model"}
+CAPTIONS = {
+    "portraits": "Part I: portraits with a planted bias",
+    "portraits-t2i": "Part II: portraits from text",
+    "digits": "Part III: handwritten digits, as your own model",
+}
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -50,7 +54,15 @@ def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookN
     Text about the drawn portraits is tagged `portraits`, text about any labelled images `labelled`, about the digits `digits`.
     """
     drawn = subject.startswith("portraits")
-    others = {tag for tag, wanted in (("portraits", drawn), ("labelled", not drawn), ("digits", subject == "digits")) if not wanted}
+    others = {
+        tag
+        for tag, wanted in (
+            ("portraits", drawn),
+            ("labelled", not drawn),
+            ("digits", subject == "digits"),
+        )
+        if not wanted
+    }
     executed.cells = [c for c in executed.cells if not others & set(c.metadata.get("tags", []))]
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
@@ -60,7 +72,9 @@ def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookN
     defaults = {name: parameter.default for name, parameter in parameters(executed).items()}
     injected = executed.metadata.get("papermill", {}).get("parameters", {})
     if all(defaults.get(name) == value for name, value in injected.items()):
-        executed.cells = [c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+        executed.cells = [
+            c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])
+        ]
     for key in ("papermill", "widgets"):  # paths of this machine, and the state of progress bars
         executed.metadata.pop(key, None)
     return executed
@@ -68,8 +82,11 @@ def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookN
 
 def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """A cell's outputs without progress bars, and with the reason if a value in them is marked."""
-    kept = [output for output in outputs
-            if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"]
+    kept = [
+        output
+        for output in outputs
+        if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
+    ]
     texts = [str(output.get("text", "")) + str(output.get("data", {})) for output in kept]
     if any(intervals.MARK in text for text in texts):
         kept.append(new_output("display_data", {"text/markdown": intervals.WHY}))
@@ -86,24 +103,42 @@ def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
 
 def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
     """The tables of verdicts of every subject, and the scorecard of them all, with links to the notebooks' pages: {name: Markdown}."""
+
     def link(subject: str) -> Callable[[str], str]:
         return lambda name: f"[{name}](notebooks/{slug(subject)}/{name}.ipynb)"
 
-    results = {subject: verdicts.load(result_path(profile, subject, "").parent) for subject in subjects}
+    results = {
+        subject: verdicts.load(result_path(profile, subject, "").parent) for subject in subjects
+    }
     title = "**{}, profile `" + profile + "`**\n\n{}\n"
-    tables = [title.format(f"Subject `{subject}`", verdicts.markdown(own, link(subject))) for subject, own in results.items()]
+    tables = [
+        title.format(f"Subject `{subject}`", verdicts.markdown(own, link(subject)))
+        for subject, own in results.items()
+    ]
     names = " and ".join(f"`{subject}`" for subject in subjects)
-    return {"markdown": "\n".join(tables),
-            "scorecard": title.format(f"Subject{'s' * (len(subjects) > 1)} {names}", verdicts.scorecard(results, link(subjects[0])))}
+    return {
+        "markdown": "\n".join(tables),
+        "scorecard": title.format(
+            f"Subject{'s' * (len(subjects) > 1)} {names}",
+            verdicts.scorecard(results, link(subjects[0])),
+        ),
+    }
 
 
 def parameters_page(notebooks: list[Path]) -> str:
     """Every parameter of every notebook, with its default in the profile `book`."""
-    parts = ["# Parameters", "Made from the notebooks' own parameters cells. {doc}`howto` says how to set them."]
+    parts = [
+        "# Parameters",
+        "Made from the notebooks' own parameters cells. {doc}`howto` says how to set them.",
+    ]
     for path in notebooks:
         table = ["| name | type | default | what it is |", "| --- | --- | --- | --- |"]
         for p in parameters(nbformat.read(path, as_version=4)).values():
-            table.append(f"| `{p.name}` | {p.type} | `{p.default!r}` | {p.comment} |".replace(" | None", " or None"))
+            table.append(
+                f"| `{p.name}` | {p.type} | `{p.default!r}` | {p.comment} |".replace(
+                    " | None", " or None"
+                )
+            )
         parts += [f"## `{path.stem}`", "\n".join(table)]
     return "\n\n".join(parts) + "\n"
 
@@ -111,15 +146,27 @@ def parameters_page(notebooks: list[Path]) -> str:
 def bench_page(bench: dict) -> str:
     """The table of `make bench`: ours, what it is measured beside, their ratio, the target, and whether it is met."""
     met = {True: "yes", False: "**no**", None: "not measured"}
-    table = ["| what | ours | beside | ratio | target | met |", "| --- | --- | --- | --- | --- | --- |"]
+    table = [
+        "| what | ours | beside | ratio | target | met |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for row in bench["rows"]:
-        shown = ("–" if row[k] is None else verdicts.number(row[k]) for k in ("ours", "beside", "ratio", "target"))
+        shown = (
+            "–" if row[k] is None else verdicts.number(row[k])
+            for k in ("ours", "beside", "ratio", "target")
+        )
         table.append("| " + " | ".join([row["what"], *shown, met[row["met"]]]) + " |")
     notes = "\n".join(f"- {row['what']}: {row['note']}" for row in bench["rows"] if row.get("note"))
     environment = "\n".join(f"- {name}: {value}" for name, value in bench["environment"].items())
-    parts = ["# Speed and memory", "Measured by `make bench`: one run, medians, ratios beside the same work done by "
-             "others. Ratios carry over to other machines, absolute figures do not.", "\n".join(table), notes,
-             "## Measured on", environment]
+    parts = [
+        "# Speed and memory",
+        "Measured by `make bench`: one run, medians, ratios beside the same work done by "
+        "others. Ratios carry over to other machines, absolute figures do not.",
+        "\n".join(table),
+        notes,
+        "## Measured on",
+        environment,
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -127,26 +174,71 @@ def scaling_tables(rates: list[dict], profile: str = "paper") -> str:
     """What was measured on each device, and the hours that a profile's images take at these rates, as Markdown."""
     if not rates:
         return "No rates were measured: `python -m bench.rates` measures them."
-    measured = ["| subject | device, precision | batch | images/s: bare | ours | recording | symmetric edit | asymmetric edit | h/s to disk |",
-                "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    measured = [
+        "| subject | device, precision | batch | images/s: bare | ours | recording | symmetric edit | asymmetric edit | h/s to disk |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for entry in rates:
-        per_second = (verdicts.number(entry["images_per_second"][name]) for name in ("bare pipeline", cost.PLAIN, cost.RECORDED, cost.SYMMETRIC, cost.ASYMMETRIC))
-        measured.append(f"| {entry['subject']} | {entry['device']}, {entry['precision']} | {entry['batch']} | " + " | ".join(per_second)
-                        + f" | {verdicts.number(entry['activations_per_second'])} |")
-    over = [f"- {entry['subject']} on {entry['device']}: " + ", ".join(f"{name} {value:+.0f} %" for name, value in entry["over_bare_percent"].items())
-            for entry in rates]
-    sizes = [f"- {entry['subject']} on {entry['device']}: {entry['images']} images, {entry['steps']} steps, seed {entry['seed']}, "
-             f"median of {entry['repeats']}" for entry in rates]
+        per_second = (
+            verdicts.number(entry["images_per_second"][name])
+            for name in (
+                "bare pipeline",
+                cost.PLAIN,
+                cost.RECORDED,
+                cost.SYMMETRIC,
+                cost.ASYMMETRIC,
+            )
+        )
+        measured.append(
+            f"| {entry['subject']} | {entry['device']}, {entry['precision']} | {entry['batch']} | "
+            + " | ".join(per_second)
+            + f" | {verdicts.number(entry['activations_per_second'])} |"
+        )
+    over = [
+        f"- {entry['subject']} on {entry['device']}: "
+        + ", ".join(f"{name} {value:+.0f} %" for name, value in entry["over_bare_percent"].items())
+        for entry in rates
+    ]
+    sizes = [
+        f"- {entry['subject']} on {entry['device']}: {entry['images']} images, {entry['steps']} steps, seed {entry['seed']}, "
+        f"median of {entry['repeats']}"
+        for entry in rates
+    ]
     spent = ["| subject, device | notebook | images | hours |", "| --- | --- | --- | --- |"]
     for entry in rates:
-        rows = [(name, sum(count.values()), hours) for name, count, hours in cost.table(profile, entry)]
-        for name, count, hours in [*rows, ("**all**", sum(row[1] for row in rows), sum(row[2] for row in rows))]:
-            spent.append(f"| {entry['subject']}, {entry['device']} | {name} | {verdicts.number(count)} | {verdicts.number(hours)} |")
-    without = [] if any(entry["cuda"] for entry in rates) else [
-        "**Nothing here was measured on a GPU**: none was at hand. The hours below are those of the processor named above; on a GPU, "
-        "`python -m bench.rates` adds its rates to `results/rates.json`, and this page its hours."]
-    return "\n\n".join([*without, "\n".join(measured), "What each adds to the bare pipeline:", "\n".join(over), "Measured with:", "\n".join(sizes),
-                        f"### The profile `{profile}`", "\n".join(spent)]) + "\n"
+        rows = [
+            (name, sum(count.values()), hours) for name, count, hours in cost.table(profile, entry)
+        ]
+        for name, count, hours in [
+            *rows,
+            ("**all**", sum(row[1] for row in rows), sum(row[2] for row in rows)),
+        ]:
+            spent.append(
+                f"| {entry['subject']}, {entry['device']} | {name} | {verdicts.number(count)} | {verdicts.number(hours)} |"
+            )
+    without = (
+        []
+        if any(entry["cuda"] for entry in rates)
+        else [
+            "**Nothing here was measured on a GPU**: none was at hand. The hours below are those of the processor named above; on a GPU, "
+            "`python -m bench.rates` adds its rates to `results/rates.json`, and this page its hours."
+        ]
+    )
+    return (
+        "\n\n".join(
+            [
+                *without,
+                "\n".join(measured),
+                "What each adds to the bare pipeline:",
+                "\n".join(over),
+                "Measured with:",
+                "\n".join(sizes),
+                f"### The profile `{profile}`",
+                "\n".join(spent),
+            ]
+        )
+        + "\n"
+    )
 
 
 def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
@@ -156,10 +248,16 @@ def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool)
     is the caption above them.
     """
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    study = [{"caption": CAPTIONS.get(subject, f"The study, on {subject}"),
-              "chapters": [{"file": f"notebooks/{slug(subject)}/{name}", "title": title or name}
-                           for name, title in notebooks.items()]}
-             for subject in subjects]
+    study = [
+        {
+            "caption": CAPTIONS.get(subject, f"The study, on {subject}"),
+            "chapters": [
+                {"file": f"notebooks/{slug(subject)}/{name}", "title": title or name}
+                for name, title in notebooks.items()
+            ],
+        }
+        for subject in subjects
+    ]
     for part in toc["parts"]:
         part["chapters"] = [c for c in part["chapters"] if has_bench or c["file"] != "bench"]
     toc["parts"] = [part for part in study + toc["parts"] if part["chapters"]]
@@ -180,12 +278,18 @@ def gather(profile: str, subjects: list[str]) -> None:
             nbformat.write(page_of(executed, subject), folder / path.name)
     if "portraits" not in subjects:  # the pages' links lead to the default subject
         for page in SOURCE.glob("*.md"):
-            page.write_text(page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/"))
+            page.write_text(
+                page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
+            )
     bench = ROOT / "results/bench.json"
     if bench.exists():
         (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
     rates = ROOT / "results/rates.json"
-    (SOURCE / "scaling.md").write_text((SOURCE / "scaling.md").read_text() + "\n" + scaling_tables(json.loads(rates.read_text())["rates"] if rates.exists() else []))
+    (SOURCE / "scaling.md").write_text(
+        (SOURCE / "scaling.md").read_text()
+        + "\n"
+        + scaling_tables(json.loads(rates.read_text())["rates"] if rates.exists() else [])
+    )
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
     for name, page in results_pages(profile, subjects).items():
@@ -205,12 +309,32 @@ def build() -> None:
     shutil.rmtree(nested, ignore_errors=True)
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(CODE)}  # of sphinx_pages
     done = subprocess.run(
-        [Path(sys.executable).with_name("jupyter-book"), "build", SOURCE, "--path-output", nested, "-n", "-W",
-         "--keep-going", "-q"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment)
+        [
+            Path(sys.executable).with_name("jupyter-book"),
+            "build",
+            SOURCE,
+            "--path-output",
+            nested,
+            "-n",
+            "-W",
+            "--keep-going",
+            "-q",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if done.returncode:
-        told = [line for line in done.stdout.splitlines() if re.search("warning|error", line, re.IGNORECASE)]
-        raise SystemExit("\n".join(["jupyter-book failed:", *(told or done.stdout.splitlines()[-20:])]))
+        told = [
+            line
+            for line in done.stdout.splitlines()
+            if re.search("warning|error", line, re.IGNORECASE)
+        ]
+        raise SystemExit(
+            "\n".join(["jupyter-book failed:", *(told or done.stdout.splitlines()[-20:])])
+        )
     site = nested / "_build/html"
     if faults := sitecheck.faults(site):
         raise SystemExit("\n".join(["the built book is not whole:", *faults[:20]]))
@@ -220,9 +344,13 @@ def build() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="book")
-    parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
+    parser.add_argument(
+        "--subject", default="portraits", help="one subject, or several separated by commas"
+    )
     args = parser.parse_args()
     gather(args.profile, subjects_of(args.subject))
     build()

@@ -16,7 +16,12 @@ import nbformat
 from difflens_utils import methods
 from workflow.execute import ROOT, parameters, plan
 
-RECORDED, PLAIN, SYMMETRIC, ASYMMETRIC = WAYS = ("recording", "sampling", "symmetric edit", "asymmetric edit")  # as bench/rates.py calls them
+RECORDED, PLAIN, SYMMETRIC, ASYMMETRIC = WAYS = (
+    "recording",
+    "sampling",
+    "symmetric edit",
+    "asymmetric edit",
+)  # as bench/rates.py calls them
 ROWS = 9  # of notebook 07, besides those that its lists name: four dictionaries, three ways to edit, two kinds of k-SAE
 
 
@@ -44,51 +49,91 @@ def images(notebook: str, v: dict[str, object], study: Study) -> Counter[str]:
 
 
 def _bias(v: dict, study: Study) -> Counter[str]:
-    return Counter({RECORDED: (3 if study.text else 1) * v["n_images"]})  # of what is evaluated, learned and probed from text
+    return Counter(
+        {RECORDED: (3 if study.text else 1) * v["n_images"]}
+    )  # of what is evaluated, learned and probed from text
 
 
 def _ksae(v: dict, study: Study) -> Counter[str]:
-    return Counter({PLAIN: 2 * v["n_reconstructed"], SYMMETRIC: (len(v["ks"]) + 1) * v["n_reconstructed"]})
+    return Counter(
+        {PLAIN: 2 * v["n_reconstructed"], SYMMETRIC: (len(v["ks"]) + 1) * v["n_reconstructed"]}
+    )
 
 
 def _attribution(v: dict, study: Study) -> Counter[str]:
     """Slopes of every class, each as dear as an edit; and candidates at two steps, half as many again as are kept."""
     measured = sum(study.classes) * int(1.5 * v["n_features"]) * v["n_measured"] * 2 // v["steps"]
-    return Counter({PLAIN: v["n_support"], ASYMMETRIC: sum(study.classes) * v["n_support"] + measured})
+    return Counter(
+        {PLAIN: v["n_support"], ASYMMETRIC: sum(study.classes) * v["n_support"] + measured}
+    )
 
 
 def _interventions(v: dict, study: Study) -> Counter[str]:
     curves = 2 * (len(v["betas"]) + 2) + sum(study.classes[1:])
-    return Counter({PLAIN: v["n_curve"] + v["n_final"], ASYMMETRIC: curves * v["n_curve"] + 4 * v["n_final"]})
+    return Counter(
+        {PLAIN: v["n_curve"] + v["n_final"], ASYMMETRIC: curves * v["n_curve"] + 4 * v["n_final"]}
+    )
 
 
 def _debiasing(v: dict, study: Study) -> Counter[str]:
     cells, ratios, grid = len(study.classes), len(v["ratios"]), len(methods.GUIDED)
     edited = 3 * study.searched(len(methods.DENSE)) + 3 * study.searched(len(methods.SPARSE))
     whole = study.searched(grid, whole=True) + ratios * grid
-    count = Counter({PLAIN: v["n_tuned"] + v["n_final"] + v["n_sweep"] + v["n_wanted"],
-                     ASYMMETRIC: edited * v["n_tuned"] + (6 * cells + 1) * v["n_final"] + 2 * ratios * v["n_sweep"] + len(v["wanted"]) * v["n_wanted"],
-                     SYMMETRIC: whole * v["n_tuned"] + cells * v["n_final"] + ratios * v["n_sweep"]})
+    count = Counter(
+        {
+            PLAIN: v["n_tuned"] + v["n_final"] + v["n_sweep"] + v["n_wanted"],
+            ASYMMETRIC: edited * v["n_tuned"]
+            + (6 * cells + 1) * v["n_final"]
+            + 2 * ratios * v["n_sweep"]
+            + len(v["wanted"]) * v["n_wanted"],
+            SYMMETRIC: whole * v["n_tuned"] + cells * v["n_final"] + ratios * v["n_sweep"],
+        }
+    )
     if study.text:
-        learned = study.searched(len(methods.DIRECTION)) + study.searched(len(methods.TUNED), whole=True)
-        count.update({PLAIN: v["n_final"] + v["n_images"] // 2, SYMMETRIC: learned * v["n_tuned"] + 2 * cells * v["n_final"],
-                      ASYMMETRIC: 2 * cells * v["n_final"]})
+        learned = study.searched(len(methods.DIRECTION)) + study.searched(
+            len(methods.TUNED), whole=True
+        )
+        count.update(
+            {
+                PLAIN: v["n_final"] + v["n_images"] // 2,
+                SYMMETRIC: learned * v["n_tuned"] + 2 * cells * v["n_final"],
+                ASYMMETRIC: 2 * cells * v["n_final"],
+            }
+        )
     return count
 
 
 def _ablations(v: dict, study: Study) -> Counter[str]:
     rows = ROWS + len(v["ks"]) + len(v["counts"]) + len(v["seeds"])
-    return Counter({PLAIN: v["n_tuned"] + v["n_final"], ASYMMETRIC: rows * (len(methods.SPARSE) * study.classes[0] * v["n_tuned"] + v["n_final"])})
+    return Counter(
+        {
+            PLAIN: v["n_tuned"] + v["n_final"],
+            ASYMMETRIC: rows
+            * (len(methods.SPARSE) * study.classes[0] * v["n_tuned"] + v["n_final"]),
+        }
+    )
 
 
 def _multi(v: dict, study: Study) -> Counter[str]:
     pairs = (sum(study.classes) ** 2 - sum(c * c for c in study.classes)) // 2
     singles = len(v["singles"]) * (1 + study.classes[0])
-    return Counter({PLAIN: v["n_pair"] + v["n_final"], ASYMMETRIC: (sum(study.classes) + pairs + singles) * v["n_pair"] + v["n_final"]})
+    return Counter(
+        {
+            PLAIN: v["n_pair"] + v["n_final"],
+            ASYMMETRIC: (sum(study.classes) + pairs + singles) * v["n_pair"] + v["n_final"],
+        }
+    )
 
 
-COUNTS = {"00_bias": _bias, "02_ksae": _ksae, "04_attribution": _attribution, "05_interventions": _interventions, "06_debiasing": _debiasing,
-          "07_ablations": _ablations, "08_multi_attribute": _multi}
+COUNTS = {
+    "00_bias": _bias,
+    "02_ksae": _ksae,
+    "04_attribution": _attribution,
+    "05_interventions": _interventions,
+    "06_debiasing": _debiasing,
+    "07_ablations": _ablations,
+    "08_multi_attribute": _multi,
+}
 
 
 def hours(count: Counter[str], steps: int, rates: dict) -> float:

@@ -34,7 +34,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-PROFILES = ("book", *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml") if "." not in p.stem))
+PROFILES = (
+    "book",
+    *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml") if "." not in p.stem),
+)
 
 
 def _names() -> ModuleType:
@@ -88,7 +91,9 @@ def subjects_of(text: str) -> list[str]:
 
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
-    from difflens_utils.errors import one_of  # imports torch: seconds that the workflow itself can do without
+    from difflens_utils.errors import (
+        one_of,
+    )  # imports torch: seconds that the workflow itself can do without
 
     one_of(parameter, value, allowed)
 
@@ -177,17 +182,22 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
 
     Read from the syntax tree: `papermill.inspect_notebook` drops a line whose comment holds an equals sign.
     """
-    source = next((c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), "")
+    source = next(
+        (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), ""
+    )
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
         # ast counts columns in UTF-8 bytes
-        after = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode().strip()
+        after = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()
         found[target.id] = Parameter(
-            target.id, ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else "",
-            ast.literal_eval(node.value), after.removeprefix("#").strip())
+            target.id,
+            ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else "",
+            ast.literal_eval(node.value),
+            after.removeprefix("#").strip(),
+        )
     return found
 
 
@@ -197,11 +207,18 @@ def profile_files(profile: str, subject: str) -> list[Path]:
     A file that is not for every subject names its own behind the first dot, separated by commas: `any.sd-v1-5,sdxl.yml`.
     """
     folder = ROOT / "workflow/profiles"
-    own = [path for name in ("any", profile) for path in sorted(folder.glob(f"{name}.*.yml")) if slug(subject) in path.stem.partition(".")[2].split(",")]
+    own = [
+        path
+        for name in ("any", profile)
+        for path in sorted(folder.glob(f"{name}.*.yml"))
+        if slug(subject) in path.stem.partition(".")[2].split(",")
+    ]
     return [path for path in (folder / f"{profile}.yml", *own) if path.exists()]
 
 
-def overrides(notebook: str, profile: str, subject: str, known: dict[str, Parameter]) -> dict[str, object]:
+def overrides(
+    notebook: str, profile: str, subject: str, known: dict[str, Parameter]
+) -> dict[str, object]:
     """What a profile sets for a notebook. `all` reaches every notebook that has the parameter."""
     one_of("profile", profile, PROFILES)
     found: dict[str, object] = {}
@@ -213,10 +230,14 @@ def overrides(notebook: str, profile: str, subject: str, known: dict[str, Parame
     return {name: known[name].check(value) for name, value in found.items()}
 
 
-def plan(notebook: str, profile: str, subject: str, own: list[tuple[str, str]]) -> dict[str, object]:
+def plan(
+    notebook: str, profile: str, subject: str, own: list[tuple[str, str]]
+) -> dict[str, object]:
     """The parameters to inject; ValueError, in one line, for anything that the notebook does not know."""
     stem = Path(notebook).stem
-    one_of("notebook", stem, sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+    one_of(
+        "notebook", stem, sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    )
     known = parameters(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
     for name, _ in own:
         one_of(f"parameter of {stem}", name, known)
@@ -250,8 +271,12 @@ def run(notebook: str, values: dict[str, object]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     began = time.time()
     execute(notebook, values, partial)
-    if not result.exists() or result.stat().st_mtime < began - 1:  # file systems may keep whole seconds only
-        raise SystemExit(f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {partial.relative_to(ROOT)})")
+    if (
+        not result.exists() or result.stat().st_mtime < began - 1
+    ):  # file systems may keep whole seconds only
+        raise SystemExit(
+            f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {partial.relative_to(ROOT)})"
+        )
     os.replace(partial, target)
     return target
 
@@ -262,22 +287,39 @@ def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     worker = os.environ.get("DIFFLENS_WORKER")
-    print(f"{notebook}  subject={values['subject']}  profile={values['profile']}{f'  worker={worker}' * bool(worker)}", file=sys.stderr, flush=True)
+    print(
+        f"{notebook}  subject={values['subject']}  profile={values['profile']}{f'  worker={worker}' * bool(worker)}",
+        file=sys.stderr,
+        flush=True,
+    )
     shown = partial.relative_to(ROOT)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # warns of what `parameters` can read
     try:
         # The progress bars of the cells are their stderr. ipykernel warns, on each start, of its local TCP connection.
         papermill.execute_notebook(
-            ROOT / "notebooks" / f"{notebook}.ipynb", partial, values, kernel_name="python3", cwd=ROOT,
-            kernel_manager_class=_own_python(), progress_bar=True, stderr_file=sys.stderr,
-            extra_arguments=["--log-level=ERROR"])
+            ROOT / "notebooks" / f"{notebook}.ipynb",
+            partial,
+            values,
+            kernel_name="python3",
+            cwd=ROOT,
+            kernel_manager_class=_own_python(),
+            progress_bar=True,
+            stderr_file=sys.stderr,
+            extra_arguments=["--log-level=ERROR"],
+        )
     except papermill.PapermillExecutionError as error:
-        raise SystemExit(f"{notebook}: {error.ename}: {error.evalue.splitlines()[-1] if error.evalue else ''} "
-                         f"(cell {error.cell_index}; the notebook up to there: {shown})") from None
+        raise SystemExit(
+            f"{notebook}: {error.ename}: {error.evalue.splitlines()[-1] if error.evalue else ''} "
+            f"(cell {error.cell_index}; the notebook up to there: {shown})"
+        ) from None
     except (DeadKernelError, CellTimeoutError, OSError) as error:
-        raise SystemExit(f"{notebook}: {type(error).__name__}: {error} (the notebook up to there: {shown})") from None
+        raise SystemExit(
+            f"{notebook}: {type(error).__name__}: {error} (the notebook up to there: {shown})"
+        ) from None
     except KeyboardInterrupt:
-        raise SystemExit(f"{notebook}: interrupted; the same command goes on from the stored artifacts") from None
+        raise SystemExit(
+            f"{notebook}: interrupted; the same command goes on from the stored artifacts"
+        ) from None
 
 
 def _own_python() -> type:
@@ -304,14 +346,32 @@ def _resolve_folders() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("notebook", help="its name, such as 05_interventions")
-    parser.add_argument("--profile", default="book", help=f"sizes to run with: {', '.join(PROFILES)}")
-    parser.add_argument("--subject", default="portraits",
-                        help=f"{', '.join(KNOWN)}, a folder with a model_index.json, or a hub id")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="own",
-                        help="set one parameter of the notebook; may be repeated")
-    parser.add_argument("--worker", metavar="I/N", help="share the samplings with the other workers 0/N .. (N-1)/N, and keep nothing else")
+    parser.add_argument(
+        "--profile", default="book", help=f"sizes to run with: {', '.join(PROFILES)}"
+    )
+    parser.add_argument(
+        "--subject",
+        default="portraits",
+        help=f"{', '.join(KNOWN)}, a folder with a model_index.json, or a hub id",
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        dest="own",
+        help="set one parameter of the notebook; may be repeated",
+    )
+    parser.add_argument(
+        "--worker",
+        metavar="I/N",
+        help="share the samplings with the other workers 0/N .. (N-1)/N, and keep nothing else",
+    )
     args = parser.parse_args()
     worker = args.worker or launched()
     # The sizes are those of the subject and the profile, whichever way these are named.

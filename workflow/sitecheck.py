@@ -13,11 +13,27 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src",
-          "audio": "src", "embed": "src", "object": "data"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+}
 LINKED = {"a": "href", "area": "href", "form": "action", "link": "href"}
-STYLES = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch",
-          "icon", "manifest"}
+STYLES = {
+    "stylesheet",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "icon",
+    "manifest",
+}
 PATH = re.compile(r"\S+\.(png|jpe?g|gif|svg|webp)", re.IGNORECASE)
 
 
@@ -80,14 +96,18 @@ def faults(folder: Path) -> list[str]:
     """Everything that is wrong with the site in `folder`, one line each; empty if nothing is."""
     site = Site.read(folder)
     checks = network_loads, dead_links, repeated_scripts, silent_pictures
-    return [f"{path.relative_to(site.folder)} {told}"
-            for check in checks for path, told in check(site)]
+    return [
+        f"{path.relative_to(site.folder)} {told}" for check in checks for path, told in check(site)
+    ]
 
 
 def network_loads(site: Site) -> list[tuple[Path, str]]:
     """Every script, style, font, image or frame that would be fetched from the network."""
-    return [(path, f"loads from the network: {url}") for path, url in site.loads()
-            if re.match(r"(https?:)?//", url)]
+    return [
+        (path, f"loads from the network: {url}")
+        for path, url in site.loads()
+        if re.match(r"(https?:)?//", url)
+    ]
 
 
 def dead_links(site: Site) -> list[tuple[Path, str]]:
@@ -96,20 +116,30 @@ def dead_links(site: Site) -> list[tuple[Path, str]]:
     Other sites are not asked.
     """
     links = [(path, url) for path, page in site.pages.items() for url in page.links]
-    return [(path, f"has a dead link: {url}") for path, url in site.loads() + links
-            if _is_dead(site, path, url)]
+    return [
+        (path, f"has a dead link: {url}")
+        for path, url in site.loads() + links
+        if _is_dead(site, path, url)
+    ]
 
 
 def repeated_scripts(site: Site) -> list[tuple[Path, str]]:
     """Every script that a page loads more than once."""
-    return [(path, f"loads a script {times} times: {url}") for path, page in site.pages.items()
-            for url, times in Counter(page.scripts).items() if times > 1]
+    return [
+        (path, f"loads a script {times} times: {url}")
+        for path, page in site.pages.items()
+        for url, times in Counter(page.scripts).items()
+        if times > 1
+    ]
 
 
 def silent_pictures(site: Site) -> list[tuple[Path, str]]:
     """Every picture without an alternative text."""
-    return [(path, f"has a picture without words (figures.describe gives it some): {source}")
-            for path, page in site.pages.items() for source in page.silent]
+    return [
+        (path, f"has a picture without words (figures.describe gives it some): {source}")
+        for path, page in site.pages.items()
+        for source in page.silent
+    ]
 
 
 def _loads_of_style(path: Path) -> list[str]:

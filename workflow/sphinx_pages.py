@@ -53,16 +53,22 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
     app.env.metadata[app.env.docname]["summary"] = summary
 
 
-def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, Any],
-                _doctree: nodes.document | None) -> None:
+def finish_page(
+    app: Sphinx,
+    pagename: str,
+    _template: str,
+    context: dict[str, Any],
+    _doctree: nodes.document | None,
+) -> None:
     """Take MathJax from a page without formulas; let what unfolds code be called what it says."""
     body = context.get("body", "")
     context["body"] = body.replace(MISLABELLED, "<summary>")
     if 'class="math' not in body:
         scripts = context["script_files"]
         scripts[:] = [script for script in scripts if "mathjax" not in str(script.filename)]
-    summaries = {name: html.escape(values.get("summary", ""))
-                 for name, values in app.env.metadata.items()}
+    summaries = {
+        name: html.escape(values.get("summary", "")) for name, values in app.env.metadata.items()
+    }
     if summary := summaries.get(pagename):
         context["metatags"] += f'<meta name="description" content="{summary}" />'
     if pagename == "search":

@@ -36,8 +36,15 @@ def rows(results: list[dict]) -> list[tuple[str, ...]]:
     for result in results:
         records = {record["name"]: record for record in result.get("records", [])}
         for verdict in result.get("verdicts", []):
-            found.append((result["notebook"], verdict["claim"], measured(verdict, records),
-                          number(verdict["target"]), with_close(verdict)))
+            found.append(
+                (
+                    result["notebook"],
+                    verdict["claim"],
+                    measured(verdict, records),
+                    number(verdict["target"]),
+                    with_close(verdict),
+                )
+            )
     return found
 
 
@@ -49,21 +56,36 @@ def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
 
 def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = str) -> str:
     """The paper's claims as a Markdown table with a column per subject: {subject: result files}; empty if no notebook judged them."""
-    scored = {subject: {row["id"]: row for result in own for row in result.get("scorecard", [])} for subject, own in results.items()}
+    scored = {
+        subject: {row["id"]: row for result in own for row in result.get("scorecard", [])}
+        for subject, own in results.items()
+    }
     scored = {subject: rows for subject, rows in scored.items() if rows}
     if not scored:
         return ""
     here = ["here"] if len(scored) == 1 else [f"`{subject}`" for subject in scored]
     lines = []
     for claim, row in next(iter(scored.values())).items():
-        found = [f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}" for r in (rows[claim] for rows in scored.values())]
-        lines.append((claim, f"{row['claim']} ({link(row['notebook'])}, *{row['section']}*)", row["paper"], *found))
+        found = [
+            f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}"
+            for r in (rows[claim] for rows in scored.values())
+        ]
+        lines.append(
+            (
+                claim,
+                f"{row['claim']} ({link(row['notebook'])}, *{row['section']}*)",
+                row["paper"],
+                *found,
+            )
+        )
     return explained(_markdown(("", "claim", "the paper", *here), lines))
 
 
 def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def text(results: list[dict]) -> str:
@@ -79,7 +101,9 @@ def text(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="book")
-    parser.add_argument("--subject", default="portraits", help="one subject, or several separated by commas")
+    parser.add_argument(
+        "--subject", default="portraits", help="one subject, or several separated by commas"
+    )
     args = parser.parse_args()
     for subject in subjects_of(args.subject):
         print(f"\nVerdicts: subject {slug(subject)}, profile {args.profile}\n")

@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one augments as its neighbour does
+sys.path.insert(
+    0, str(HERE.parents[1])
+)  # the recipes are no package, but this one augments as its neighbour does
 
 from difflens_utils import occupations, portraits, precision  # noqa: E402
 from difflens_utils.errors import at_least  # noqa: E402
@@ -38,7 +40,9 @@ from models.evaluators.train import distort, shifted, unseen  # noqa: E402
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
 
 SEED, BATCH, RATE, WIDTH = 31, 128, 2e-3, 128
-Caption = Callable[[dict[str, str], random.Random], tuple[str, set[str]]]  # a portrait's classes -> a true text, and the factors that it states
+Caption = Callable[
+    [dict[str, str], random.Random], tuple[str, set[str]]
+]  # a portrait's classes -> a true text, and the factors that it states
 
 
 class Source(NamedTuple):
@@ -56,21 +60,44 @@ class Source(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 # Captions that state a part. A full caption of `portraits.captions` is cut at its commas and put together again.
 
-def partial_caption(caption: str, person: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
+
+def partial_caption(
+    caption: str, person: dict[str, str], rng: random.Random
+) -> tuple[str, set[str]]:
     """A caption that keeps each statement of a full one with a chance drawn once per caption, and the factors it states."""
     who, *rest = caption.split(", ")
-    skin, width, hair, *extras, pose, clothing, position, background = [who.split(" with ")[1], *rest]
-    nouns = [(skin, {"tone"}), (width, {"head_width"}), (hair, {"hair_length", "hair_colour", "bald"}),
-             *((e, {e.split()[-1]}) for e in extras)]  # "a mustache", "red lipstick": the last word is the factor
-    clauses = [(pose, {"side_pose", "head_down"}), (clothing, {"clothing"}), (position, {"position"}),
-               (background, {"background"})]
+    skin, width, hair, *extras, pose, clothing, position, background = [
+        who.split(" with ")[1],
+        *rest,
+    ]
+    nouns = [
+        (skin, {"tone"}),
+        (width, {"head_width"}),
+        (hair, {"hair_length", "hair_colour", "bald"}),
+        *((e, {e.split()[-1]}) for e in extras),
+    ]  # "a mustache", "red lipstick": the last word is the factor
+    clauses = [
+        (pose, {"side_pose", "head_down"}),
+        (clothing, {"clothing"}),
+        (position, {"position"}),
+        (background, {"background"}),
+    ]
     rate = rng.random() ** 2
     nouns, clauses = ([part for part in parts if rng.random() < rate] for parts in (nouns, clauses))
-    subject, stated = rng.choice([
-        (who.split(" of ")[1].split(" with ")[0], {"gender", "age"}), (_someone(person["gender"]), {"gender"}),
-        (_someone(person["age"]), {"age"}), ("a person", set())])
+    subject, stated = rng.choice(
+        [
+            (who.split(" of ")[1].split(" with ")[0], {"gender", "age"}),
+            (_someone(person["gender"]), {"gender"}),
+            (_someone(person["age"]), {"age"}),
+            ("a person", set()),
+        ]
+    )
     text = rng.choice(["a portrait of ", ""]) + subject
-    text += " with " * bool(nouns) + ", ".join(t for t, _ in nouns) + "".join(f", {t}" for t, _ in clauses)
+    text += (
+        " with " * bool(nouns)
+        + ", ".join(t for t, _ in nouns)
+        + "".join(f", {t}" for t, _ in clauses)
+    )
     return text, stated.union(*(factors for _, factors in nouns + clauses))
 
 
@@ -85,7 +112,11 @@ def _full_or_part(person: dict[str, str], rng: random.Random) -> tuple[str, set[
 
 
 def _words_of_portraits() -> set[str]:
-    world = [c for seed in (0, 1) for c in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True))]
+    world = [
+        c
+        for seed in (0, 1)
+        for c in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True))
+    ]
     words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
     return words | {c for f in portraits.WORLD.factors.values() for c in f.classes}
 
@@ -101,7 +132,12 @@ def source_of(name: str) -> Source:
     if name in SOURCES:
         return SOURCES[name]
     study = declared(Path(name))
-    words = {w for f in study.world.factors.values() for text in (f.name, *f.classes) for w in text.split()} | {","}
+    words = {
+        w
+        for f in study.world.factors.values()
+        for text in (f.name, *f.classes)
+        for w in text.split()
+    } | {","}
     source = Source(
         study.world,
         _of_labels,
@@ -124,9 +160,26 @@ def _longest(source: Source) -> int:
     return count(source.full(classes, random.Random(0)))
 
 
-SOURCES = {"portraits": Source(portraits.WORLD, _full_or_part, _words_of_portraits, 77, HERE, lambda p, _: portraits.caption(p), (100, 1000)),
-           "occupations": Source(occupations.WORLD, occupations.caption, occupations.vocabulary, 20, HERE.parent / "portraits-t2i/clip",
-                                 lambda p, rng: occupations.caption(p, rng, ATTRIBUTES)[0], (10,))}
+SOURCES = {
+    "portraits": Source(
+        portraits.WORLD,
+        _full_or_part,
+        _words_of_portraits,
+        77,
+        HERE,
+        lambda p, _: portraits.caption(p),
+        (100, 1000),
+    ),
+    "occupations": Source(
+        occupations.WORLD,
+        occupations.caption,
+        occupations.vocabulary,
+        20,
+        HERE.parent / "portraits-t2i/clip",
+        lambda p, rng: occupations.caption(p, rng, ATTRIBUTES)[0],
+        (10,),
+    ),
+}
 
 
 def batch(source: Source, n: int, seed: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
@@ -136,13 +189,21 @@ def batch(source: Source, n: int, seed: int) -> tuple[Tensor, list[str], Tensor,
     rng = random.Random(seed)
     pairs = [source.caption(world.names(half, i), rng) for half in halves for i in range(len(half))]
     stated = torch.tensor([[f in told for f in factors] for _, told in pairs])
-    labels = torch.stack([torch.cat([h.labels[f] for h in halves]) for f in factors], dim=1)  # (B, factors)
+    labels = torch.stack(
+        [torch.cat([h.labels[f] for h in halves]) for f in factors], dim=1
+    )  # (B, factors)
     differs = labels[:, None] != labels[None]  # (B captions, B images, factors)
-    return torch.cat([world.render(h, 32) for h in halves]), [t for t, _ in pairs], labels, ~(differs & stated[:, None]).any(-1)
+    return (
+        torch.cat([world.render(h, 32) for h in halves]),
+        [t for t, _ in pairs],
+        labels,
+        ~(differs & stated[:, None]).any(-1),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The model
+
 
 def merges(words: set[str]) -> list[tuple[str, str]]:
     """Byte-pair encoding (Sennrich et al., 2016), the most frequent pair first, until each word is one token.
@@ -174,26 +235,51 @@ def tokenizer(source: Source) -> CLIPTokenizer:
     Every word of the world's captions is one token, and no text is unknown.
     """
     pairs, letters = merges(source.words()), sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(a + "</w>" for a in letters), *("".join(p) for p in pairs), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({t: i for i, t in enumerate(tokens)}, pairs, model_max_length=source.context)
+    tokens = [
+        *letters,
+        *(a + "</w>" for a in letters),
+        *("".join(p) for p in pairs),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    return CLIPTokenizer(
+        {t: i for i, t in enumerate(tokens)}, pairs, model_max_length=source.context
+    )
 
 
 def network(tokens: CLIPTokenizer) -> CLIPModel:
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
-    text = CLIPTextConfig(vocab_size=len(tokens), num_hidden_layers=3, max_position_embeddings=tokens.model_max_length,
-                          bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
-                          pad_token_id=tokens.pad_token_id, **tower)
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": 4,
+        "projection_dim": WIDTH,
+    }
+    text = CLIPTextConfig(
+        vocab_size=len(tokens),
+        num_hidden_layers=3,
+        max_position_embeddings=tokens.model_max_length,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        **tower,
+    )
     vision = CLIPVisionConfig(image_size=32, patch_size=8, num_hidden_layers=4, **tower)
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH)
-    config._attn_implementation = "eager"  # for these short sequences twice as fast as the fused one, on a CPU
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH
+    )
+    config._attn_implementation = (
+        "eager"  # for these short sequences twice as fast as the fused one, on a CPU
+    )
     return CLIPModel(config)
 
 
 def contrastive_loss(similarity: Tensor, match: Tensor) -> Tensor:
     """Symmetric cross-entropy of (B texts, B images) scaled cosines, its target spread evenly over all true pairs."""
     by_text, by_image = match.float(), match.T.float()
-    return (F.cross_entropy(similarity, by_text / by_text.sum(1, keepdim=True))
-            + F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))) / 2
+    return (
+        F.cross_entropy(similarity, by_text / by_text.sum(1, keepdim=True))
+        + F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))
+    ) / 2
 
 
 def factor_loss(logits: Tensor, labels: Tensor, world: World) -> Tensor:
@@ -220,15 +306,24 @@ def train(images: int, source: Source) -> Clip:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(source.world, LabelledImages) else x
         with precision.autocast():
-            image, text = clip.image_features(distort(x, generator)).float(), clip.text_features(texts).float()
-        contrast = contrastive_loss(clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match)
-        factors = factor_loss(head(image * WIDTH**0.5), labels, source.world)  # features of unit norm: about 1 per entry
+            image, text = (
+                clip.image_features(distort(x, generator)).float(),
+                clip.text_features(texts).float(),
+            )
+        contrast = contrastive_loss(
+            clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match
+        )
+        factors = factor_loss(
+            head(image * WIDTH**0.5), labels, source.world
+        )  # features of unit norm: about 1 per entry
         optimizer.zero_grad(set_to_none=True)
         (contrast + factors).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        progress.set_postfix(contrast=f"{contrast.item():.3f}", factors=f"{factors.item():.3f}", refresh=False)
+        progress.set_postfix(
+            contrast=f"{contrast.item():.3f}", factors=f"{factors.item():.3f}", refresh=False
+        )
     clip.model.eval().requires_grad_(False)
     return clip
 
@@ -236,21 +331,30 @@ def train(images: int, source: Source) -> Clip:
 # ---------------------------------------------------------------------------------------------------------------------
 # The card
 
-def retrieval(image: Tensor, text: Tensor, captions: list[str], among: int) -> dict[str, dict[str, float]]:
+
+def retrieval(
+    image: Tensor, text: Tensor, captions: list[str], among: int
+) -> dict[str, dict[str, float]]:
     """Top-1 retrieval both ways in groups of `among` of the (N, F) features; an equal caption counts as right."""
     right = {"image_to_text": 0, "text_to_image": 0}
     for start in range(0, len(captions), among):
-        x, t, names = (part[start:start + among] for part in (image, text, captions))
+        x, t, names = (part[start : start + among] for part in (image, text, captions))
         for key, similarity in (("image_to_text", x @ t.T), ("text_to_image", t @ x.T)):
-            right[key] += sum(names[i] == names[j] for i, j in enumerate(similarity.argmax(1).tolist()))
+            right[key] += sum(
+                names[i] == names[j] for i, j in enumerate(similarity.argmax(1).tolist())
+            )
     return {key: _rounded(wilson(count, len(captions))) for key, count in right.items()}
 
 
-def zero_shot(clip: Clip, image: Tensor, labels: dict[str, Tensor], world: World) -> dict[str, dict[str, float]]:
+def zero_shot(
+    clip: Clip, image: Tensor, labels: dict[str, Tensor], world: World
+) -> dict[str, dict[str, float]]:
     """Accuracy of the social attributes read off image features (N, F) by the closest of their class texts."""
     result = {}
     for name in world.attributes:
-        guess = (image @ clip.text_features(class_texts(name, world.factors[name].classes)).T).argmax(1)
+        guess = (
+            image @ clip.text_features(class_texts(name, world.factors[name].classes)).T
+        ).argmax(1)
         result[name] = _rounded(wilson(int((guess == labels[name]).sum()), len(guess)))
     return result
 
@@ -268,16 +372,23 @@ def card(clip: Clip, source: Source, n: int = 4000) -> dict[str, dict]:
         p = Portraits(labels, torch.zeros(len(images), 0))
         texts = [source.full(source.world.names(p, i), rng) for i in range(len(images))]
         image = embed(clip, images)
-        text = torch.cat([clip.text_features(texts[i:i + 500]) for i in range(0, len(texts), 500)])
-        report[kind] = {"seed": seed, "zero_shot": zero_shot(clip, image, labels, source.world),
-                        **{f"retrieval_{k}": retrieval(image, text, texts, k) for k in source.among}}
+        text = torch.cat(
+            [clip.text_features(texts[i : i + 500]) for i in range(0, len(texts), 500)]
+        )
+        report[kind] = {
+            "seed": seed,
+            "zero_shot": zero_shot(clip, image, labels, source.world),
+            **{f"retrieval_{k}": retrieval(image, text, texts, k) for k in source.among},
+        }
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=190_000)
-    parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
+    parser.add_argument(
+        "--world", default="portraits", help="portraits, occupations, or a folder with a study.yml"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     try:

@@ -36,9 +36,17 @@ def main() -> None:
     files = [f"{i:04d}.png" for i in range(len(ink))]
     for name, image in zip(files, data.images, strict=True):
         Image.fromarray((image * 255 / 16).round().astype(np.uint8)).save(folder / name)
-    pd.DataFrame({"file": files, "digit": [NAMES[d] for d in data.target], "stroke": np.where(ink > np.median(ink), "bold", "thin"),
-                  "slant": np.where(slope > medians[data.target], "right", "left")}).to_csv(folder / "labels.csv", index=False)
-    print(f"{len(files)} images and labels.csv in {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}")
+    pd.DataFrame(
+        {
+            "file": files,
+            "digit": [NAMES[d] for d in data.target],
+            "stroke": np.where(ink > np.median(ink), "bold", "thin"),
+            "slant": np.where(slope > medians[data.target], "right", "left"),
+        }
+    ).to_csv(folder / "labels.csv", index=False)
+    print(
+        f"{len(files)} images and labels.csv in {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}"
+    )
 
 
 if __name__ == "__main__":

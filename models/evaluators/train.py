@@ -24,8 +24,14 @@ from difflens_utils.worlds import World
 
 HERE = Path(__file__).parent
 BATCH = 256
-RECIPES = {"labeller": ("residual", 11, 3e-3), "scorer": ("strided", 23, 2e-3)}  # architecture, seed, learning rate
-WORLDS = {"portraits": (portraits.WORLD, HERE), "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators")}
+RECIPES = {
+    "labeller": ("residual", 11, 3e-3),
+    "scorer": ("strided", 23, 2e-3),
+}  # architecture, seed, learning rate
+WORLDS = {
+    "portraits": (portraits.WORLD, HERE),
+    "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators"),
+}
 
 
 def world_of(name: str) -> tuple[World, Path]:
@@ -36,7 +42,9 @@ def world_of(name: str) -> tuple[World, Path]:
     return study.world, study.evaluators
 
 
-def unseen(world: World, n: int, seed: int, balanced: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+def unseen(
+    world: World, n: int, seed: int, balanced: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Images that no network was trained on, (n, 3, 32, 32), and their labels: fresh renders, or all that a folder holds out."""
     if isinstance(world, LabelledImages):
         return world.held_out(32)
@@ -75,7 +83,9 @@ def train(name: str, images: int, world: World, size: int = BATCH) -> AttributeN
     net = AttributeNet(architecture, {k: f.classes for k, f in world.factors.items()})
     steps = images // size
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=steps, pct_start=0.15
+    )
     for step in tqdm(range(steps), desc=name, mininterval=20):
         x, labels = batch(world, size, seed * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(world, LabelledImages) else x
@@ -103,9 +113,14 @@ def calibrate(net: AttributeNet, seed: int, world: World) -> None:
 
 
 @torch.no_grad()
-def card(net: AttributeNet, seed: int, world: World, n: int = 10_000) -> dict[str, dict[str, float]]:
+def card(
+    net: AttributeNet, seed: int, world: World, n: int = 10_000
+) -> dict[str, dict[str, float]]:
     """Held-out accuracy and expected calibration error (15 bins) per factor, on fresh renders of the planted world."""
-    (images, labels), (uniform, uniform_labels) = unseen(world, n, seed), unseen(world, n, seed + 1, balanced=True)
+    (images, labels), (uniform, uniform_labels) = (
+        unseen(world, n, seed),
+        unseen(world, n, seed + 1, balanced=True),
+    )
     other = net.logits(uniform)
     result = {}
     for k, z in net.logits(images).items():
@@ -113,8 +128,13 @@ def card(net: AttributeNet, seed: int, world: World, n: int = 10_000) -> dict[st
         right = (guess == labels[k]).float()
         bins = (confidence * 15).long().clamp(max=14)
         ece = sum(abs((right - confidence)[bins == b].sum().item()) for b in range(15)) / len(guess)
-        result[k] = {"accuracy": round(right.mean().item(), 4), "ece": round(ece, 4),
-                     "accuracy_balanced": round((other[k].argmax(-1) == uniform_labels[k]).float().mean().item(), 4)}
+        result[k] = {
+            "accuracy": round(right.mean().item(), 4),
+            "ece": round(ece, 4),
+            "accuracy_balanced": round(
+                (other[k].argmax(-1) == uniform_labels[k]).float().mean().item(), 4
+            ),
+        }
     return result
 
 
@@ -122,7 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--world", default="portraits", help="portraits, occupations, or a folder with a study.yml")
+    parser.add_argument(
+        "--world", default="portraits", help="portraits, occupations, or a folder with a study.yml"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     try:
@@ -134,7 +156,10 @@ def main() -> None:
     calibrate(net, RECIPES[args.name][1] + 100, world)
     folder = (args.out or home) / args.name
     net.save(folder)
-    report = {"images": args.images, "held_out": card(AttributeNet.load(folder), RECIPES[args.name][1] + 200, world)}
+    report = {
+        "images": args.images,
+        "held_out": card(AttributeNet.load(folder), RECIPES[args.name][1] + 200, world),
+    }
     (folder / "card.json").write_text(json.dumps(report, indent=1) + "\n")
     for k, row in report["held_out"].items():
         print(f"{k:12s} " + "  ".join(f"{a} {b:.4f}" for a, b in row.items()))

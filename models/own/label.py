@@ -36,7 +36,9 @@ def labels(network: FairFace, paths: list[Path], size: int, device: torch.device
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=256, help="width and height that images are looked at")
+    parser.add_argument(
+        "--size", type=int, default=256, help="width and height that images are looked at"
+    )
     args = parser.parse_args()
     device = precision.pick_device()
     try:
@@ -45,7 +47,9 @@ def main() -> None:
         if not paths:
             raise ValueError(f"{args.folder} holds no images ({', '.join(ENDINGS)})")
         if (args.folder / "labels.csv").exists():
-            raise ValueError(f"{args.folder}/labels.csv is there already; move it away to have the images labelled anew")
+            raise ValueError(
+                f"{args.folder}/labels.csv is there already; move it away to have the images labelled anew"
+            )
         network = FairFace.load(*weights.require("fairface-7")).to(device)
         if faults := pictures.unreadable(paths):
             raise ValueError(next(iter(faults.values())))
@@ -56,7 +60,13 @@ def main() -> None:
     temporary = args.folder / "labels.csv.tmp"
     table.to_csv(temporary, index=False)
     os.replace(temporary, args.folder / "labels.csv")
-    print(f"{len(table)} images; " + "; ".join(f"{f}: " + ", ".join(f"{c} {n}" for c, n in table[f].value_counts().items()) for f in network.factors))
+    print(
+        f"{len(table)} images; "
+        + "; ".join(
+            f"{f}: " + ", ".join(f"{c} {n}" for c, n in table[f].value_counts().items())
+            for f in network.factors
+        )
+    )
 
 
 if __name__ == "__main__":

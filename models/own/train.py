@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one trains as its neighbours do
+sys.path.insert(
+    0, str(HERE.parents[1])
+)  # the recipes are no package, but this one trains as its neighbours do
 
 from difflens_utils import keys  # noqa: E402
 from difflens_utils.errors import at_least, within  # noqa: E402
@@ -35,11 +37,22 @@ def network(size: int, widths: tuple[int, ...] = WIDTHS) -> UNet2DModel:
     last = len(widths) - 1
     down = ["AttnDownBlock2D" if i == last - 1 else "DownBlock2D" for i in range(last + 1)]
     up = ["AttnUpBlock2D" if name.startswith("Attn") else "UpBlock2D" for name in down[::-1]]
-    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=widths, down_block_types=down,
-                       up_block_types=up, norm_num_groups=8, attention_head_dim=32)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=widths,
+        down_block_types=down,
+        up_block_types=up,
+        norm_num_groups=8,
+        attention_head_dim=32,
+    )
 
 
-def train(world: LabelledImages, size: int, images: int, state_file: Path, open_blocks: int = OPEN) -> dict[str, Tensor]:
+def train(
+    world: LabelledImages, size: int, images: int, state_file: Path, open_blocks: int = OPEN
+) -> dict[str, Tensor]:
     """Run to `images` training images and return the averaged weights.
 
     Raises ValueError for a state file of another size or of other data.
@@ -51,9 +64,13 @@ def train(world: LabelledImages, size: int, images: int, state_file: Path, open_
     def loss_at(step: int) -> Tensor:
         seed = SEED * 10_000_000 + step
         generator = torch.Generator().manual_seed(seed)
-        return weighted_loss(unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator)
+        return weighted_loss(
+            unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator
+        )
 
-    data = {name: part for name, part in world.fingerprint().items() if name != "world"}  # whatever the code
+    data = {
+        name: part for name, part in world.fingerprint().items() if name != "world"
+    }  # whatever the code
     made_with = f"size {size}, {open_blocks} open blocks and data {keys.key_of(data)}"
     steps = images // BATCH
     name = str(world.folder)
@@ -63,10 +80,24 @@ def train(world: LabelledImages, size: int, images: int, state_file: Path, open_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=16, help="width and height that images are trained at; a multiple of 4")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=16,
+        help="width and height that images are trained at; a multiple of 4",
+    )
     parser.add_argument("--images", type=int, default=512_000)
-    parser.add_argument("--open-blocks", type=int, default=OPEN, help="up blocks whose skips are open, from the finest; 3 is all")
-    parser.add_argument("--state", type=Path, help="checkpoint to resume from and write to, by default FOLDER/state.pt")
+    parser.add_argument(
+        "--open-blocks",
+        type=int,
+        default=OPEN,
+        help="up blocks whose skips are open, from the finest; 3 is all",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        help="checkpoint to resume from and write to, by default FOLDER/state.pt",
+    )
     args = parser.parse_args()
     try:
         if args.size < 8 or args.size % 4:

@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the recipes are no package, but this one goes on as its neighbours do
+sys.path.insert(
+    0, str(HERE.parents[1])
+)  # the recipes are no package, but this one goes on as its neighbours do
 
 from difflens_utils import occupations, precision, weights  # noqa: E402
 from difflens_utils.errors import at_least  # noqa: E402
@@ -47,11 +49,15 @@ OPEN = 1  # resnets of the up blocks, from the last, that read their skip connec
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
 
+
 def population() -> Portraits:
     """The training portraits (POOL,), the last fifth of them uniform in the attributes and the occupation."""
     planted = WORLD.sample(round(POOL * (1 - UNIFORM)), SEED)
     uniform = WORLD.sample(POOL - len(planted), SEED + 1, balanced=(*ATTRIBUTES, "occupation"))
-    return Portraits({k: torch.cat([v, uniform.labels[k]]) for k, v in planted.labels.items()}, torch.cat([planted.nuisance, uniform.nuisance]))
+    return Portraits(
+        {k: torch.cat([v, uniform.labels[k]]) for k, v in planted.labels.items()},
+        torch.cat([planted.nuisance, uniform.nuisance]),
+    )
 
 
 def renders(people: Portraits, scratch: Path) -> np.ndarray:
@@ -63,7 +69,7 @@ def renders(people: Portraits, scratch: Path) -> np.ndarray:
         pool = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(people), 3, SIZE, SIZE))
         for start in tqdm(range(0, len(people), 1024), desc="rendering", mininterval=10):
             images = WORLD.render(people[slice(start, start + 1024)], SIZE)
-            pool[start:start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
+            pool[start : start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
         partial.rename(path)
     return np.load(path, mmap_mode="r")
 
@@ -76,22 +82,47 @@ def picked(pool: np.ndarray, rows: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # The models
 
+
 def autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, sample_size=SIZE,
-                         block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=8, norm_num_groups=8)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        sample_size=SIZE,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+    )
 
 
 def network(text_width: int) -> UNet2DConditionModel:
     """The text enters before and in the middle block only, and `close_skips` shuts the skips: what a portrait is passes h (160 x 4 x 4)."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 8, in_channels=8, out_channels=8, layers_per_block=1, block_out_channels=(96, 160),
-        down_block_types=("CrossAttnDownBlock2D",) * 2, mid_block_type="UNetMidBlock2DCrossAttn", up_block_types=("UpBlock2D",) * 2,
-        cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=8)
+        sample_size=SIZE // 8,
+        in_channels=8,
+        out_channels=8,
+        layers_per_block=1,
+        block_out_channels=(96, 160),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D",) * 2,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
 
 
 def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                         set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+    return DDIMScheduler(
+        1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
 
 
 def text_tower() -> tuple[CLIPTextModel, Clip]:
@@ -110,30 +141,62 @@ def train_vae(images: int, scratch: Path) -> None:
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
-        x = picked(pool, torch.randint(len(pool), (VAE_BATCH,), generator=generator)).to(memory_format=torch.channels_last)
+        x = picked(pool, torch.randint(len(pool), (VAE_BATCH,), generator=generator)).to(
+            memory_format=torch.channels_last
+        )
         with precision.autocast():
             posterior = vae.encode(x).latent_dist
             out = vae.decode(posterior.sample(generator=generator)).sample
         out = out.float()
         edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-        return (out - x).abs().mean() + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
+        return (
+            (out - x).abs().mean()
+            + edges
+            + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
+        )
 
-    vae.load_state_dict(loop("vae", vae, loss_at, VAE_RATE, 0.999, images // VAE_BATCH, scratch / "vae.pt", warm_up=300, falling=3))
+    vae.load_state_dict(
+        loop(
+            "vae",
+            vae,
+            loss_at,
+            VAE_RATE,
+            0.999,
+            images // VAE_BATCH,
+            scratch / "vae.pt",
+            warm_up=300,
+            falling=3,
+        )
+    )
     with torch.no_grad():
-        latents = torch.cat([vae.encode(picked(pool, torch.arange(i, i + 256))).latent_dist.mean for i in range(0, 4096, 256)])
+        latents = torch.cat(
+            [
+                vae.encode(picked(pool, torch.arange(i, i + 256))).latent_dist.mean
+                for i in range(0, 4096, 256)
+            ]
+        )
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(HERE / "vae")
 
 
 def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
-    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(memory_format=torch.channels_last)
-    path = scratch / f"latents-{weights.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(
+        memory_format=torch.channels_last
+    )
+    path = (
+        scratch
+        / f"latents-{weights.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
+    )
     if not path.exists():
         parts = []
         with torch.no_grad(), precision.autocast():
             for i in tqdm(range(0, len(pool), 256), desc="encoding", mininterval=10):
-                d = vae.encode(picked(pool, torch.arange(i, min(i + 256, len(pool)))).to(memory_format=torch.channels_last)).latent_dist
+                d = vae.encode(
+                    picked(pool, torch.arange(i, min(i + 256, len(pool)))).to(
+                        memory_format=torch.channels_last
+                    )
+                ).latent_dist
                 parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
         save_atomically({"latents": torch.cat(parts, 1)}, path)
     mean, std = torch.load(path, weights_only=True)["latents"]
@@ -153,14 +216,25 @@ def train_unet(images: int, scratch: Path) -> None:
 
     def texts(rows: list[int], rng: random.Random) -> list[str]:
         named = [None if r < planted else ATTRIBUTES for r in rows]
-        return ["" if rng.random() < UNCONDITIONAL else occupations.caption(names[r], rng, n)[0] for r, n in zip(rows, named, strict=True)]
+        return [
+            "" if rng.random() < UNCONDITIONAL else occupations.caption(names[r], rng, n)[0]
+            for r, n in zip(rows, named, strict=True)
+        ]
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(POOL, (BATCH,), generator=generator)
-        tokens = clip.tokenizer(texts(rows.tolist(), random.Random(SEED * 10_000_000 + step)), padding="max_length", truncation=True,
-                                max_length=clip.context, return_tensors="pt").input_ids
-        noise, t = torch.randn(BATCH, *mean.shape[1:], generator=generator), torch.randint(1000, (BATCH,), generator=generator)
+        tokens = clip.tokenizer(
+            texts(rows.tolist(), random.Random(SEED * 10_000_000 + step)),
+            padding="max_length",
+            truncation=True,
+            max_length=clip.context,
+            return_tensors="pt",
+        ).input_ids
+        noise, t = (
+            torch.randn(BATCH, *mean.shape[1:], generator=generator),
+            torch.randint(1000, (BATCH,), generator=generator),
+        )
         x = mean[rows].float() + std[rows].float() * torch.randn(noise.shape, generator=generator)
         a = alphas[t].reshape(-1, 1, 1, 1)
         with torch.no_grad():
@@ -170,7 +244,19 @@ def train_unet(images: int, scratch: Path) -> None:
             predicted = unet(noisy, t, condition, return_dict=False)[0]
         return F.mse_loss(predicted.float(), noise)
 
-    export(loop("unet", unet, loss_at, RATE, DECAY, images // BATCH, scratch / "unet.pt", warm_up=300, falling=3))
+    export(
+        loop(
+            "unet",
+            unet,
+            loss_at,
+            RATE,
+            DECAY,
+            images // BATCH,
+            scratch / "unet.pt",
+            warm_up=300,
+            falling=3,
+        )
+    )
 
 
 def export(weights: dict[str, Tensor]) -> None:
@@ -180,9 +266,19 @@ def export(weights: dict[str, Tensor]) -> None:
     unet.load_state_dict(weights)
     vae = AutoencoderKL.from_pretrained(HERE / "vae").half()
     vae.register_to_config(_name_or_path="")  # where it lay here is no one's business
-    StableDiffusionPipeline(vae, tower.half(), clip.tokenizer, unet.half(), scheduler(), None, None,
-                            requires_safety_checker=False).save_pretrained(HERE)
-    clip.tokenizer.backend_tokenizer.model.save(str(HERE / "tokenizer"))  # vocab.json and merges.txt, as CLIP's
+    StableDiffusionPipeline(
+        vae,
+        tower.half(),
+        clip.tokenizer,
+        unet.half(),
+        scheduler(),
+        None,
+        None,
+        requires_safety_checker=False,
+    ).save_pretrained(HERE)
+    clip.tokenizer.backend_tokenizer.model.save(
+        str(HERE / "tokenizer")
+    )  # vocab.json and merges.txt, as CLIP's
 
 
 def check(part: str, images: int) -> None:
@@ -201,7 +297,12 @@ def main() -> None:
     parser.add_argument("part", choices=("vae", "unet"))
     defaults = ", ".join(f"{n:,} for {part}" for part, n in IMAGES.items())
     parser.add_argument("--images", type=int, help=f"default: {defaults}")
-    parser.add_argument("--scratch", type=Path, default=HERE / "scratch", help="renders, latents and checkpoints to resume from")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=HERE / "scratch",
+        help="renders, latents and checkpoints to resume from",
+    )
     args = parser.parse_args()
     images = IMAGES[args.part] if args.images is None else args.images
     try:

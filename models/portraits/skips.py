@@ -22,7 +22,15 @@ def shares(folder: Path) -> dict[str, dict]:
     rows = {}
     for attribute in subject.attributes:
         planted = subject.world.marginal(attribute)
-        moved = mediation.through_module(subject, attribute, int(planted.argmax()), int(planted.argmin()), times, n=PAIRS, seed=SEED)
+        moved = mediation.through_module(
+            subject,
+            attribute,
+            int(planted.argmax()),
+            int(planted.argmin()),
+            times,
+            n=PAIRS,
+            seed=SEED,
+        )
         rows[attribute] = moved.share(stages.deciding_steps(STEPS))._asdict()
     return rows
 
@@ -30,7 +38,10 @@ def shares(folder: Path) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs=2, metavar=("OPEN", "CLOSED"))
-    found = {name: shares(folder) for name, folder in zip(("open", "closed"), parser.parse_args().folders, strict=True)}
+    found = {
+        name: shares(folder)
+        for name, folder in zip(("open", "closed"), parser.parse_args().folders, strict=True)
+    }
     content = {"steps": STEPS, "pairs": PAIRS, "seed": SEED, "share": found}
     (artifacts.ROOT / "results/skips.json").write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -15,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from difflens_utils.errors import at_least, within
-from difflens_utils import portraits, precision  # before diffusers: it mends a torchvision built for another torch
+from difflens_utils import (
+    portraits,
+    precision,
+)  # before diffusers: it mends a torchvision built for another torch
 
 # isort: split
 import torch
@@ -32,10 +35,16 @@ def network() -> UNet2DModel:
     """Narrow above, wide below: few channels cross the skips at high resolution, and `close_skips` shuts the others, so what
     a portrait IS has to pass the bottleneck (192 x 4 x 4)."""
     return UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(24, 48, 96, 192),
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(24, 48, 96, 192),
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        norm_num_groups=8, attention_head_dim=32)
+        norm_num_groups=8,
+        attention_head_dim=32,
+    )
 
 
 def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> None:
@@ -67,8 +76,16 @@ def _hold_at_zero(weight: Tensor, start: int) -> None:
 
 
 def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=True,
-                         set_alpha_to_one=True, steps_offset=0, timestep_spacing="leading")
+    return DDIMScheduler(
+        1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=True,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        timestep_spacing="leading",
+    )
 
 
 def data() -> Tensor:
@@ -76,7 +93,7 @@ def data() -> Tensor:
     pool = torch.empty(POOL, 3, 32, 32, dtype=torch.uint8)
     for start in tqdm(range(0, POOL, 1024), desc="rendering", mininterval=10):
         images = portraits.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
-        pool[start:start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
+        pool[start : start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
     return pool
 
 
@@ -93,9 +110,21 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
-def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], rate: float, decay: float, total: int, state_file: Path, *,
-         first: int = 0, warm_up: int = 200, falling: int = 4, minutes: float = 4.0,
-         made_with: str = "") -> dict[str, Tensor]:
+def loop(
+    name: str,
+    model: torch.nn.Module,
+    loss_at: Callable[[int], Tensor],
+    rate: float,
+    decay: float,
+    total: int,
+    state_file: Path,
+    *,
+    first: int = 0,
+    warm_up: int = 200,
+    falling: int = 4,
+    minutes: float = 4.0,
+    made_with: str = "",
+) -> dict[str, Tensor]:
     """AdamW from step `first` to `total`, with `loss_at(step)`; returns the averaged weights. Resumes from `state_file`.
 
     The rate rises over `warm_up` steps, stays, and falls linearly to zero over the last of so many (`falling`) parts of all steps.
@@ -117,7 +146,9 @@ def loop(name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], ra
     bar = tqdm(range(step, total), initial=step, total=total, desc=name, mininterval=20)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step - first + 1) / warm_up, (total - step) / (total / falling))
+            group["lr"] = rate * min(
+                1.0, (step - first + 1) / warm_up, (total - step) / (total / falling)
+            )
         loss = loss_at(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -157,8 +188,14 @@ def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> T
     return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
 
 
-def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0, open_blocks: int = OPEN,
-          minutes_between_saves: float = 4.0) -> dict[str, Tensor]:
+def train(
+    images: int,
+    state_file: Path,
+    warm: Path | None = None,
+    seen: int = 0,
+    open_blocks: int = OPEN,
+    minutes_between_saves: float = 4.0,
+) -> dict[str, Tensor]:
     """Run to `images` training images and return the averaged weights.
 
     `warm` starts from a pipeline's weights, which `seen` images made, instead of random ones: the batches and the
@@ -167,24 +204,56 @@ def train(images: int, state_file: Path, warm: Path | None = None, seen: int = 0
     torch.manual_seed(SEED)
     unet = network().to(memory_format=torch.channels_last)
     if warm is not None:
-        unet.load_state_dict(DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True).unet.state_dict())
+        unet.load_state_dict(
+            DDIMPipeline.from_pretrained(
+                warm, dtype=torch.float32, local_files_only=True
+            ).unet.state_dict()
+        )
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
     pool = data()
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
-        return weighted_loss(unet, pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1, generator)
+        return weighted_loss(
+            unet,
+            pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1,
+            generator,
+        )
 
-    return loop("portraits", unet, loss_at, RATE, DECAY, images // BATCH, state_file, first=seen // BATCH, minutes=minutes_between_saves)
+    return loop(
+        "portraits",
+        unet,
+        loss_at,
+        RATE,
+        DECAY,
+        images // BATCH,
+        state_file,
+        first=seen // BATCH,
+        minutes=minutes_between_saves,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512_000)
-    parser.add_argument("--warm", type=Path, help="folder of a pipeline to go on from, where no state file is left")
-    parser.add_argument("--seen", type=int, default=0, help="training images behind the weights of --warm")
-    parser.add_argument("--open-blocks", type=int, default=OPEN, help="up blocks whose skips are open, from the finest; 4 is all")
-    parser.add_argument("--state", type=Path, default=HERE / "state.pt", help="checkpoint to resume from and write to")
+    parser.add_argument(
+        "--warm", type=Path, help="folder of a pipeline to go on from, where no state file is left"
+    )
+    parser.add_argument(
+        "--seen", type=int, default=0, help="training images behind the weights of --warm"
+    )
+    parser.add_argument(
+        "--open-blocks",
+        type=int,
+        default=OPEN,
+        help="up blocks whose skips are open, from the finest; 4 is all",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=HERE / "state.pt",
+        help="checkpoint to resume from and write to",
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     try:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Snakemake's jobs as Kubernetes jobs, by kubectl.
 
-    cluster.py submit CPUS GPUS JOBSCRIPT    create a job from job.yaml and print its name
-    cluster.py status NAME                   running, success or failed; a job that is gone has failed
-    cluster.py cancel NAME ...
+cluster.py submit CPUS GPUS JOBSCRIPT    create a job from job.yaml and print its name
+cluster.py status NAME                   running, success or failed; a job that is gone has failed
+cluster.py cancel NAME ...
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from string import Template
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
-    done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["kubectl", *arguments], input=stdin, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"kubectl {shlex.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -29,13 +31,32 @@ def submit(cpus: str, gpus: str, script: str) -> str:
     # The script lies in a temporary folder of Snakemake's under the repository, and so on the volume.
     # JSON's strings are YAML's too, whatever characters a folder's name has.
     paths = {"folder": json.dumps(os.getcwd()), "script": json.dumps(os.path.abspath(script))}
-    return kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}",
-                   stdin=manifest.substitute(paths, cpus=cpus, gpus=gpus))
+    return kubectl(
+        "create",
+        "-f",
+        "-",
+        "-o",
+        "jsonpath={.metadata.name}",
+        stdin=manifest.substitute(paths, cpus=cpus, gpus=gpus),
+    )
 
 
 def status(name: str) -> str:
-    told = kubectl("get", "job", name, "--ignore-not-found", "-o", "jsonpath=there {.status.succeeded} {.status.failed}").split(" ")
-    return "failed" if told[0] != "there" or told[2:] == ["1"] else "success" if told[1:2] == ["1"] else "running"
+    told = kubectl(
+        "get",
+        "job",
+        name,
+        "--ignore-not-found",
+        "-o",
+        "jsonpath=there {.status.succeeded} {.status.failed}",
+    ).split(" ")
+    return (
+        "failed"
+        if told[0] != "there" or told[2:] == ["1"]
+        else "success"
+        if told[1:2] == ["1"]
+        else "running"
+    )
 
 
 def cancel(*names: str) -> None:

@@ -24,8 +24,13 @@ def submit(script: str) -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     number = next(i for i in range(10**6) if not (FOLDER / f"{i}.log").exists())
     with (FOLDER / f"{number}.log").open("x") as log:
-        subprocess.Popen([sys.executable, __file__, "run", str(number), script], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                         start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, __file__, "run", str(number), script],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     return number
 
 
@@ -35,7 +40,9 @@ def run(number: str, script: str) -> None:
     lost = draw.random() < float(os.environ.get("LOSE", "0.1"))
     job = subprocess.Popen([script])
     try:
-        code = job.wait(draw.uniform(0, float(os.environ.get("LOSE_WITHIN", "20"))) if lost else None)
+        code = job.wait(
+            draw.uniform(0, float(os.environ.get("LOSE_WITHIN", "20"))) if lost else None
+        )
     except subprocess.TimeoutExpired:
         for process in (*descendants(job.pid), job.pid):
             os.kill(process, signal.SIGKILL)
@@ -48,7 +55,9 @@ def run(number: str, script: str) -> None:
 
 def descendants(pid: int) -> list[int]:
     """Every process that a process has started, and those that they have: a kernel has a process group of its own."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
     parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
     found = [pid]
     for process in found:
