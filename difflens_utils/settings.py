@@ -1,0 +1,104 @@
+"""Settings that the shared stages need, and the seeds of every stream of randomness.
+
+This module imports the standard library alone, so that the workflow can read it within
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and choices of the stages that several notebooks share."""
+
+    profile: str = _setting("book", "quick, book or paper: labels the result files")
+    device: str = _setting("auto", "auto, cpu or cuda")
+    module: str = _setting("", "the module whose output is h; empty: the bottleneck")
+    seed: int = _setting(0, "the base of all seeds")
+    steps: int = _setting(10, "sampling steps, T")
+    n_images: int = _setting(2000, "unedited images that are recorded with h at every step")
+    n_probe: int = _setting(1500, "images with independent factors that tell what a unit tracks")
+    k: int = _setting(32, "active latents per vector of the k-SAE")
+    latents: int = _setting(1024, "latents in the dictionary of the k-SAE, D")
+    train_steps: int = _setting(1200, "optimizer steps of the k-SAE")
+    n_support: int = _setting(64, "images on which latents are attributed")
+    n_measured: int = _setting(16, "images on which each candidate feature is measured")
+    n_features: int = _setting(20, "bias features per class, N")
+    max_density: float = _setting(
+        0.5, "a latent that fires on a larger share of vectors is no candidate"
+    )
+    n_tuned: int = _setting(128, "images per strength of a search")
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """What each setting means: {name: meaning}."""
+        return {setting.name: setting.metadata["meaning"] for setting in fields(cls)}
+
+
+class Seeds(NamedTuple):
+    """A seed for every stream of randomness. Images of two streams share no noise."""
+
+    main: int = 0
+    """Recordings, training of k-SAEs and h-classifiers, resampling."""
+    through: int = 1
+    """Images that are generated through a k-SAE (notebook 02)."""
+    strangers: int = 2
+    """Other images, as the yardstick of total loss of identity (notebook 02)."""
+    curve: int = 3
+    """Images of dose-response curves, and renders that show the data (notebooks 00 and 05)."""
+    shown: int = 4
+    """Images that are only shown (notebook 05)."""
+    control: int = 5
+    """Balanced renders, the negative control of the evaluators (notebook 00)."""
+    reversed: int = 6
+    """Which class each image of a reversed ratio gets (notebook 05)."""
+    balanced: int = 7
+    """Which class each image of a balanced set gets (notebook 05)."""
+    support: int = 10
+    """Images on which latents are attributed."""
+    measured: int = 20
+    """Images on which single features are measured."""
+    pairs: int = 30
+    """Pairs of renders whose h is exchanged (notebook 03)."""
+    of_class: int = 70
+    """Renders of one class; class c takes the seed after the previous class (notebook 05)."""
+    reference: int = 90
+    """Renders that Fréchet distances are taken to (notebook 06)."""
+    data: int = 91
+    """Renders that generated images are compared with (notebook 00)."""
+    data_again: int = 92
+    """A second set of renders: the floor of a Fréchet distance (notebook 00)."""
+    report: int = 105
+    """Images that results are reported on. Nothing is tuned on them."""
+    draw: int = 106
+    """Which edit each reported image draws from its plan."""
+    sweep: int = 107
+    """Images of the sweep over ratios (notebook 06)."""
+    wanted: int = 108
+    """Images of distributions that are not uniform (notebook 06)."""
+    held_out: int = 109
+    """Images of held-out prompts (notebook 06)."""
+    held_out_base: int = 110
+    """Unedited images that tell the shares under held-out prompts (notebook 06)."""
+    combined: int = 205
+    """Images under several edits at once (notebook 08)."""
+    joint: int = 300
+    """Which edits an image of the joint distribution draws (notebook 08)."""
+    tuning: int = 400
+    """Images of searches over strengths. Nothing is reported on them."""
+    factors: int = 555
+    """Renders with independent factors that tell what a unit tracks."""
+    directions: int = 777
+    """Random directions that decoder directions are compared with (notebook 07)."""
+
+    @classmethod
+    def of(cls, seed: int) -> Seeds:
+        """The streams of a base seed: each has its own offset."""
+        return cls(*(seed + offset for offset in cls()))
