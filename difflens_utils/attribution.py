@@ -1,18 +1,20 @@
 """Which latents cause a class? Integrated gradients (Eq. 6, 8) with respect to two measures.
 
-`through_head`: the paper's measure, the class probability of the h-classifier on the decoded latents. The head is linear
-and the decoder affine, so the logits are affine along the path and the integral needs neither the network nor autograd.
-A head can read what the image does not follow.
+`through_head` takes the paper's measure, the class probability of the h-classifier on the decoded
+latents. The head is linear and the decoder affine, so the logits are affine along the path and the
+integral needs neither the network nor autograd. A head can read what the image does not follow.
 
-`through_image`: the log-probability that the labeller gives the predicted clean image, differentiated through all that
-lies behind the module. It asks what an edit of h does to the picture at that very step.
+`through_image` takes the log-probability that the labeller gives the predicted clean image,
+differentiated through all that lies behind the module. It asks what an edit of h does to the
+picture at that very step.
 
-Both give scores per class and latent; positive means: more of the latent, more of the class.
+Both give scores per class and latent. Positive means: more of the latent, more of the class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,47 +22,50 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, gpu, hooks, keys, sampling
+from . import artifacts, gpu, keys, sampling
 from .activations import Recording
 from .errors import one_of
-from .ksae import KSAE, map_to_vectors, vectors_to_map
-from .probes import Heads
+from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
 from .pipelines import Subject
 from .precision import full_precision, planar
+from .probes import Heads
+from .sampling import Moment
+
+Dictionary = KSAE | Neurons
 
 
 class Attribution(NamedTuple):
-    """Scores of D latents for the classes of one attribute, averaged over the support set."""
+    """Scores of D latents for the classes of one attribute, averaged over the support images."""
 
     scores: Tensor  # (classes, D) summed over timesteps and positions
     by_step: Tensor  # (classes, T, D)
     by_position: Tensor  # (classes, P, D)
-    gap: Tensor  # (classes,) |sum of the attributions - change of the measure| / |change of the measure|
-    slope: Tensor | None = None  # (classes, T, P, D) mean d measure / d latent, where it was kept
-    from_mean: Tensor | None = (
-        None  # (classes, D) scores with the mean latents of the batch as the baseline, where they were kept
-    )
+    gap: Tensor  # (classes,) |sum of attributions - change of the measure| / |that change|
+    slope: Tensor = torch.empty(
+        0
+    )  # (classes, T, P, D) mean d measure / d latent, through the image
+    from_mean: Tensor = torch.empty(0)  # (classes, D) scores with the batch's mean as the baseline
 
 
 RULES = ("gauss", "left")
 
 
 def quadrature(points: int, rule: str = "gauss") -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1]: Gauss-Legendre, exact for polynomials of degree 2 points - 1, or the left Riemann sum.
+    """Nodes and weights on [0, 1], (points,) float64 each.
 
-    Raises ValueError for an unknown rule.
+    "gauss" is Gauss-Legendre, exact for polynomials of degree 2 points - 1; "left" is the left
+    Riemann sum. Raises ValueError for an unknown rule.
     """
     one_of("rule", rule, RULES)
     if rule == "left":
-        return torch.arange(points, dtype=torch.float64) / points, torch.full(
-            (points,), 1 / points, dtype=torch.float64
-        )
-    nodes, weights = np.polynomial.legendre.leggauss(points)
-    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
+        nodes = torch.arange(points, dtype=torch.float64) / points
+        return nodes, torch.full((points,), 1 / points, dtype=torch.float64)
+    x, weights = np.polynomial.legendre.leggauss(points)
+    return torch.tensor((x + 1) / 2), torch.tensor(weights / 2)
 
 
 def linear_integral(logits0: Tensor, logits1: Tensor, points: int, rule: str = "gauss") -> Tensor:
-    """Integral over alpha of the Jacobian d softmax(z) / dz along z = logits0 + alpha (logits1 - logits0).
+    """The integral over alpha of d softmax(z) / dz along z = logits0 + alpha (logits1 - logits0).
 
     (B, classes) twice to (B, classes of the probability, classes of the logit).
     """
@@ -79,81 +84,84 @@ def through_head(
     points: int = 32,
     rule: str = "gauss",
 ) -> Attribution:
-    """Integrated gradients of every class probability with respect to the latents, in closed form (Eq. 6).
+    """Integrated gradients of every class probability for the latents, in closed form (Eq. 6).
 
-    `rows` (B,) are the support images; `baseline` is "zero" (the paper's) or "mean", the mean latents at that timestep and
-    position. Raises ValueError for an unknown baseline or rule.
+    `rows` (B,) are the support images; the baseline is "zero" (the paper's), or "mean", the mean
+    latents at that timestep and position. Raises ValueError for an unknown baseline or rule.
     """
     one_of("baseline", baseline, ("zero", "mean"))
-    by_step, by_position, reached, asked = [], 0.0, 0.0, 0.0
+    by_step = []  # (classes, D) each
+    by_position = reached = change = torch.zeros(())
+    zero = ksae.decode(torch.zeros(len(ksae.directions))).double()  # (d,)
     for step in range(len(heads.weight)):
         s = ksae.latents(map_to_vectors(recording.at(step, rows))).double()  # (B, P, D)
         start = torch.zeros_like(s[:1]) if baseline == "zero" else s.mean(0, keepdim=True)
         weight = map_to_vectors(heads.weight[step]).double()  # (classes, P, d)
         effect = weight @ ksae.directions.double().T  # (classes, P, D): d logit / d latent
-        constant = heads.bias[step].double() + torch.einsum(
-            "cpd,d->c", weight, ksae.decode(s.new_zeros(s.shape[-1]).float()).double()
-        )
+        constant = heads.bias[step].double() + torch.einsum("cpd,d->c", weight, zero)
         z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
         slope = linear_integral(z0, z1, points, rule)  # (B, classes, classes)
-        moved = slope.flatten(1).T @ (s - start).flatten(
-            1
-        )  # (classes^2, P D): one product for all classes
-        parts = (moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect).sum(
-            1
-        ) / len(s)  # (classes, P, D)
-        by_step.append(parts.sum(1))
-        by_position = by_position + parts
-        reached = reached + parts.sum((1, 2))
-        asked = asked + (z1.softmax(-1) - z0.softmax(-1)).mean(0)
-    stacked = torch.stack(by_step, 1)
-    return Attribution(
-        stacked.sum(1).float(),
-        stacked.float(),
-        by_position.float(),
-        ((reached - asked) / asked).abs().float(),
-    )
+        moved = slope.flatten(1).T @ (s - start).flatten(1)  # one product for all classes
+        per_logit = moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect
+        scores = per_logit.sum(1) / len(s)  # (classes, P, D)
+        by_step.append(scores.sum(1))
+        by_position = by_position + scores
+        reached = reached + scores.sum((1, 2))
+        change = change + (z1.softmax(-1) - z0.softmax(-1)).mean(0)
+    stacked = torch.stack(by_step, 1).float()
+    gap = ((reached - change) / change).abs().float()
+    return Attribution(torch.stack(by_step, 1).sum(1).float(), stacked, by_position.float(), gap)
 
 
 def slope_of_head(heads: Heads, ksae: KSAE) -> Tensor:
-    """d (logit of the class - mean logit) / d latent of the h-classifier: (classes, T, P, D). What `towards` needs of this measure."""
+    """d (logit of the class - mean logit) / d latent of the h-classifier: (classes, T, P, D).
+
+    It is what `towards` needs of this measure.
+    """
     weight = heads.weight - heads.weight.mean(1, keepdim=True)  # (T, classes, *h)
     return torch.stack([map_to_vectors(w) @ ksae.directions.T for w in weight], 1)
 
 
-Measure = Callable[
-    [Tensor], Tensor
-]  # predicted clean x_0 (B, C, H, W) -> (B, classes) log-probabilities
+Measure = Callable[[Tensor], Tensor]  # predicted clean x_0 to (B, classes) log-probabilities
+
+
+@dataclass(frozen=True)
+class Support:
+    """The images that latents are attributed on, and how finely the path is integrated."""
+
+    n: int
+    seed: int
+    steps: int
+    points: int = 1
+    batch: int = 64
 
 
 def through_image(
     subject: Subject,
-    ksae: KSAE,
+    ksae: Dictionary,
     attributes: tuple[str, ...],
-    n: int,
-    seed: int,
-    steps: int,
-    *,
-    points: int = 1,
-    batch: int = 64,
+    support: Support,
 ) -> dict[str, Attribution]:
-    """Attribution to what the labeller sees in the predicted clean image, for every class of every attribute at once.
+    """Attribution to what the labeller sees in the predicted clean image, for every class.
 
-    Along generated trajectories (no edit is carried on), with the zero baseline. `points=1` takes the gradient where the
-    model really is (alpha = 1): the derivative of the measure with respect to the scale beta of an intervention at beta = 1.
-    More points integrate along the path, by Gauss-Legendre. Kept in the store.
+    It goes along generated trajectories (no edit is carried on), with the zero baseline. One point
+    takes the gradient where the model really is (alpha = 1): the derivative of the measure with
+    respect to the scale beta of an intervention at beta = 1. More points integrate along the path,
+    by Gauss-Legendre. Kept in the store.
     """
-    artifacts.check_sizes(n_support=n, points=points)
-    names = {a: subject.classes(a) for a in attributes}
-    t = _through_image(subject, ksae, names, n, seed, steps, points, batch)
-    parts = {
-        k: dict(zip(attributes, v.split([len(c) for c in names.values()]), strict=True))
-        for k, v in t.items()
-    }
+    artifacts.check_sizes(n_support=support.n, points=support.points)
+    classes = {a: subject.classes(a) for a in attributes}
+    tensors = _through_image(subject, ksae, classes, support)
+    sizes = [len(names) for names in classes.values()]
+    split = {name: dict(zip(classes, t.split(sizes), strict=True)) for name, t in tensors.items()}
     return {
         a: Attribution(
-            parts["by_step"][a].sum(1),
-            *(parts[name][a] for name in ("by_step", "by_position", "gap", "slope", "from_mean")),
+            split["by_step"][a].sum(1),
+            split["by_step"][a],
+            split["by_position"][a],
+            split["gap"][a],
+            split["slope"][a],
+            split["from_mean"][a],
         )
         for a in attributes
     }
@@ -161,42 +169,29 @@ def through_image(
 
 @artifacts.stored("attribution", reads=("texts", "labeller"))
 def _through_image(
-    subject: Subject,
-    ksae: KSAE,
-    names: dict[str, tuple[str, ...]],
-    n: int,
-    seed: int,
-    steps: int,
-    points: int,
-    batch: int,
+    subject: Subject, ksae: Dictionary, classes: dict[str, tuple[str, ...]], support: Support
 ) -> dict[str, Tensor]:
-    def measure(clean: Tensor) -> Tensor:
-        logits = subject.labeller.logits(subject.decode(clean))
-        return torch.cat([logits[a].log_softmax(-1) for a in names], 1)
-
     with planar(subject):
-        return _image_scores(subject, ksae, measure, n, seed, steps, points, batch)
+
+        def measure(clean: Tensor) -> Tensor:
+            logits = subject.labeller.logits(subject.decode(clean))
+            return torch.cat([logits[a].log_softmax(-1) for a in classes], 1)
+
+        return _image_scores(subject, ksae, measure, support)
 
 
 def _image_scores(
-    subject: Subject,
-    ksae: KSAE,
-    measure: Measure,
-    n: int,
-    seed: int,
-    steps: int,
-    points: int,
-    batch: int,
+    subject: Subject, ksae: Dictionary, measure: Measure, support: Support
 ) -> dict[str, Tensor]:
+    n, steps = support.n, support.steps
     s = sampling.trajectory(subject, steps)
-    nodes = (
-        [(torch.ones(()), torch.ones(()))]
-        if points == 1
-        else list(zip(*quadrature(points), strict=True))
-    )
-    slopes: list = [0.0] * steps
-    by_step: list = [0.0] * steps
-    by_position, asked, from_mean = 0.0, 0.0, 0.0
+    nodes = [(1.0, 1.0)]
+    if support.points > 1:
+        alphas, weights = quadrature(support.points)
+        nodes = list(zip(alphas.tolist(), weights.tolist(), strict=True))
+    slopes = [torch.zeros(()) for _ in range(steps)]
+    by_step = [torch.zeros(()) for _ in range(steps)]
+    by_position = change = from_mean = torch.zeros(())
     bar = tqdm(
         total=n * steps,
         desc="attribution through the image",
@@ -204,220 +199,212 @@ def _image_scores(
         mininterval=1,
         leave=False,
     )
-    for rows in torch.arange(n).split(batch):
-        for index, x, _clean, texts in sampling.unedited(subject, rows, seed, s):
-            total, slope, change, centred = _step_scores(
-                subject, ksae, measure, x, texts, s, index, nodes
-            )
-            slopes[index] = slopes[index] + slope / n
-            by_step[index] = by_step[index] + total.sum(1) / n
-            by_position = by_position + total / n
-            asked = asked + change / n
-            from_mean = from_mean + centred / n
-            bar.update(len(x))
+    for rows in torch.arange(n).split(support.batch):
+        for moment, _ in sampling.unedited(subject, rows, support.seed, s):
+            scores = _step_scores(moment, ksae, measure, nodes)
+            slopes[moment.index] = slopes[moment.index] + scores.slope / n
+            by_step[moment.index] = by_step[moment.index] + scores.total.sum(1) / n
+            by_position = by_position + scores.total / n
+            change = change + scores.change / n
+            from_mean = from_mean + scores.from_mean / n
+            bar.update(len(rows))
     bar.close()
     reached = by_position.sum((1, 2))
     return {
         "by_step": torch.stack(by_step, 1),
         "by_position": by_position,
         "slope": torch.stack(slopes, 1),
-        "gap": ((reached - asked) / asked).abs(),
+        "gap": ((reached - change) / change).abs(),
         "from_mean": from_mean,
     }
 
 
+class _StepScores(NamedTuple):
+    """The scores of one step of one batch, summed over its images."""
+
+    total: Tensor  # (classes, P, D) attributions
+    slope: Tensor  # (classes, P, D)
+    change: Tensor  # (classes,) of the measure, from all latents at zero to as they are
+    from_mean: Tensor  # (classes, D) attributions with the batch's mean as the baseline
+
+
 def _step_scores(
-    subject: Subject,
-    ksae: KSAE,
-    measure: Measure,
-    x: Tensor,
-    texts: list[str],
-    s: sampling.Schedule,
-    index: int,
-    nodes: list[tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step of one batch: attributions and slopes (classes, P, D) summed over images, the change of the measure between all
-    latents at zero and as they are (classes,), and the attributions from the batch's mean (classes, D)."""
-    timestep = s.timesteps[index]
-
-    def run(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        leaf: list[Tensor] = []
-
-        def replace(h: Tensor, _call: int) -> Tensor:
-            leaf.append(change(h).detach().requires_grad_(True))
-            return leaf[-1]
-
-        with (
-            torch.enable_grad(),
-            hooks.edit(subject.network, subject.module, replace, subject.parts(len(x))),
-        ):
-            clean = sampling.predicted_clean(x, subject.predict(x, timestep, texts), s, index)
-            return leaf[-1], measure(clean)
-
-    h, outcome = run(lambda h: h)
+    moment: Moment, ksae: Dictionary, measure: Measure, nodes: list[tuple[float, float]]
+) -> _StepScores:
+    h, outcome = _measured_at(moment, measure, lambda h: h)
     ksae = gpu.on(ksae, h.device)
-    vectors = map_to_vectors(h.detach().float())
-    latents = ksae.latents(vectors)  # (B, P, D)
-    written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents contribute to h
-    total, slope, centred = 0.0, 0.0, 0.0
+    latents = ksae.latents(map_to_vectors(h.detach().float()))  # (B, P, D)
+    written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents add to h
+    centred = latents - latents.mean(0)
+    total = slope = from_mean = torch.zeros(())
     for alpha, weight in nodes:
-        a = alpha.item()
-        leaf, p = (
-            (h, outcome) if a == 1 else run(lambda h, a=a: h - ((1 - a) * written).to(h.dtype))
+        leaf, p = h, outcome
+        if alpha != 1:
+            leaf, p = _measured_at(moment, measure, _less(written, 1 - alpha))
+        slopes = [map_to_vectors(g.float()) @ ksae.directions.T for g in _gradients(p, leaf)]
+        total = total + weight * torch.stack([(latents * g).sum(0).cpu() for g in slopes])
+        slope = slope + weight * torch.stack([g.sum(0).cpu() for g in slopes])
+        from_mean = from_mean + weight * torch.stack(
+            [(centred * g).sum((0, 1)).cpu() for g in slopes]
         )
-        grads = [
-            torch.autograd.grad(p[:, c].sum(), leaf, retain_graph=c + 1 < p.shape[1])[0]
-            for c in range(p.shape[1])
-        ]
-        slopes = [map_to_vectors(g.float()) @ ksae.directions.T for g in grads]  # (B, P, D) each
-        total = total + weight.item() * torch.stack([(latents * g).sum(0).cpu() for g in slopes])
-        slope = slope + weight.item() * torch.stack([g.sum(0).cpu() for g in slopes])
-        centred = centred + weight.item() * torch.stack(
-            [((latents - latents.mean(0)) * g).sum((0, 1)).cpu() for g in slopes]
-        )
-    with torch.no_grad():
-        bare = run(lambda h: h - written.to(h.dtype))[1] if len(nodes) > 1 else None
-    change = (outcome - bare).sum(0).detach().cpu() if bare is not None else total.sum((1, 2))
-    return total, slope, change, centred
+    change = total.sum((1, 2))
+    if len(nodes) > 1:
+        with torch.no_grad():
+            bare = _measured_at(moment, measure, _less(written, 1.0))[1]
+        change = (outcome - bare).sum(0).detach().cpu()
+    return _StepScores(total, slope, change, from_mean)
+
+
+def _less(written: Tensor, share: float) -> Callable[[Tensor], Tensor]:
+    """A change of h that takes off a share of what the latents add to it."""
+    return lambda h: h - (share * written).to(h.dtype)
+
+
+def _measured_at(
+    moment: Moment, measure: Measure, change: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The changed h (B, *h), as a leaf of the graph, and the measure of the image it leads to."""
+    leaf: list[Tensor] = []
+
+    def replace(h: Tensor, _call: int) -> Tensor:
+        leaf.append(change(h).detach().requires_grad_(True))
+        return leaf[-1]
+
+    with torch.enable_grad(), moment.editing(replace):
+        clean = moment.clean(moment.predict())
+        return leaf[-1], measure(clean)
+
+
+def _gradients(p: Tensor, leaf: Tensor) -> list[Tensor]:
+    """The gradient of every column of p (B, classes), summed over images, at the leaf."""
+    last = p.shape[1] - 1
+    return [
+        torch.autograd.grad(p[:, c].sum(), leaf, retain_graph=c < last)[0] for c in range(last + 1)
+    ]
 
 
 def towards(slope: Tensor, contrast: Tensor) -> Tensor:
-    """Attribution with the other classes as the baseline, to first order: (D,) scores of one class.
+    """Attribution with the other classes as the baseline, to first order: (D,) scores of a class.
 
-    `contrast` (T, P, D) is how far the latents of the class's images lie from the others' on average; `slope` (T, P, D) is what the
-    measure gains per unit. A latent scores where images of the class have more of it AND more of it makes the class (or less and
-    less): what is merely common to all images, and what the image does not follow, both come out near zero.
+    `contrast` (T, P, D) is how far the latents of the class's images lie from the others' on
+    average; `slope` (T, P, D) is what the measure gains per unit. A latent scores where images of
+    the class have more of it and more of it makes the class (or less and less). What is common to
+    all images, and what the image does not follow, both come out near zero.
     """
     return (slope * contrast).sum((0, 1))
 
 
 class Effect(NamedTuple):
-    """Measured, not estimated: change of the class's log-probability in the predicted clean image, per feature."""
+    """The measured change of the class's log-probability in the predicted clean image."""
 
     mean: Tensor  # (N,)
     error: Tensor  # (N,) standard error over images
 
 
+class Aim(NamedTuple):
+    """A class of an attribute that an edit is aimed at."""
+
+    attribute: str
+    target: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How single features are measured."""
+
+    n: int  # images
+    seed: int
+    steps: int
+    at: tuple[int, ...]  # the sampling steps at which a feature is moved
+    beta: float = 3.0  # in its units
+
+
+TOGETHER = 4  # features whose edited versions share a batch
+
+
 @torch.no_grad()
 def measured(
-    subject: Subject,
-    ksae: KSAE,
-    attribute: str,
-    target: int,
-    features: Tensor,
-    unit: Tensor,
-    *,
-    n: int,
-    seed: int,
-    steps: int,
-    at: tuple[int, ...],
-    beta: float = 3.0,
-    together: int = 4,
+    subject: Subject, ksae: Dictionary, aim: Aim, features: Tensor, unit: Tensor, trial: Trial
 ) -> Effect:
-    """Edit one feature at a time at a few steps and look at the picture: does the class really become likelier?
+    """Edit one feature at a time and look at the picture: does the class become likelier?
 
-    Each feature is moved by beta times its `unit` (T, P, N) at the sampling steps `at`, on `n` images of fresh seeds; the labeller reads
-    the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store one by
-    one: rankings have features in common.
+    Each of the `features` (N,) is moved by beta times its `unit` (T, P, N) at the steps of the
+    trial; the labeller reads the predicted clean images. Only what lies behind the module runs
+    again. Kept in the store one by one, since rankings have features in common.
     """
-    common = keys.of(
-        measured,
-        {
-            "subject": subject,
-            "ksae": ksae,
-            "attribute": attribute,
-            "target": target,
-            "n": n,
-            "seed": seed,
-            "steps": steps,
-            "at": at,
-            "beta": beta,
-        },
-        reads=("texts", "labeller"),
-    )
+    arguments = {"subject": subject, "ksae": ksae, "aim": aim, "trial": trial}
+    common = keys.of(measured, arguments, reads=("texts", "labeller"))
     parameters = [
         common | {"feature": feature, "unit": keys.digest(moved)}
         for feature, moved in zip(features.tolist(), unit.unbind(-1), strict=True)
     ]
-
-    def make(missing: list[int]) -> Tensor:
-        s = sampling.trajectory(subject, steps)
-        gains = []
-        for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
-            if index in at:
-                with full_precision(subject):
-                    gains.append(
-                        _gains(
-                            subject,
-                            ksae,
-                            attribute,
-                            target,
-                            features[missing],
-                            unit[index][:, missing] * beta,
-                            x,
-                            texts,
-                            s,
-                            index,
-                            together,
-                        )
-                    )
-            if index == max(at):
-                break
-        return torch.stack(gains).mean(0)  # (M, n): per image, over the steps
-
     if not parameters:
         return Effect(torch.empty(0), torch.empty(0))
+
+    def make(missing: list[int]) -> Tensor:
+        moved = trial.beta * unit[..., missing]
+        return _all_gains(subject, ksae, aim, features[missing], moved, trial)
+
     gain = torch.stack(artifacts.cached_each("measured", parameters, make))
-    return Effect(gain.mean(1), gain.std(1) / n**0.5)
+    return Effect(gain.mean(1), gain.std(1) / trial.n**0.5)
 
 
-def _gains(
-    subject: Subject,
-    ksae: KSAE,
-    attribute: str,
-    target: int,
-    features: Tensor,
-    unit: Tensor,
-    x: Tensor,
-    texts: list[str],
-    s: sampling.Schedule,
-    index: int,
-    together: int,
+def _all_gains(
+    subject: Subject, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor, trial: Trial
 ) -> Tensor:
-    """Change of the class's log-probability at one step, (N, B): each feature moved alone."""
-    rows, ksae = [], gpu.on(ksae, x.device)
-    for part in torch.arange(len(features)).split(together):
+    """The gain of every feature on every image, mean over the steps of the trial: (N, n)."""
+    s = sampling.trajectory(subject, trial.steps)
+    gains = []
+    for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):
+        if moment.index in trial.at:
+            with full_precision(subject):
+                gains.append(_gains(moment, ksae, aim, features, change[moment.index]))
+        if moment.index == max(trial.at):
+            break
+    return torch.stack(gains).mean(0)
 
-        def versions(h: Tensor, _call: int, part: Tensor = part) -> Tensor:
-            latents = ksae.latents(map_to_vectors(h).float())
-            moved = []
-            for i in part.tolist():
-                own = latents[..., features[i]]  # (B, P)
-                change = (own + unit[:, i].to(own)).clamp_min(ksae.floor) - own
-                moved.append(
-                    h.float()
-                    + vectors_to_map(change[..., None] * ksae.directions[features[i]], h.shape)
-                )
-            return torch.cat(moved).to(h.dtype)
 
-        with hooks.fork(subject.network, subject.module, versions, subject.parts(len(x))) as forked:
-            plain, edited = forked.split(subject.predict(x, s.timesteps[index], texts), len(x))
-        read = lambda e, again: subject.labeller.logits(
-            subject.decode(  # noqa: E731
-                sampling.predicted_clean(x.repeat(again, 1, 1, 1), e, s, index)
-            )
-        )[attribute].log_softmax(-1)[:, target]
-        rows.append((read(edited, len(part)).reshape(len(part), -1) - read(plain, 1)).cpu())
+def _gains(moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor) -> Tensor:
+    """Change of the class's log-probability at one step, each feature moved alone: (N, B)."""
+    subject = moment.subject
+    ksae = gpu.on(ksae, moment.x.device)
+    rows = []
+    for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
+
+        def versions(
+            h: Tensor, _call: int, chosen: Tensor = chosen, moved: Tensor = moved
+        ) -> Tensor:
+            return _versions(h, ksae, chosen, moved)
+
+        with moment.forking(versions) as forked:
+            plain, edited = forked.split(moment.predict(), len(moment.x))
+        before, after = (
+            subject.labeller.logits(subject.decode(moment.clean(p)))[aim.attribute].log_softmax(-1)
+            for p in (plain, edited)
+        )
+        gain = after[:, aim.target].reshape(len(chosen), -1) - before[:, aim.target]
+        rows.append(gain.cpu())
     return torch.cat(rows)
+
+
+def _versions(h: Tensor, ksae: Dictionary, features: Tensor, change: Tensor) -> Tensor:
+    """h (B, *h) with each of N features moved alone by `change` (P, N): (N B, *h)."""
+    latents = ksae.latents(map_to_vectors(h).float())
+    moved = []
+    for j, amount in zip(features.tolist(), change.unbind(-1), strict=True):
+        active = latents[..., j]  # (B, P)
+        added = (active + amount.to(active)).clamp_min(ksae.floor) - active
+        moved.append(h.float() + vectors_to_map(added[..., None] * ksae.directions[j], h.shape))
+    return torch.cat(moved).to(h.dtype)
 
 
 def select(
     scores: Tensor, n: int, density: Tensor | None = None, max_density: float = 1.0
 ) -> Tensor:
-    """The N latents with the largest positive score: (<= n,) indices, best first (I_c of Eq. 6).
+    """I_c of Eq. 6: the latents with the largest positive scores, (<= n,) indices, best first.
 
-    Latents that fire on more than `max_density` of all vectors are left out: they carry what all images share, and
-    pushing them takes images off the data's manifold.
+    Latents that fire on more than `max_density` of all vectors are left out: they carry what all
+    images share, and pushing them takes images off the data's manifold.
     """
     scores = scores.clone()
     if density is not None:

@@ -133,7 +133,7 @@ def test_image_gradient_is_the_effect_of_scaling(store):
         with hooks.edit(
             subject.network,
             "mid_block",
-            lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 2))),
+            lambda h, i: edit(h, sampling.Step(0, s.timesteps[0], torch.arange(0, 2))),
         ):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
         return subject.labeller.logits(clean)["gender"].log_softmax(-1)[:, 1].double().mean().item()
@@ -195,7 +195,7 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
         with hooks.edit(
             subject.network,
             "mid_block",
-            lambda h, _: edit(h, sampling.Step(0, s.timesteps[0], slice(0, 4))),
+            lambda h, _: edit(h, sampling.Step(0, s.timesteps[0], torch.arange(0, 4))),
         ):
             clean = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
         return subject.labeller.logits(clean)["age"].log_softmax(-1)[:, 2]

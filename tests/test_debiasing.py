@@ -82,7 +82,7 @@ def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
     planned = debiasing.plans(rows, BASE, (0.5, 0.5))
     edit = debiasing.edit_of(pushing(), rows, planned, 4000, 3)
     assert len(edit.rows) / 4000 == pytest.approx(planned[0].weights[1], abs=0.03)
-    moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, slice(0, 4000)))
+    moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, torch.arange(0, 4000)))
     assert set(moved.flatten(1).mean(1).round().tolist()) == {0.0, 2.0}
 
 

@@ -10,7 +10,7 @@ from difflens_utils.ksae import Neurons, map_to_vectors
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 
-STEP = Step(1, 500, slice(2, 6))
+STEP = Step(1, 500, torch.arange(2, 6))
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ def test_a_recording_is_not_changed_by_layers_that_work_in_place():
 
 
 def test_edits_in_place_compose():
-    h, step = torch.ones(2, 24, 2, 2), Step(0, 500, slice(0, 2))
+    h, step = torch.ones(2, 24, 2, 2), Step(0, 500, torch.arange(0, 2))
     edit = edits.compose(*[edits.only(_keyed(in_place), [0])] * 2)
     torch.testing.assert_close(edit(h, step), (h * 1.5 + 0.3) * 1.5 + 0.3)
     assert torch.equal(h, torch.ones(2, 24, 2, 2))

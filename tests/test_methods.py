@@ -27,7 +27,7 @@ def parts(store: Path):
 
 
 def changed(method: methods.Method, h: Tensor, c: int) -> Tensor:
-    return method.towards(c, 2.0)(h, Step(1, 500, slice(0, len(h)))) - h
+    return method.towards(c, 2.0)(h, Step(1, 500, torch.arange(0, len(h)))) - h
 
 
 def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(parts) -> None:
@@ -51,7 +51,7 @@ def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(parts) -> N
     ]
     h = rec.at(1)
     for method in rows:
-        assert method.towards(1, 0.0)(h, Step(1, 500, slice(0, 12))) is None, method.name
+        assert method.towards(1, 0.0)(h, Step(1, 500, torch.arange(0, 12))) is None, method.name
         assert changed(method, h, 1).abs().max() > 1e-4, method.name
 
 
@@ -92,11 +92,11 @@ def test_scaling_turns_the_latents_of_the_class_up_and_the_others_down(parts) ->
         ]
     )
     moved = methods.scaled("scale", sae, chosen, gaps).towards(1, 0.7)(
-        h, Step(1, 500, slice(0, 12))
+        h, Step(1, 500, torch.arange(0, 12))
     )
-    torch.testing.assert_close(moved, want(h, Step(1, 500, slice(0, 12))))
+    torch.testing.assert_close(moved, want(h, Step(1, 500, torch.arange(0, 12))))
     assert (
-        methods.scaled("scale", sae, chosen, gaps).towards(1, 0.0)(h, Step(1, 500, slice(0, 12)))
+        methods.scaled("scale", sae, chosen, gaps).towards(1, 0.0)(h, Step(1, 500, torch.arange(0, 12)))
         is None
     )
 
@@ -106,7 +106,7 @@ def test_without_features_there_is_no_edit() -> None:
     nobody = methods.shifted(
         "none", model, [torch.empty(0, dtype=torch.int64)], [torch.rand(1, 4, 48)]
     )
-    assert nobody.towards(0, 2.0)(torch.rand(2, 24, 2, 2), Step(0, 500, slice(0, 2))) is None
+    assert nobody.towards(0, 2.0)(torch.rand(2, 24, 2, 2), Step(0, 500, torch.arange(0, 2))) is None
 
 
 def test_names_as_keys() -> None:

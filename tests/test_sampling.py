@@ -327,7 +327,7 @@ def test_asymmetric_step_follows_equation_11(subject):
         edited = subject.epsilon(x, s.timesteps[1]).double()
     a, b = s.alpha[1], s.alpha_previous[1]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
-    step = sampling.Step(1, s.timesteps[1], slice(0, 1))
+    step = sampling.Step(1, s.timesteps[1], torch.arange(0, 1))
     got_plain, got_edited = sampling._predictions(subject, x, [""], step, push, True, None)
     clean, direction = (sampling.predicted_clean(x, e, s, 1) for e in (got_edited, got_plain))
     torch.testing.assert_close(

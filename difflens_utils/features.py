@@ -1,0 +1,197 @@
+"""Bias features: the latents that cause a class, and what is needed to steer with them.
+
+Attribution through the picture, with the other classes as the baseline, proposes candidates
+(Eq. 6); each is then moved alone, and stays if it makes the class likelier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from . import artifacts, attribution, evaluators, ksae
+from .activations import Recording
+from .attribution import Aim, Attribution, Support, Trial
+from .ksae import KSAE, Neurons
+from .pipelines import Subject
+from .settings import Seeds, Settings
+
+
+@artifacts.stored("class_means")
+def class_means(
+    rec: Recording,
+    sae: KSAE | Neurons,
+    labels: Mapping[str, Tensor],
+    classes: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Mean latents of each class's images: {attribute: (classes, T, P, D)}; from the store."""
+    weights = {a: one_hot(y, classes[a]).float() for a, y in labels.items()}  # (n, classes)
+    weights = {a: w / w.sum(0).clamp_min(1) for a, w in weights.items()}
+    means: dict[str, list[Tensor]] = {a: [] for a in labels}
+    chunks = [slice(i, i + 256) for i in range(0, len(rec), 256)]
+    for step in range(rec.h.shape[1]):
+        vectors = [ksae.map_to_vectors(rec.at(step, chunk)) for chunk in chunks]
+        s = torch.cat([sae.latents(v) for v in vectors])  # (n, P, D)
+        for a, w in weights.items():
+            means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
+    return {a: torch.stack(m, 1) for a, m in means.items()}
+
+
+def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:
+    """How far a class's mean latents (classes, T, P, D) lie from all other images': (T, P, D).
+
+    Zero where one of the two sides has no images: nothing is known of the difference then.
+    """
+    others = [c for c in range(len(means)) if c != target and counts[c] > 0]
+    if not others or counts[target] == 0:
+        return torch.zeros_like(means[target])
+    weight = counts[others].float() / counts[others].sum()
+    return means[target] - torch.einsum("c,c...->...", weight, means[others])
+
+
+def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
+    """The mean h of the images `inside` (n,) a class minus that of all others: (T, *h).
+
+    It is the dense control. Zero where one of the two sides has no images.
+    """
+    if inside.all() or not inside.any():
+        return torch.zeros(rec.h.shape[1:])
+    steps = range(rec.h.shape[1])
+    return torch.stack([rec.at(s, inside).mean(0) - rec.at(s, ~inside).mean(0) for s in steps])
+
+
+def deciding_steps(steps: int) -> tuple[int, ...]:
+    """The steps at which single features are measured: when the picture is being decided.
+
+    At the noisiest steps the predicted clean image is epsilon's rounding error times
+    1 / sqrt(alpha-bar), and an evaluator reads noise.
+    """
+    return tuple(sorted({int(f * (steps - 1)) for f in (0.5, 0.65)}))
+
+
+@dataclass(frozen=True)
+class BiasFeatures:
+    """The bias features of every class, found with one k-SAE."""
+
+    ksae: KSAE
+    features: dict[str, list[Tensor]]  # {attribute: per class the latents I_c, best first}
+    gaps: dict[str, list[Tensor]]  # {attribute: per class (T, P, D), its difference to all others}
+    labels: dict[str, Tensor]  # the labeller's classes of the recorded images, (n,)
+    counts: dict[str, Tensor]  # images per class
+    density: Tensor  # (D,) the share of vectors on which a latent fires
+    scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
+    by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
+    recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
+
+    def unit(self, attribute: str, target: int) -> Tensor:
+        """The unit of mode "add": (T, P, N), the class difference of each bias feature."""
+        return self.gaps[attribute][target][..., self.features[attribute][target]]
+
+    def best(self, n: int) -> BiasFeatures:
+        """The best `n` features of every class (Table 6)."""
+        kept = {a: [latents[:n] for latents in rows] for a, rows in self.features.items()}
+        return replace(self, features=kept, recipe=self.recipe | {"n_features": n})
+
+    def random(self, attribute: str, target: int, seed: int) -> Tensor:
+        """As many random latents as a class has features, of the same density: (N,)."""
+        every = torch.cat(self.features[attribute])
+        return random_features(self.features[attribute][target], self.density, seed, every)
+
+
+def find(
+    subject: Subject,
+    sae: KSAE,
+    rec: Recording,
+    settings: Settings,
+    attributes: Sequence[str] | Mapping[str, str] | None = None,
+) -> BiasFeatures:
+    """The bias features of all attributes of a subject, or of those named.
+
+    A mapping {attribute: class} measures the candidates of these classes alone; the others get no
+    features.
+    """
+    only = attributes if isinstance(attributes, Mapping) else {}
+    classes = {a: subject.classes(a) for a in attributes or subject.attributes}
+    labels = labelled(subject, rec, tuple(classes))
+    counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
+    seeds = Seeds.of(settings.seed)
+    support = Support(settings.n_support, seeds.support, settings.steps)
+    by_image = attribution.through_image(subject, sae, tuple(classes), support)
+    means = class_means(rec, sae, labels, {a: len(names) for a, names in classes.items()})
+    density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(settings.steps)))
+    features, gaps, scores = {}, {}, {}
+    for a, names in classes.items():
+        each = range(len(names))
+        gaps[a] = [contrast(means[a], c, counts[a]) for c in each]
+        scores[a] = [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in each]
+        features[a] = [torch.empty(0, dtype=torch.long) for _ in each]
+        for c in each:
+            if only.get(a, names[c]) == names[c]:
+                candidates = attribution.select(
+                    scores[a][c],
+                    settings.n_features + settings.n_features // 2,
+                    density,
+                    settings.max_density,
+                )
+                aim = Aim(a, c)
+                features[a][c] = confirmed(subject, sae, aim, candidates, gaps[a][c], settings)
+    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, by_image)
+
+
+def labelled(subject: Subject, rec: Recording, attributes: Sequence[str]) -> dict[str, Tensor]:
+    """The labeller's classes of recorded images: {attribute: (n,)}."""
+    probabilities = evaluators.read(subject.labeller, rec.images.to(subject.device))
+    return {a: p.argmax(-1) for a, p in probabilities.items() if a in attributes}
+
+
+def confirmed(
+    subject: Subject,
+    sae: KSAE,
+    aim: Aim,
+    candidates: Tensor,
+    gap: Tensor,
+    settings: Settings,
+) -> Tensor:
+    """I_c: the candidates (N,) that make the class likelier when each is moved alone.
+
+    They move by the class difference `gap` (T, P, D). At most `n_features` stay, in their order.
+    """
+    trial = Trial(
+        settings.n_measured,
+        Seeds.of(settings.seed).measured,
+        settings.steps,
+        deciding_steps(settings.steps),
+    )
+    effect = attribution.measured(subject, sae, aim, candidates, gap[..., candidates], trial)
+    return candidates[effect.mean > 0][: settings.n_features]
+
+
+def random_features(
+    features: Tensor, density: Tensor, seed: int, exclude: Tensor | None = None
+) -> Tensor:
+    """The negative control: each feature's place is taken by a latent of nearly the same density.
+
+    It is drawn among the 20 nearest latents that are in neither `features` (N,) nor `exclude`.
+    Raises ValueError where no latents are left to draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    taken = set(features.tolist())
+    if exclude is not None:
+        taken |= set(exclude.tolist())
+    chosen = []
+    for j in features.tolist():
+        by_distance = (density - density[j]).abs().argsort().tolist()
+        near = [i for i in by_distance if i not in taken][:20]
+        if not near:
+            raise ValueError(
+                f"latents must be more than {len(density)}: none is left as a random control"
+            )
+        pick = near[int(torch.randint(len(near), (1,), generator=generator))]
+        taken.add(pick)
+        chosen.append(pick)
+    return torch.tensor(chosen, dtype=torch.int64)

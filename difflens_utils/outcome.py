@@ -1,0 +1,217 @@
+"""Images under an edit, and what the evaluators say of them.
+
+`draw` generates images and stores them; images of equal seeds are paired, whatever the edit.
+`judge` lets every evaluator look at images, and gives an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import artifacts, evaluators, gpu, keys, metrics, sampling, shards
+from .metrics import Estimate
+from .pipelines import Prompt, Subject
+from .sampling import Edit
+
+
+def draw(
+    subject: Subject,
+    edit: Edit | None,
+    n: int,
+    seed: int,
+    steps: int,
+    *,
+    asymmetric: bool = True,
+    prompts: Sequence[Prompt] | None = None,
+    batch: int | None = None,
+    progress: str | None = None,
+) -> Tensor:
+    """Images (n, 3, H, W) under an edit, from the store if they are there.
+
+    They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the
+    batches, which are as large as `gpu.batch_size` says by default; for an edit that moves a batch
+    as one their size is part of the key. Raises ValueError for sizes <= 0.
+    """
+    artifacts.check_sizes(n_images=n, steps=steps)
+    size = batch or gpu.batch_size(subject)
+    texts = subject.texts(subject.prompts.evaluate if prompts is None else prompts)
+    arguments = {
+        "subject": subject,
+        "edit": edit,
+        "n": n,
+        "seed": seed,
+        "steps": steps,
+        "texts": texts,
+    }
+    rows = torch.arange(n)
+    if edit is not None:
+        arguments |= {
+            "asymmetric": asymmetric,
+            "batch": size if edit.moves_batches else None,
+        }
+        rows = rows if edit.rows is None else edit.rows
+
+    def plain() -> Tensor:
+        """The images that the edit leaves alone need not be drawn again."""
+        return draw(subject, None, n, seed, steps, prompts=prompts, batch=size)
+
+    def whole(drawn: Tensor) -> Tensor:
+        if len(rows) == n:
+            return drawn
+        images = plain().half()
+        images[rows] = drawn if len(rows) else images[rows]
+        return images
+
+    def make(block: slice | None, folder: Path) -> None:
+        chosen = rows if block is None else rows[block]
+        images = torch.empty(0, dtype=torch.float16)
+        if len(chosen):
+            images = sampling.sample(
+                subject,
+                n,
+                seed,
+                steps=steps,
+                edit=edit,
+                asymmetric=asymmetric,
+                prompts=texts,
+                rows=chosen,
+                batch=size,
+                progress=progress or "sampling",
+            ).half()
+        images = images if block is not None else whole(images)
+        artifacts.save_tensors({"images": images}, folder)
+
+    def merge(parts: list[Path], folder: Path) -> None:
+        drawn = torch.cat([artifacts.load_tensors(part)["images"] for part in parts])
+        artifacts.save_tensors({"images": whole(drawn)}, folder)
+
+    folder = shards.shared(
+        "images",
+        keys.of(draw, arguments),
+        shards.blocks(len(rows), size),
+        make,
+        merge,
+        ahead=plain if len(rows) < n else None,
+    )
+    return artifacts.load_tensors(folder)["images"].float()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the evaluators say of a set of images."""
+
+    images: Tensor  # (n, 3, H, W)
+    scored: dict[str, Tensor]  # by the scorer: {factor: (n, classes)} probabilities
+    labelled: dict[str, Tensor]  # by the labeller
+    features: Tensor  # (n, F) of the scorer
+    clip: Tensor  # (n, E) unit-norm CLIP embeddings
+    prompt: Tensor  # (n,) the number of each image's prompt
+
+    def share(self, attribute: str, target: int) -> Estimate:
+        """The share of images that the scorer puts into a class, with its Wilson interval."""
+        hits = (self.scored[attribute].argmax(-1) == target).sum().item()
+        return metrics.wilson(int(hits), len(self.images))
+
+    def gain(self, before: Outcome, attribute: str, target: int) -> Estimate:
+        """How much the share of a class has risen since `before`, whose first images are paired."""
+        n = len(self.images)
+        after = self.scored[attribute].argmax(-1) == target
+        start = before.scored[attribute][:n].argmax(-1) == target
+        return metrics.mean(after.float() - start.float())
+
+    def agreement(self, attribute: str) -> Estimate:
+        """The share of images on which the two evaluators name the same class."""
+        return metrics.agreement(self.scored[attribute], self.labelled[attribute])
+
+    def fairness(self, attribute: str, target: Sequence[float] | None = None) -> metrics.Fairness:
+        """FD per prompt, averaged over the prompts (Eq. 13, Appendix C.2)."""
+        return metrics.fairness_discrepancy(self.scored[attribute], target, self.prompt)
+
+    def of(self, prompt: int) -> Outcome:
+        """The images of one prompt."""
+        rows = self.prompt == prompt
+        return Outcome(
+            self.images[rows],
+            {factor: p[rows] for factor, p in self.scored.items()},
+            {factor: p[rows] for factor, p in self.labelled.items()},
+            self.features[rows],
+            self.clip[rows],
+            self.prompt[rows],
+        )
+
+
+@torch.no_grad()
+def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
+    """Let every evaluator look at images (n, 3, H, W).
+
+    They took so many prompts in turn, by default those of the evaluation.
+    """
+    seen = images.to(subject.device)
+    return Outcome(
+        images,
+        evaluators.read(subject.scorer, seen),
+        evaluators.read(subject.labeller, seen),
+        evaluators.embed(subject.scorer, seen),
+        evaluators.embed(subject.clip, seen),
+        sampling.assigned(len(images), prompts or len(subject.texts())),
+    )
+
+
+def obeyed(
+    outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]
+) -> dict[str, Estimate]:
+    """How often the scorer sees what a prompt names: {factor: share of the images}."""
+    result = {}
+    for factor, names in classes.items():
+        named = torch.tensor([_named(prompt, factor, names) for prompt in prompts])
+        wanted = named[outcome.prompt]  # (n,)
+        asked = wanted >= 0
+        if asked.any():
+            hits = outcome.scored[factor].argmax(-1)[asked] == wanted[asked]
+            result[factor] = metrics.wilson(int(hits.sum()), int(asked.sum()))
+    return result
+
+
+def _named(prompt: Prompt, factor: str, classes: Sequence[str]) -> int:
+    """The number of the class of a factor that a prompt's text names, in whole words, or -1."""
+    name = prompt.given.get(factor, "")
+    if not name or not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt.text):
+        return -1
+    return list(classes).index(name)
+
+
+def short_names(texts: Sequence[str]) -> dict[str, str]:
+    """What prompts are called in records: {text: its last word}.
+
+    Where two texts end alike they are called by all their words.
+    """
+    last = [text.split()[-1] if text.strip() else "" for text in texts]
+    return {
+        text: word if last.count(word) == 1 else "_".join(text.split())
+        for text, word in zip(texts, last, strict=True)
+    }
+
+
+def class_names(classes: Mapping[str, Sequence[str]]) -> dict[tuple[str, int], str]:
+    """What classes are called in records: {(attribute, class): name}.
+
+    That is the class, or "attribute.class" where another attribute has one of that name.
+    """
+    names = {(a, c): name for a, own in classes.items() for c, name in enumerate(own)}
+    taken = list(names.values())
+    return {
+        (a, c): name if taken.count(name) == 1 else f"{a}.{name}" for (a, c), name in names.items()
+    }
+
+
+def extremes(shares: Tensor) -> tuple[int, int]:
+    """The commonest and the rarest class by their shares (classes,): two, even if all are alike."""
+    common = int(shares.argmax())
+    others = [c for c in range(len(shares)) if c != common]
+    return common, others[int(shares[others].argmin())]
