@@ -1,4 +1,8 @@
-"""Open a diffusion model at its bottleneck, find the sparse features behind a bias, and turn them up or down.
+"""Open a diffusion model at its bottleneck, find the sparse features behind a bias, turn them.
+
+    import difflens_utils as dl
+
+    study = dl.open("portraits")
 
 Data flows one way, and a module imports only from the floors above its own:
 
@@ -10,12 +14,15 @@ Data flows one way, and a module imports only from the floors above its own:
     -> fairface, inception, pictures, portraits, shards
     -> labelled, occupations
     -> pipelines
-    -> activations, finetuning, latent_direction, latent_editing, mediation, subjects
-    -> probes
+    -> activations, factors, finetuning, latent_direction, latent_editing, mediation, outcome,
+       subjects
+    -> probes, sizes
     -> attribution, edits
-    -> stages
-    -> methods, sizes
+    -> features
+    -> methods
     -> debiasing
+    -> pages
+    -> study
 """
 
 from __future__ import annotations
@@ -44,3 +51,22 @@ def _mend_torchvision() -> None:
 
 
 _mend_torchvision()
+
+from . import edits, figures, methods, metrics  # noqa: E402
+from .edits import Edit  # noqa: E402
+from .settings import Seeds, Settings  # noqa: E402
+from .study import Attribute, Study, open  # noqa: E402
+
+__version__ = "0.2.0"
+__all__ = [
+    "Attribute",
+    "Edit",
+    "Seeds",
+    "Settings",
+    "Study",
+    "edits",
+    "figures",
+    "methods",
+    "metrics",
+    "open",
+]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import artifacts, gpu, keys, ksae, sampling, shards
-from .sampling import Step
 from .pipelines import Prompt, Subject
+from .sampling import Step
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.h)
+
+    @property
+    def width(self) -> int:
+        """Values per vector, d: the channels of h."""
+        return self.h.shape[2] if self.h.ndim == 5 else self.h.shape[-1]
 
     def fingerprint(self) -> str:
         """What stands for it in the keys of what is computed from it."""
@@ -61,19 +66,13 @@ class BatchStream:
 
     def __call__(self, number: int) -> Tensor:
         h = self.recording.h
-        per_map = int(np.prod(h.shape[2:])) // self._width
+        per_map = int(np.prod(h.shape[2:])) // self.recording.width
         pairs = max(1, self.size // per_map)
         rng = np.random.default_rng((self.seed, number))
         picked = h[
             np.sort(rng.integers(self.rows, size=pairs)), rng.integers(h.shape[1], size=pairs)
         ]
         return ksae.map_to_vectors(torch.from_numpy(picked.astype(np.float32))).flatten(0, 1)
-
-    @property
-    def _width(self) -> int:
-        return (
-            self.recording.h.shape[2] if self.recording.h.ndim == 5 else self.recording.h.shape[-1]
-        )
 
 
 def record(

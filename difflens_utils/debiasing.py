@@ -1,14 +1,16 @@
-"""From a method to a fair set of images: search its strengths once, plan a mixture for a target distribution, carry it out, score it.
+"""From a method to a fair set of images: search, plan, carry out, score.
 
-The search runs on seeds on which nothing is reported, and is the same for every method. It takes longer than the rest of the
-book, so its outcome ships with the subject (`make methods` makes it anew); whether it still tells the truth shows on the fresh seeds, where
-what a plan expects stands beside what it reaches.
+The search tries a method's strengths on seeds on which nothing is reported, and is the same for
+every method. It takes longer than the rest of the book, so its result ships with the subject
+(`make methods` makes it anew). Whether it still tells the truth shows on fresh seeds, where what a
+plan expects stands beside what it reaches.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,42 +18,69 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from . import artifacts, edits, evaluators, keys, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, keys, metrics, outcome, planning, sampling
 from .methods import Method
 from .metrics import Estimate
-from .planning import Plan
-from .stages import Outcome
+from .outcome import Outcome
 from .pipelines import Prompt, Subject
+from .planning import Plan
+from .sampling import Edit
 
-UNEDITED, WHOLE = -1, -2  # targets of arms that are no class
-WHOLE_BATCH = 64  # images that an edit which takes the distribution moves as one
+Array = NDArray[np.float64]
+UNEDITED, EVERY = -1, -2  # targets of arms that are no class
+GROUP = 64  # images that an edit which takes the distribution moves as one
 
 
 class Arm(NamedTuple):
-    """What one edit did to a set of images: where images of each class went, the mean CLIP-I, and whether both evaluators still agree.
+    """What one edit did to the tuning images: an option among which a plan chooses.
 
-    Transitions are (classes, classes), or (G, classes, classes) of an edit that takes the distribution: it moves the images of a class elsewhere
-    under another prompt.
+    Transitions are (classes, classes), or (G, classes, classes) of an edit that takes the
+    distribution: it moves the images of a class elsewhere under another prompt.
     """
 
-    target: int  # class, UNEDITED, or WHOLE for an edit that takes the distribution
+    target: int  # a class, UNEDITED, or EVERY for an edit that takes the distribution
     strength: float
     transitions: list  # of the images that were one class unedited, the share that is each now
     similar: Estimate  # CLIP-I to the unedited images
-    agreement: Estimate
+    agreement: Estimate  # of the two evaluators
 
-    def shares(self, base: ArrayLike) -> NDArray[np.float64]:
-        """The class shares (G, classes) where the unedited ones are `base`: those of a hundred tuning images are too noisy to plan with."""
-        return (np.asarray(base)[..., None, :] @ np.asarray(self.transitions))[..., 0, :]
+    def shares(self, base: ArrayLike) -> Array:
+        """The class shares (G, classes) that follow from unedited ones of `base` (G, classes).
+
+        Shares of a hundred tuning images themselves would be too noisy to plan with.
+        """
+        moved = np.asarray(base)[..., None, :] @ np.asarray(self.transitions)
+        return moved[..., 0, :]
 
     def under(self, prompt: int) -> Arm:
         """The same arm for one prompt."""
-        return (
-            self
-            if np.ndim(self.transitions) == 2
-            else self._replace(transitions=self.transitions[prompt])
-        )
+        if np.ndim(self.transitions) == 2:
+            return self
+        return self._replace(transitions=self.transitions[prompt])
+
+
+@dataclass(frozen=True)
+class Search:
+    """A method's arms for one attribute, and the unedited shares to plan from."""
+
+    method: Method
+    attribute: str
+    arms: list[Arm]
+    base: Array  # (G, classes) under each prompt, of many images
+
+    def towards(self, target: int) -> list[Arm]:
+        """The arms towards a class, after the unedited one: the path of growing strength."""
+        return [arm for arm in self.arms if arm.target in (UNEDITED, target)]
+
+    def share(self, arm: Arm, target: int) -> float:
+        """The share of a class under an arm, mean over the prompts."""
+        return float(arm.shares(self.base)[:, target].mean())
+
+    def on(self, base: Array) -> Search:
+        """The same arms with other unedited shares, such as those of held-out prompts."""
+        return replace(self, base=base)
 
 
 class Debiased(NamedTuple):
@@ -61,71 +90,79 @@ class Debiased(NamedTuple):
     outcome: Outcome
 
     @property
-    def expected(self) -> NDArray[np.float64]:
+    def expected(self) -> Array:
         """The shares that were planned: (G, classes)."""
-        return np.concatenate([p.expected for p in self.plans])
+        return np.concatenate([plan.expected for plan in self.plans])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def base_shares(
+    subject: Subject, images: Tensor, prompts: Sequence[Prompt] | None = None
+) -> dict[str, Array]:
+    """The class shares of many unedited images (N, 3, H, W), by the scorer.
+
+    {attribute: (G, classes)}, one row per prompt, by default of those of the evaluation.
+    """
+    scored = evaluators.read(subject.scorer, images.to(subject.device))
+    number = len(subject.texts(prompts))
+    prompt = sampling.assigned(len(images), number)
+    each = range(number)
+    return {
+        a: np.stack([metrics.shares(scored[a][prompt == g]) for g in each])
+        for a in subject.attributes
+    }
+
+
+# ---------------------------------------------------------------------------------------------
 # Search
 
 
 def respond(
     subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int
 ) -> list[Arm]:
-    """What a method does to `n` images at each strength of its grid, towards each class; the first arm is no edit."""
-    plain = stages.judge(subject, stages.generate(subject, None, n, seed, steps))
-    arms = [arm(plain, plain, attribute, UNEDITED, 0.0)]
-    for target in [WHOLE] if method.whole else range(len(subject.classes(attribute))):
+    """What a method does to `n` images at each strength of its grid, towards each class.
+
+    The first arm is no edit.
+    """
+    plain = outcome.judge(subject, outcome.draw(subject, None, n, seed, steps))
+    arms = [_arm(plain, plain, attribute, UNEDITED, 0.0)]
+    for target in _targets(subject, method, attribute):
         for strength in method.grid:
-            images = generate(subject, method, method.towards(target, strength), n, seed, steps)
-            arms.append(arm(plain, stages.judge(subject, images), attribute, target, strength))
+            edit = method.towards(target, strength)
+            images = draw(subject, method, edit, n, seed, steps)
+            edited = outcome.judge(subject, images)
+            arms.append(_arm(plain, edited, attribute, target, strength))
     return arms
 
 
-def arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
+def _targets(subject: Subject, method: Method, attribute: str) -> list[int]:
+    return [EVERY] if method.whole else list(range(len(subject.classes(attribute))))
+
+
+def _arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
     before, after = plain.scored[attribute], edited.scored[attribute]
     moved = metrics.transitions(before, after)
-    if target == WHOLE and len(own := plain.prompt.unique()) > 1:
-        moved = np.stack(
-            [metrics.transitions(before[plain.prompt == g], after[plain.prompt == g]) for g in own]
-        )
-    return Arm(
-        target,
-        strength,
-        moved.tolist(),
-        metrics.clip_i(plain.clip, edited.clip).raw,
-        edited.agreement(attribute),
-    )
+    prompts = torch.unique(plain.prompt)
+    if target == EVERY and len(prompts) > 1:
+        groups = [plain.prompt == g for g in prompts]
+        moved = np.stack([metrics.transitions(before[rows], after[rows]) for rows in groups])
+    similar = metrics.clip_i(plain.clip, edited.clip).raw
+    return Arm(target, strength, moved.tolist(), similar, edited.agreement(attribute))
 
 
-def base_shares(
-    subject: Subject, images: torch.Tensor, prompts: int | None = None
-) -> dict[str, NDArray[np.float64]]:
-    """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer: {attribute: (G, classes)}."""
-    scored, number = (
-        evaluators.read(subject.scorer, images.to(subject.device)),
-        prompts or len(subject.texts()),
-    )
-    prompt = sampling.assigned(len(images), number)
-    return {
-        a: np.stack([metrics.shares(scored[a][prompt == g]) for g in range(number)])
-        for a in subject.attributes
-    }
-
-
-def generate(
+def draw(
     subject: Subject,
     method: Method,
-    edit: sampling.Edit,
+    edit: Edit,
     n: int,
     seed: int,
     steps: int,
     prompts: Sequence[Prompt] | None = None,
-) -> torch.Tensor:
-    """Images (n, 3, H, W) under an edit, with the step that the method asks for; one that moves a whole batch has the same batches everywhere."""
-    batch = WHOLE_BATCH if method.whole else None
-    return stages.generate(
+) -> Tensor:
+    """Images (n, 3, H, W) under an edit of a method, with the step that the method takes.
+
+    A method that moves a whole batch has the same batches on every machine.
+    """
+    return outcome.draw(
         subject,
         edit,
         n,
@@ -133,7 +170,7 @@ def generate(
         steps,
         asymmetric=method.asymmetric,
         prompts=prompts,
-        batch=batch,
+        batch=GROUP if method.whole else None,
         progress=method.name,
     )
 
@@ -146,30 +183,32 @@ def search(
     n: int,
     seed: int,
     steps: int,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None = None,
 ) -> list[Arm]:
-    """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with.
+    """`respond`, from what ships with the subject or from the store if it is there.
 
-    What ships is known by the recipe, since the last bits of a k-SAE differ between machines; the store by the edits themselves.
+    `recipe` is all that the method was made with. What ships is known by it, since the last bits of
+    a k-SAE differ between machines; the store knows the edits themselves.
     """
     artifacts.check_sizes(n_tuned=n, steps=steps)
     arguments = {
         "subject": subject,
         "method": method.name,
         "grid": method.grid,
-        "attribute": attribute,
+        "attribute": str(attribute),
         "n": n,
         "seed": seed,
         "steps": steps,
-        "recipe": dict(sorted(recipe.items())),
+        "recipe": dict(sorted((recipe or {}).items())),
     }
     parameters = keys.of(
         search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip")
     )
     shipped = subject.folder / "search" / attribute / method.key
     if artifacts.ships(shipped, parameters):
-        return _arms(shipped)
-    edits_too = parameters | {"edits": keys.digest(_edits(subject, method, attribute))}
+        return _read(shipped)
+    targets = _targets(subject, method, attribute)
+    tried = [method.towards(target, strength) for target in targets for strength in method.grid]
 
     @cache
     def arms() -> list[Arm]:
@@ -178,73 +217,65 @@ def search(
     def make(folder: Path) -> None:
         (folder / "arms.json").write_text(json.dumps(arms(), indent=1) + "\n")
 
-    folder = artifacts.cached("search", edits_too, make, ahead=arms)
+    stored = parameters | {"edits": keys.digest(tried)}
+    folder = artifacts.cached("search", stored, make, ahead=arms)
     if artifacts.SHIP:
         artifacts.ship(folder, shipped, parameters)
-    return _arms(folder)
+    return _read(folder)
 
 
-def _edits(subject: Subject, method: Method, attribute: str) -> list[sampling.Edit]:
-    """Every edit that a search of the method tries."""
-    targets = [WHOLE] if method.whole else range(len(subject.classes(attribute)))
-    return [method.towards(target, strength) for target in targets for strength in method.grid]
-
-
-def _arms(folder: Path) -> list[Arm]:
-    """What a search has found, from its folder."""
+def _read(folder: Path) -> list[Arm]:
+    rows = json.loads((folder / "arms.json").read_text())
     return [
         Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
-        for target, strength, transitions, similar, agreement in json.loads(
-            (folder / "arms.json").read_text()
-        )
+        for target, strength, transitions, similar, agreement in rows
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # Plan and carry out
 
 
 def plan(
     arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_agreement: float = 0.9
 ) -> Plan:
-    """The mixture of arms that takes the class shares from `base` nearest to `target` at the least loss of CLIP-I; one arm alone, if
-    the arms take the distribution.
+    """The mixture of arms that takes the shares `base` nearest to `target` at the least loss.
 
-    Arms on which the two evaluators agree on less than `least_agreement` of the images are left out: washed-out images
-    fool one evaluator. No edit always stays.
+    The loss is that of CLIP-I. One arm alone is taken if the arms take the distribution. Arms on
+    which the two evaluators agree on less than `least_agreement` of the images are left out:
+    washed-out images fool one evaluator. No edit always stays.
     """
     usable = [
         i
-        for i, a in enumerate(arms)
-        if a.target == UNEDITED or a.agreement.value >= least_agreement
+        for i, arm in enumerate(arms)
+        if arm.target == UNEDITED or arm.agreement.value >= least_agreement
     ]
-    shares, costs = (
-        [arms[i].shares(base) for i in usable],
-        [1 - arms[i].similar.value for i in usable],
-    )
-    alone = any(a.target == WHOLE for a in arms)
-    found = (planning.single if alone else planning.mixture)(shares, costs, target)
+    shares = [arms[i].shares(base) for i in usable]
+    costs = [1 - arms[i].similar.value for i in usable]
+    alone = any(arm.target == EVERY for arm in arms)
+    choose = planning.single if alone else planning.mixture
+    found = choose(shares, costs, target)
     weights = np.zeros(len(arms))
     weights[usable] = found.weights
-    return Plan(weights, found.expected, found.cost)
+    return found._replace(weights=weights)
 
 
-def plans(
-    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], together: bool = False
-) -> list[Plan]:
-    """One `plan` per prompt, whose unedited shares are a row of `base` (G, classes); or one for all of them `together`."""
-    rows = np.asarray(base)
-    return (
-        [plan(arms, rows, target)]
-        if together
-        else [plan([a.under(g) for a in arms], row[None], target) for g, row in enumerate(rows)]
-    )
+def plans(found: Search, target: Sequence[float], together: bool = False) -> list[Plan]:
+    """One `plan` per prompt; or one for all of them `together`."""
+    if together:
+        return [plan(found.arms, found.base, target)]
+    return [
+        plan([arm.under(g) for arm in found.arms], row[None], target)
+        for g, row in enumerate(found.base)
+    ]
 
 
-def edit_of(
-    method: Method, arms: Sequence[Arm], planned: Sequence[Plan], n: int, seed: int, group: int = 1
-) -> sampling.Edit:
-    """The edit that carries the plans out on n images, which take the prompts in turn: each draws its arm, or each batch of `group` does."""
+def edit_of(found: Search, planned: Sequence[Plan], n: int, seed: int, group: int = 1) -> Edit:
+    """The edit that carries plans out on n images, which take the prompts in turn.
+
+    Each image draws its arm, or each batch of `group` images does.
+    """
+    method, arms = found.method, found.arms
     if method.network:  # one strength for all
         arm = arms[int(planned[0].weights.argmax())]
         return method.towards(arm.target, arm.strength)
@@ -252,21 +283,20 @@ def edit_of(
     for number, p in enumerate(planned):
         rows = sampling.assigned(n, len(planned)) == number
         drawn[rows] = edits.draw_classes(int(rows.sum()), p.weights.tolist(), seed + number, group)
-    used = [
-        i
-        for i, a in enumerate(arms)
-        if a.target != UNEDITED and any(p.weights[i] > 0 for p in planned)
-    ]
+    weight = sum(p.weights for p in planned)
     return edits.per_image(
-        {i: method.towards(arms[i].target, arms[i].strength) for i in used}, drawn
+        {
+            i: method.towards(arm.target, arm.strength)
+            for i, arm in enumerate(arms)
+            if arm.target != UNEDITED and weight[i] > 0
+        },
+        drawn,
     )
 
 
 def debias(
     subject: Subject,
-    method: Method,
-    arms: Sequence[Arm],
-    base: ArrayLike,
+    found: Search,
     target: Sequence[float],
     *,
     n: int,
@@ -276,36 +306,34 @@ def debias(
     together: bool = False,
     prompts: Sequence[Prompt] | None = None,
 ) -> Debiased:
-    """`n` images that shall have the classes of `target` under every prompt, by the plans that the arms suggest where unedited shares
-    are `base` (G, classes)."""
-    planned = plans(arms, base, target, together or method.network)
-    edit = edit_of(method, arms, planned, n, seed + 1, group)
-    images = generate(subject, method, edit, n, seed, steps, prompts)
-    return Debiased(planned, stages.judge(subject, images, len(prompts) if prompts else None))
+    """`n` images that shall have the class shares `target` under every prompt, by plans."""
+    method = found.method
+    planned = plans(found, target, together or method.network)
+    edit = edit_of(found, planned, n, seed + 1, group)
+    images = draw(subject, method, edit, n, seed, steps, prompts)
+    return Debiased(planned, outcome.judge(subject, images, len(prompts) if prompts else None))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # Score
 
 
 def unrelated(subject: Subject, attribute: str) -> list[str]:
-    """The factors that an edit of an attribute has no business with: neither the attribute nor, where the causes are known, its effects."""
+    """The factors that an edit of an attribute should leave alone.
+
+    They are neither the attribute nor, where the causes are known, its effects.
+    """
     caused = set(subject.world.planted_causes(attribute)) if subject.world else set()
     return [f for f in subject.factors if f != attribute and f not in caused]
 
 
-def prompted(
-    subject: Subject, outcome: Outcome, prompts: Sequence[Prompt] | None = None
-) -> dict[str, Estimate]:
-    """CLIP-T of each image and its prompt, as {"clip_t": ...}; nothing for a model without text."""
-    texts = subject.texts(prompts)
+def prompted(subject: Subject, images: Outcome) -> dict[str, Estimate]:
+    """CLIP-T of each image and its prompt as {"clip_t": ...}; {} for a model without text."""
+    texts = subject.texts()
     if not any(texts):
         return {}
-    return {
-        "clip_t": metrics.clip_t(
-            subject.clip.text_features(texts).cpu()[outcome.prompt], outcome.clip
-        ).raw
-    }
+    features = subject.clip.text_features(texts).cpu()[images.prompt]
+    return {"clip_t": metrics.clip_t(features, images.clip).raw}
 
 
 def matched(
@@ -316,14 +344,12 @@ def matched(
     level: float,
     n_boot: int = 1000,
 ) -> tuple[Estimate, Estimate]:
-    """CLIP-I and leak of a method that is dosed so that FD comes down to `level`.
+    """CLIP-I and leak of a method of which only so many images take the edit that FD is `level`.
 
     The leak is `metrics.NOTHING` if no factor is unrelated.
     """
-    away = {f: before.scored[f] for f in unrelated(subject, attribute)}
-    steps = list(metrics.class_changes(away, after.scored).values())
 
-    def at(readout: Callable[..., NDArray[np.float64]], *arrays: ArrayLike) -> Estimate:
+    def at(readout: Callable[..., Array], *arrays: ArrayLike) -> Estimate:
         return metrics.at_matched_fd(
             before.scored[attribute],
             after.scored[attribute],
@@ -334,12 +360,18 @@ def matched(
             n_boot=n_boot,
         )
 
-    return (
-        at(lambda dose, c: 1 - dose * (1 - c), (before.clip * after.clip).sum(1)),
-        at(lambda dose, *means: dose * metrics.total_variation(*means), *steps)
-        if steps
-        else metrics.NOTHING,
-    )
+    cosines = (before.clip * after.clip).sum(1)
+    kept = at(lambda dose, cosine: 1 - dose * (1 - cosine), cosines)
+    changes = _changes(subject, before, after, attribute)
+    if not changes:
+        return kept, metrics.NOTHING
+    return kept, at(lambda dose, *means: dose * metrics.total_variation(*means), *changes)
+
+
+def _changes(subject: Subject, before: Outcome, after: Outcome, attribute: str) -> list[Array]:
+    """What each image adds to the change of shares of the unrelated factors: (n, classes) each."""
+    away = {f: before.scored[f] for f in unrelated(subject, attribute)}
+    return list(metrics.class_changes(away, after.scored).values())
 
 
 def score(
@@ -349,38 +381,39 @@ def score(
     attribute: str,
     target: Sequence[float],
     references: Mapping[str, ArrayLike],
-    seed: int,
+    seed: int = 0,
 ) -> dict[str, Estimate]:
-    """One cell of Table 1 or 2: fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited set, CLIP-I
-    (Eq. 15), CLIP-T (Eq. 16) where there are prompts, and leakage: the mean shift (total variation) of the factors that are
-    `unrelated`, and the largest; `metrics.NOTHING` if there are none."""
+    """One cell of Table 1 or 2.
+
+    Fairness (Eq. 13), Fréchet distances (Eq. 14) to each reference (N, F) and to the unedited
+    images, CLIP-I (Eq. 15), CLIP-T (Eq. 16) where there are prompts, and leakage: the mean shift
+    (total variation) of the factors that are `unrelated`, and the largest; `metrics.NOTHING` if
+    there are none.
+    """
     fd = after.fairness(attribute, target)
     similar = metrics.clip_i(before.clip, after.clip)
-    away = unrelated(subject, attribute)
-    changes = list(
-        metrics.class_changes({f: before.scored[f] for f in away}, after.scored).values()
-    )
-    worst = max(changes, key=lambda c: metrics.total_variation(c.mean(0)), default=None)
+    changes = _changes(subject, before, after, attribute)
+    worst = sorted(changes, key=lambda change: -metrics.total_variation(change.mean(0)))[:1]
+    compared = dict(references) | {"unedited": before.features}
     distances = {
         f"frechet_{name}": metrics.frechet(after.features, features, seed=seed)
-        for name, features in references.items()
+        for name, features in compared.items()
     }
     return {
         "fd": fd.soft,
         "fd_hard": fd.hard,
         **distances,
-        "frechet_unedited": metrics.frechet(after.features, before.features, seed=seed),
         "clip_i": similar.raw,
         "clip_i_rescaled": similar.rescaled,
         **prompted(subject, after),
         "agreement": after.agreement(attribute),
-        "leak": _shift(*changes),
-        "leak_worst": _shift(*([] if worst is None else [worst])),
+        "leak": _shift(changes),
+        "leak_worst": _shift(worst),
     }
 
 
-def _shift(*changes: NDArray[np.float64]) -> Estimate:
-    """The mean total variation of some factors' changes of shares, (N, classes) each."""
-    return (
-        metrics.bootstrap_means(metrics.total_variation, *changes) if changes else metrics.NOTHING
-    )
+def _shift(changes: Sequence[Array]) -> Estimate:
+    """The mean total variation of some factors' changes of shares, (n, classes) each."""
+    if not changes:
+        return metrics.NOTHING
+    return metrics.bootstrap_means(metrics.total_variation, *changes)

@@ -1,26 +1,42 @@
-"""Latent editing: the learned edits of Asyrp (Kwon et al., 2023), a change of h per timestep and class.
+"""Latent editing (Asyrp, Kwon et al., 2023): a learned change of h per timestep and class.
 
     loss = 1 - cos(E_I(P~_t) - E_I(P_t), E_T(class) - E_T(others)) + weight |P~_t - P_t|_1
 
-where P_t is the predicted clean image along an unedited trajectory and P~_t the same with h + delta_t: the directional CLIP loss and an
-anchor. One delta for all images; `edits.push` adds it, and only the asymmetric step was what it was learned for.
+where P_t is the predicted clean image along an unedited trajectory and P~_t the same with
+h + delta_t: the directional CLIP loss and an anchor. One delta serves all images; `edits.push` adds
+it, with the asymmetric step that it was learned for.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from . import artifacts, hooks, sampling
+from . import artifacts, sampling
 from .evaluators import class_texts
 from .pipelines import Subject
 from .precision import halved
+from .sampling import Moment
 
 ANCHOR = 0.3  # weight of the L1 term
 RATE = 0.05  # of Adam, in standard deviations of h
-RECIPE = {"n": 128, "rounds": 6, "seed": 0, "batch": 32}  # of what ships
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the deltas are learned."""
+
+    n: int = 128  # generated images
+    rounds: int = 6  # how often each is seen
+    seed: int = 0
+    batch: int = 32
+
+
+RECIPE = Recipe()  # of what ships
 
 
 def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
@@ -30,26 +46,16 @@ def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) 
     return F.normalize(texts - others, dim=-1)
 
 
-def learn(
-    subject: Subject,
-    attribute: str,
-    *,
-    n: int,
-    rounds: int,
-    seed: int,
-    steps: int,
-    batch: int = 32,
-    progress: bool = True,
-) -> Tensor:
-    """Delta h of every class: (classes, T, *h), learned on `n` generated images seen `rounds` times.
+def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = None) -> Tensor:
+    """Delta h of every class: (classes, T, *h).
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes <= 0.
+    From the store, or from what ships with the subject, if it is there. Raises ValueError for
+    sizes <= 0.
     """
-    artifacts.check_sizes(n=n, rounds=rounds, steps=steps, batch=batch)
+    recipe = recipe or RECIPE
+    artifacts.check_sizes(n=recipe.n, rounds=recipe.rounds, steps=steps, batch=recipe.batch)
     classes = subject.classes(attribute)
-    return _learn(subject, attribute, classes, n, rounds, seed, steps, batch, progress)[
-        "delta"
-    ].float()
+    return _learn(subject, str(attribute), classes, recipe, steps)["delta"].float()
 
 
 @artifacts.stored(
@@ -58,101 +64,51 @@ def learn(
     shipped=lambda a: a["subject"].folder / "latent_editing" / a["attribute"],
 )
 def _learn(
-    subject: Subject,
-    attribute: str,
-    classes: tuple[str, ...],
-    n: int,
-    rounds: int,
-    seed: int,
-    steps: int,
-    batch: int,
-    progress: bool,
+    subject: Subject, attribute: str, classes: tuple[str, ...], recipe: Recipe, steps: int
 ) -> dict[str, Tensor]:
-    return {
-        "delta": halved(
-            _trained(subject, attribute, classes, n, rounds, seed, steps, batch, progress)
-        )
-    }
-
-
-def _trained(
-    subject: Subject,
-    attribute: str,
-    classes: tuple[str, ...],
-    n: int,
-    rounds: int,
-    seed: int,
-    steps: int,
-    batch: int,
-    progress: bool,
-) -> Tensor:
-    """Delta h of every class: (classes, T, *h) float32."""
     directions = text_directions(subject, attribute, classes).detach()
     s = sampling.trajectory(subject, steps)
-    states: list[
-        tuple[Tensor, torch.optim.Adam]
-    ] = []  # per timestep: delta (classes, *h) and its optimizer
-    batches = torch.arange(n).split(batch)
-    for rows in tqdm(
-        [part for _ in range(rounds) for part in batches],
-        desc=f"latent editing: {attribute}",
-        disable=not progress,
-    ):
-        for index, x, clean, texts in sampling.unedited(subject, rows, seed, s):
-            if len(states) == index:
-                states.append(
-                    _start(
-                        sampling.activation(subject, x, s.timesteps[index], texts),
-                        len(directions),
-                        seed + index,
-                    )
-                )
-            delta, optimizer = states[index]
-            before = subject.clip.image_features(subject.decode(clean))
-            optimizer.zero_grad()
-            for c in range(
-                len(directions)
-            ):  # one class at a time bounds the memory at one backward pass
-                _loss(
-                    subject, x, texts, clean, before, delta[c], directions[c], s, index
-                ).backward()
-            optimizer.step()
-    return torch.stack([delta.detach() for delta, _ in states], 1).cpu()
+    learners: list[_Delta] = []  # one per timestep
+    batches = torch.arange(recipe.n).split(recipe.batch) * recipe.rounds
+    for rows in tqdm(batches, desc=f"latent editing: {attribute}"):
+        for moment, clean in sampling.unedited(subject, rows, recipe.seed, s):
+            if len(learners) == moment.index:
+                learners.append(_Delta(moment, len(classes), recipe.seed + moment.index))
+            learners[moment.index].update(moment, clean, directions)
+    deltas = [learner.delta.detach() for learner in learners]
+    return {"delta": halved(torch.stack(deltas, 1).cpu())}
 
 
-def _start(h: Tensor, classes: int, seed: int) -> tuple[Tensor, torch.optim.Adam]:
-    """A small random delta (classes, *h), where the direction of an image's change is defined, and its optimizer."""
-    spread = h.float().std().item()
-    generator = torch.Generator().manual_seed(seed)
-    delta = (
-        (0.02 * spread * torch.randn(classes, *h.shape[1:], generator=generator))
-        .to(h.device)
-        .requires_grad_(True)
-    )
-    return delta, torch.optim.Adam([delta], lr=RATE * spread)
+class _Delta:
+    """The deltas of all classes at one timestep, (classes, *h), and their optimizer.
+
+    They start small and random, where the direction of an image's change is defined.
+    """
+
+    def __init__(self, moment: Moment, classes: int, seed: int) -> None:
+        h = sampling.activation(moment.subject, moment.x, moment.timestep, moment.texts)
+        spread = h.float().std().item()
+        generator = torch.Generator().manual_seed(seed)
+        start = 0.02 * spread * torch.randn(classes, *h.shape[1:], generator=generator)
+        self.delta = start.to(h.device).requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.delta], lr=RATE * spread)
+
+    def update(self, moment: Moment, clean: Tensor, directions: Tensor) -> None:
+        """One step of Adam on a batch with the predicted clean images `clean`."""
+        subject = moment.subject
+        before = subject.clip.image_features(subject.decode(clean))
+        self.optimizer.zero_grad()
+        for c, direction in enumerate(directions):
+            # One class at a time bounds the memory at one backward pass.
+            edited = _edited(moment, self.delta[c])
+            moved = subject.clip.image_features(subject.decode(edited)) - before
+            turned = 1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)
+            loss = turned.mean() + ANCHOR * (edited - clean).abs().mean()
+            loss.backward()
+        self.optimizer.step()
 
 
-def _loss(
-    subject: Subject,
-    x: Tensor,
-    texts: list[str],
-    clean: Tensor,
-    before: Tensor,
-    delta: Tensor,
-    direction: Tensor,
-    s: sampling.Schedule,
-    index: int,
-) -> Tensor:
-    """The loss of one class at one timestep, averaged over the batch: (). `before` are CLIP's features of `clean`."""
-    with hooks.edit(
-        subject.network,
-        subject.module,
-        lambda h, _call: (h.float() + delta).to(h.dtype),
-        subject.parts(len(x)),
-    ):
-        predicted = subject.predict(x, s.timesteps[index], texts)
-        edited = sampling.predicted_clean(x, predicted, s, index)
-    moved = subject.clip.image_features(subject.decode(edited)) - before
-    return (1 - F.cosine_similarity(moved, direction, dim=-1, eps=1e-4)).mean() + ANCHOR * (
-        edited - clean
-    ).abs().mean()
+def _edited(moment: Moment, delta: Tensor) -> Tensor:
+    """The predicted clean images (B, C, H, W) with delta added to h."""
+    with moment.editing(lambda h, _call: (h.float() + delta).to(h.dtype)):
+        return moment.clean(moment.predict())

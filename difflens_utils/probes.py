@@ -1,4 +1,4 @@
-"""h-classifiers (Appendix B.3): one linear head per attribute and timestep, from the whole of h to the classes."""
+"""h-classifiers (Appendix B.3): linear heads from h to the classes, one per timestep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .metrics import Estimate
 
 @dataclass(frozen=True)
 class Heads:
-    """softmax(weight[t] . h + bias[t]): weight (T, classes, *h), bias (T, classes), in the units of h itself."""
+    """softmax(weight[t] . h + bias[t]): weight (T, classes, *h), bias (T, classes)."""
 
     weight: Tensor
     bias: Tensor
@@ -34,7 +34,7 @@ class Fit:
     labels: Tensor  # (n_test,)
 
     def accuracy(self, step: int) -> Estimate:
-        """Held-out balanced accuracy (mean over classes) with a bootstrap interval; chance is 1 / classes.
+        """Held-out balanced accuracy (mean over classes), with its interval; chance is 1 / classes.
 
         Over the classes that the held-out images have; `metrics.NOTHING` if that is one.
         """
@@ -47,6 +47,16 @@ class Fit:
         return metrics.bootstrap(balanced, self.correct[step], self.labels, n_boot=300)
 
 
+@dataclass(frozen=True)
+class Training:
+    """How heads are fitted. The penalty is what makes their weights mean something."""
+
+    seed: int = 0
+    decay: float = 1e-2
+    iterations: int = 60
+    test_share: float = 0.25
+
+
 def fit(
     recording: Recording,
     labels: Tensor,
@@ -54,45 +64,36 @@ def fit(
     *,
     decay: float = 1e-2,
     iterations: int = 60,
-    test_share: float = 0.25,
     seed: int = 0,
-    progress: bool = True,
 ) -> Fit:
-    """Fit one head per timestep by class-balanced logistic regression; images are split into training and held-out.
+    """Fit one head per timestep by class-balanced logistic regression.
 
-    `labels` (n,) int64. Standardised inputs, L2 penalty `decay`, full-batch Adam: with a few thousand images and
-    thousands of dimensions an unpenalised head fits noise. Every class weighs the same, as in the paper, which generates
-    1,000 images of each. A class without images is one that the head never names. Kept in the store.
-    Raises ValueError for fewer than 4 images.
+    `labels` (n,) int64; a quarter of the images is held out. Standardised inputs, L2 penalty
+    `decay`, full-batch Adam: with a few thousand images and thousands of dimensions an unpenalised
+    head fits noise. Every class weighs the same, as in the paper, which generates 1,000 images of
+    each. A class without images is one that the head never names. Kept in the store. Raises
+    ValueError for fewer than 4 images.
     """
     if len(labels) < 4:
         raise ValueError(
             f"n_images must be at least 4, of which one is held out, got {len(labels)}"
         )
-    t = _fit(recording, labels, classes, decay, iterations, test_share, seed, progress)
+    t = _fit(recording, labels, classes, Training(seed, decay, iterations))
     return Fit(Heads(t["weight"], t["bias"]), t["correct"], t["labels"])
 
 
 @artifacts.stored("probes")
 def _fit(
-    recording: Recording,
-    labels: Tensor,
-    classes: int,
-    decay: float,
-    iterations: int,
-    test_share: float,
-    seed: int,
-    progress: bool,
+    recording: Recording, labels: Tensor, classes: int, training: Training
 ) -> dict[str, Tensor]:
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    test = order[: int(test_share * len(labels))].sort().values
-    train = order[len(test) :].sort().values
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(training.seed))
+    held_out = int(training.test_share * len(labels))
+    test = order[:held_out].sort().values
+    train = order[held_out:].sort().values
     weights, biases, correct = [], [], []
-    for step in tqdm(
-        range(recording.h.shape[1]), desc="h-classifiers", disable=not progress, leave=False
-    ):
+    for step in tqdm(range(recording.h.shape[1]), desc="h-classifiers", leave=False):
         h = recording.at(step)
-        w, b = _logistic(h[train].flatten(1), labels[train], classes, decay, iterations)
+        w, b = _logistic(h[train].flatten(1), labels[train], classes, training)
         weights.append(w.reshape(classes, *h.shape[1:]))
         biases.append(b)
         correct.append((h[test].flatten(1) @ w.T + b).argmax(-1) == labels[test])
@@ -104,20 +105,22 @@ def _fit(
     }
 
 
-def _logistic(
-    x: Tensor, y: Tensor, classes: int, decay: float, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """Class-balanced multinomial logistic regression on standardised x (n, F), folded back: ((classes, F), (classes,))."""
+def _logistic(x: Tensor, y: Tensor, classes: int, training: Training) -> tuple[Tensor, Tensor]:
+    """Class-balanced multinomial logistic regression on standardised x (n, F).
+
+    Weights (classes, F) and biases (classes,), in the units of x itself.
+    """
     mean, std = x.mean(0), x.std(0).clamp_min(1e-4 * x.std().item() + 1e-12)
     z = (x - mean) / std
     class_weight = len(y) / (classes * y.bincount(minlength=classes).float().clamp_min(1))
     w = torch.zeros(classes, x.shape[1], requires_grad=True)
     b = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.Adam([w, b], lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for _ in range(iterations):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.iterations)
+    for _ in range(training.iterations):
         optimizer.zero_grad()
-        loss = F.cross_entropy(z @ w.T + b, y, weight=class_weight) + decay * w.square().sum()
+        loss = F.cross_entropy(z @ w.T + b, y, weight=class_weight)
+        loss = loss + training.decay * w.square().sum()
         loss.backward()
         optimizer.step()
         schedule.step()

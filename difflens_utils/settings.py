@@ -24,7 +24,6 @@ class Settings:
     seed: int = _setting(0, "the base of all seeds")
     steps: int = _setting(10, "sampling steps, T")
     n_images: int = _setting(2000, "unedited images that are recorded with h at every step")
-    n_probe: int = _setting(1500, "images with independent factors that tell what a unit tracks")
     k: int = _setting(32, "active latents per vector of the k-SAE")
     latents: int = _setting(1024, "latents in the dictionary of the k-SAE, D")
     train_steps: int = _setting(1200, "optimizer steps of the k-SAE")

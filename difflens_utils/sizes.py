@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from . import stages
+from . import factors
 from .errors import distribution, one_of, positive, within
 from .pipelines import Subject
 
@@ -158,7 +158,7 @@ def _check_classes(subject: Subject, seed: int, parameters: Mapping[str, object]
 
 
 def _check_probe(subject: Subject, seed: int, n_probe: int) -> None:
-    for factor, y in stages.factor_labels(subject, n_probe, seed).labels.items():
+    for factor, y in factors.factor_labels(subject, n_probe, seed).labels.items():
         for c, name in enumerate(subject.classes(factor)):
             if not 0 < int((y == c).sum()) < n_probe:
                 raise ValueError(

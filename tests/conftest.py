@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import difflens_utils  # noqa: F401  (before diffusers: it mends a torchvision of another build)
 import torch
 
+import difflens_utils  # noqa: F401  (before diffusers: it mends a torchvision of another build)
 from difflens_utils import artifacts
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, edits, sampling, stages
+from difflens_utils import activations, artifacts, edits, outcome, sampling
 from difflens_utils.pipelines import Subject
 
 N, BATCH, STEPS = 11, 2, 2  # six blocks, the last one smaller
@@ -30,7 +30,7 @@ def record(subject: Subject, text: bool) -> str:
 
 
 def generate(subject: Subject, edit: sampling.Edit | None) -> None:
-    stages.generate(
+    outcome.draw(
         subject,
         edit,
         N,
@@ -47,7 +47,7 @@ WORK = {
     "edited": lambda: generate(tiny.subject(), edits.steer(tiny.ksae(), torch.tensor([1, 5]), 3.0)),
     "edited rows": lambda: generate(tiny.subject(), per_image()),
     "edited from text": lambda: generate(tiny.text_subject(), per_image()),
-    "few": lambda: stages.generate(
+    "few": lambda: outcome.draw(
         tiny.subject(),
         edits.per_image({9: per_image()}, torch.zeros(N, dtype=torch.int64)),
         N,

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, metrics, probes, stages, subjects
+from difflens_utils import activations, artifacts, metrics, outcome, probes, subjects
 from difflens_utils.metrics import Estimate
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -121,12 +121,12 @@ def test_edited_images_are_filed_under_what_the_edit_does(store):
     from difflens_utils import edits
 
     subject, ksae = tiny.subject(), tiny.ksae()
-    a = stages.generate(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
-    stages.generate(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
-    b = stages.generate(subject, edits.steer(ksae, torch.tensor([2]), 2.0), 2, 0, 2)
+    a = outcome.draw(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
+    outcome.draw(subject, edits.steer(ksae, torch.tensor([1]), 2.0), 2, 0, 2)
+    b = outcome.draw(subject, edits.steer(ksae, torch.tensor([2]), 2.0), 2, 0, 2)
     assert len(list((store / "images").iterdir())) == 2 and not torch.equal(a, b)
     with pytest.raises(ValueError, match="edit must come from"):
-        stages.generate(subject, lambda h, s: h, 2, 0, 2)
+        outcome.draw(subject, lambda h, s: h, 2, 0, 2)
 
 
 def test_probes_find_a_planted_direction_and_nothing_in_noise(store):

@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import artifacts, debiasing, edits, methods, metrics, stages
+from difflens_utils import artifacts, debiasing, edits, methods, metrics, outcome
 from difflens_utils.debiasing import UNEDITED, WHOLE, Arm
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
@@ -91,7 +91,7 @@ def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
     got = debiasing.debias(
         subject, pushing(), rows, [(0.5, 0.5)], (0.5, 0.5), n=4, seed=1, steps=STEPS
     )
-    assert torch.equal(got.outcome.images, stages.generate(subject, None, 4, 1, STEPS))
+    assert torch.equal(got.outcome.images, outcome.draw(subject, None, 4, 1, STEPS))
 
 
 def test_responses_start_with_no_edit(subject) -> None:
@@ -106,9 +106,9 @@ def test_responses_start_with_no_edit(subject) -> None:
     assert (
         got[0].similar.value == pytest.approx(1.0) and got[1].similar.value > got[2].similar.value
     )
-    plain = stages.judge(subject, stages.generate(subject, None, 4, 1, STEPS))
-    edited = stages.judge(
-        subject, stages.generate(subject, edits.push(torch.ones(STEPS, 24, 4, 4), 5.0), 4, 1, STEPS)
+    plain = outcome.judge(subject, outcome.draw(subject, None, 4, 1, STEPS))
+    edited = outcome.judge(
+        subject, outcome.draw(subject, edits.push(torch.ones(STEPS, 24, 4, 4), 5.0), 4, 1, STEPS)
     )
     own = metrics.shares(plain.scored["gender"])
     assert got[0].shares(own) == pytest.approx(own) and got[0].shares((0.1, 0.9)) == pytest.approx(
@@ -129,7 +129,7 @@ def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) 
 def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> None:
     """It makes the doctors female and leaves the nurses: no mixture of the two says what it does to either."""
     plain = replace(
-        stages.judge(subject, stages.generate(subject, None, 4, 1, STEPS)),
+        outcome.judge(subject, outcome.draw(subject, None, 4, 1, STEPS)),
         prompt=torch.tensor([0, 1, 0, 1]),
     )
     plain.scored["gender"] = torch.tensor([[0.1, 0.9], [0.9, 0.1]]).repeat(2, 1)
@@ -175,7 +175,7 @@ def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(
 
 
 def test_scores_of_an_unedited_set(subject) -> None:
-    before = stages.judge(subject, stages.generate(subject, None, 40, 1, STEPS))
+    before = outcome.judge(subject, outcome.draw(subject, None, 40, 1, STEPS))
     before = replace(before, features=torch.randn(40, 8))
     got = debiasing.score(
         subject, before, before, "gender", (0.5, 0.5), {"reference": before.features + 1}, 0
@@ -203,16 +203,16 @@ def test_what_depends_on_an_attribute_is_related(subject) -> None:
 
 
 def test_base_shares_are_those_of_the_scorer(subject) -> None:
-    images = stages.generate(subject, None, 6, 2, STEPS)
+    images = outcome.draw(subject, None, 6, 2, STEPS)
     got = debiasing.base_shares(subject, images)
     assert set(got) == set(subject.attributes)
     assert got["age"] == pytest.approx(
-        metrics.shares(stages.judge(subject, images).scored["age"])[None]
+        metrics.shares(outcome.judge(subject, images).scored["age"])[None]
     )
     two = debiasing.base_shares(subject, images, prompts=2)["age"]
     assert two == pytest.approx(
         np.stack(
-            [metrics.shares(stages.judge(subject, images[g::2]).scored["age"]) for g in (0, 1)]
+            [metrics.shares(outcome.judge(subject, images[g::2]).scored["age"]) for g in (0, 1)]
         )
     )
 

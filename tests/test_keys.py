@@ -23,13 +23,14 @@ from difflens_utils import (
     attribution,
     debiasing,
     edits,
+    features,
     keys,
     latent_editing,
     mediation,
+    outcome,
     precision,
     probes,
     sampling,
-    stages,
     subjects,
 )
 from difflens_utils.evaluators import AttributeNet, Clip
@@ -103,7 +104,7 @@ def everything(folder: Path) -> None:
     labels, ksae = torch.arange(12) % 2, tiny.ksae()
     rec = stages.recording(study, 12, 0, 2)
     stages.train_ksae(rec, 4, latents=32, train_steps=2, batch=16, seed=0, progress=False)
-    stages.class_means(rec, ksae, {"tint": labels}, {"tint": 2})
+    features.class_means(rec, ksae, {"tint": labels}, {"tint": 2})
     probes.fit(rec, labels, 2, iterations=2, progress=False)
     attribution.through_image(study, ksae, ("tint",), 2, 0, 2)
     features, unit = torch.tensor([1, 3]), torch.ones(2, 16, 2)
@@ -425,10 +426,10 @@ def test_code_is_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_edit_is_what_it_was_made_with(store: Path) -> None:
     subject, features = tiny.subject(), torch.tensor([1, 3])
     edit = edits.steer(tiny.ksae(), features, 3.0)
-    first = stages.generate(subject, edit, 2, 0, 2)
+    first = outcome.draw(subject, edit, 2, 0, 2)
     features[0] = 5
-    assert torch.equal(stages.generate(subject, edit, 2, 0, 2), first)
-    other = stages.generate(subject, edits.steer(tiny.ksae(), features, 3.0), 2, 0, 2)
+    assert torch.equal(outcome.draw(subject, edit, 2, 0, 2), first)
+    other = outcome.draw(subject, edits.steer(tiny.ksae(), features, 3.0), 2, 0, 2)
     assert not torch.equal(other, first)
 
 
@@ -443,7 +444,7 @@ def test_an_edit_that_moves_a_batch_as_one_is_filed_under_its_size(
         drawn = []
         for batch in (4, 2):
             monkeypatch.setattr("difflens_utils.gpu.batch_size", lambda _subject, n=batch: n)
-            drawn.append(stages.generate(subject, edit, 4, 0, 2, asymmetric=False))
+            drawn.append(outcome.draw(subject, edit, 4, 0, 2, asymmetric=False))
             expected = sampling.sample(
                 subject, 4, 0, steps=2, edit=edit, asymmetric=False, batch=batch
             )
@@ -453,12 +454,12 @@ def test_an_edit_that_moves_a_batch_as_one_is_filed_under_its_size(
 
 def test_weights_that_were_changed_in_memory_are_not_filed_under_the_files(store: Path) -> None:
     subject = tiny.subject()
-    stages.generate(subject, None, 1, 0, 2)
+    outcome.draw(subject, None, 1, 0, 2)
     with precision.full_precision(subject), precision.planar(subject):
-        stages.generate(subject, None, 1, 0, 2)  # another precision is no other model
+        outcome.draw(subject, None, 1, 0, 2)  # another precision is no other model
     subject.network.conv_out.bias += 0.5
     with pytest.raises(ValueError, match="weights of tiny were changed since it was opened"):
-        stages.generate(subject, None, 1, 0, 2)
+        outcome.draw(subject, None, 1, 0, 2)
     labeller = tiny.labeller()
     before = keys.digest(labeller)
     labeller.temperature.mul_(3)

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, edits, methods, stages
+from difflens_utils import activations, edits, features, methods
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 
@@ -20,10 +20,10 @@ def parts(store: Path):
     subject, sae = tiny.subject(), tiny.ksae()
     rec = activations.record(subject, 12, 0, STEPS)
     labels, counts = {"gender": torch.arange(12) % 2}, {"gender": torch.tensor([6, 6])}
-    means = stages.class_means(rec, sae, labels, {"gender": 2})["gender"]
-    gaps = {"gender": [stages.contrast(means, c, counts["gender"]) for c in (0, 1)]}
+    means = features.class_means(rec, sae, labels, {"gender": 2})["gender"]
+    gaps = {"gender": [features.contrast(means, c, counts["gender"]) for c in (0, 1)]}
     features = {"gender": [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]}
-    return subject, sae, rec, stages.Found(features, gaps, labels, counts, torch.rand(48), {}, {})
+    return subject, sae, rec, features.BiasFeatures(features, gaps, labels, counts, torch.rand(48), {}, {})
 
 
 def changed(method: methods.Method, h: Tensor, c: int) -> Tensor:

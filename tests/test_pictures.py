@@ -4,7 +4,6 @@ same pixels in 8 bits.
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np

@@ -28,6 +28,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from difflens_utils import (
     activations,
@@ -36,11 +37,9 @@ from difflens_utils import (
     portraits,
     precision,
     sampling,
-    stages,
     subjects,
 )
 from difflens_utils.pipelines import MODELS
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

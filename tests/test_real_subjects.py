@@ -17,12 +17,12 @@ from guided import guided
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet34
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from difflens_utils import evaluators, guided_diffusion, sampling, subjects, weights
 from difflens_utils.evaluators import Clip, Preprocessing
 from difflens_utils.inception import Inception
 from difflens_utils.pipelines import MODELS
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 REAL = {
     name: place

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from difflens_utils import evaluators, occupations, sampling, stages, subjects
+from difflens_utils import evaluators, occupations, outcome, sampling, subjects
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -182,13 +182,13 @@ def test_it_is_an_ordinary_pipeline(study) -> None:
 
 def test_it_draws_what_it_is_asked_for(study) -> None:
     """Occupations, and classes by name, read by an evaluator that knows renders only."""
-    judged = stages.judge(study, sampling.sample(study, 48, 7, steps=8))
-    assert stages.obeyed(judged, study.prompts.evaluate, study.factors)["occupation"].value > 0.85
+    judged = outcome.judge(study, sampling.sample(study, 48, 7, steps=8))
+    assert outcome.obeyed(judged, study.prompts.evaluate, study.factors)["occupation"].value > 0.85
     some = random.Random(0).sample(study.prompts.probe, 16)
-    judged = stages.judge(
+    judged = outcome.judge(
         study, sampling.sample(study, 48, 7, steps=8, prompts=[p.text for p in some]), len(some)
     )
-    named = stages.obeyed(judged, some, study.factors)
+    named = outcome.obeyed(judged, some, study.factors)
     assert named["gender"].value > 0.85 and named["tone"].value > 0.8 and named["age"].value > 0.7
 
 

@@ -4,15 +4,15 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, edits, sampling, stages
+from difflens_utils import activations, edits, features, outcome, sampling
 
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def outcome(classes: list[int]) -> stages.Outcome:
+def outcome(classes: list[int]) -> outcome.Outcome:
     """What evaluators that are certain of gender say."""
     hot = {"gender": torch.eye(2)[torch.tensor(classes)]}
-    return stages.Outcome(
+    return outcome.Outcome(
         torch.zeros(len(classes), 3, 4, 4),
         hot,
         hot,
@@ -50,21 +50,21 @@ def test_only_the_images_that_an_edit_touches_are_drawn_again() -> None:
     change = edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)
     edit = edits.per_image({1: change}, torch.tensor([0, 1, 0, 1]))
     assert edit.rows.tolist() == [1, 3]
-    got, plain = stages.generate(subject, edit, 4, 0, 2), stages.generate(subject, None, 4, 0, 2)
+    got, plain = outcome.draw(subject, edit, 4, 0, 2), outcome.draw(subject, None, 4, 0, 2)
     assert torch.equal(got[[0, 2]], plain[[0, 2]]) and not torch.equal(got[[1, 3]], plain[[1, 3]])
     torch.testing.assert_close(
         got, sampling.sample(subject, 4, 0, steps=2, edit=edit), atol=2e-3, rtol=2e-3
     )
     nobody = edits.per_image({1: change}, torch.zeros(4, dtype=torch.long))
-    assert torch.equal(stages.generate(subject, nobody, 4, 0, 2), plain)
+    assert torch.equal(outcome.draw(subject, nobody, 4, 0, 2), plain)
 
 
 def test_a_class_without_images_has_no_difference_from_the_others() -> None:
     means = torch.rand(3, 2, 4, 5)  # (classes, T, P, D)
     some, all_ = torch.tensor([3, 0, 1]), torch.tensor([4, 0, 0])
-    torch.testing.assert_close(stages.contrast(means, 0, some), means[0] - means[2])
+    torch.testing.assert_close(features.contrast(means, 0, some), means[0] - means[2])
     for target, counts in ((1, some), (0, all_), (1, all_)):
-        assert torch.equal(stages.contrast(means, target, counts), torch.zeros(2, 4, 5))
+        assert torch.equal(features.contrast(means, target, counts), torch.zeros(2, 4, 5))
 
 
 def test_a_mean_difference_needs_both_sides() -> None:
@@ -72,14 +72,14 @@ def test_a_mean_difference_needs_both_sides() -> None:
     rec = activations.Recording("k", h.numpy(), torch.zeros(4, 3, 4, 4), (500, 0))
     inside = torch.tensor([True, False, True, False])
     want = h[inside].float().mean(0) - h[~inside].float().mean(0)
-    torch.testing.assert_close(stages.mean_difference(rec, inside), want)
+    torch.testing.assert_close(features.mean_difference(rec, inside), want)
     for nobody in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
-        assert torch.equal(stages.mean_difference(rec, nobody), torch.zeros(2, 3, 2, 2))
+        assert torch.equal(features.mean_difference(rec, nobody), torch.zeros(2, 3, 2, 2))
 
 
 def test_prompts_that_end_alike_have_names_of_their_own() -> None:
     texts = ["a face of a doctor", "a red fish", "a blue fish", ""]
-    assert list(stages.short_names(texts).values()) == ["doctor", "a_red_fish", "a_blue_fish", ""]
+    assert list(outcome.short_names(texts).values()) == ["doctor", "a_red_fish", "a_blue_fish", ""]
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_prompts_that_end_alike_have_names_of_their_own() -> None:
 def test_the_commonest_and_the_rarest_class_are_two(
     shares: list[float], want: tuple[int, int]
 ) -> None:
-    assert stages.extremes(torch.tensor(shares)) == want
+    assert outcome.extremes(torch.tensor(shares)) == want

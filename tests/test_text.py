@@ -18,10 +18,11 @@ from difflens_utils import (
     hooks,
     latent_direction,
     methods,
+    occupations,
+    outcome,
+    portraits,
     sampling,
-    stages,
 )
-from difflens_utils import occupations, portraits
 from difflens_utils.pipelines import Prompt, Prompts
 
 STEPS = 3
@@ -157,7 +158,7 @@ def test_fairness_is_taken_per_prompt() -> None:
     """Two opposite biases do not cancel."""
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
-    outcome = stages.Outcome(
+    outcome = outcome.Outcome(
         zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
     )
     assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
@@ -166,7 +167,7 @@ def test_fairness_is_taken_per_prompt() -> None:
 
 def test_what_a_prompt_names_is_looked_for(subject) -> None:
     hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
-    outcome = stages.Outcome(
+    outcome = outcome.Outcome(
         torch.zeros(4, 3),
         {"gender": hot},
         {"gender": hot},
@@ -174,14 +175,14 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
         torch.zeros(4, 3),
         sampling.assigned(4, 2),
     )
-    got = stages.obeyed(
+    got = outcome.obeyed(
         outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
     )
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
     several = Prompt("a cup, light blue", {"gender": "light blue"})
     within = Prompt("a bluebell", {"gender": "blue"})
     prompts = [several, within]
-    assert stages.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
+    assert outcome.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:

@@ -11,13 +11,12 @@ from diffusers import (
     UNet2DModel,
 )
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difflens_utils import occupations, portraits
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
 from difflens_utils.pipelines import MODELS, Prompt, Prompts, Subject, TextSubject
-
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 def network(**options: object) -> UNet2DModel:

@@ -31,10 +31,9 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from difflens_utils import evaluators, pipelines, sampling
+from difflens_utils import pipelines, sampling
 from difflens_utils.evaluators import AttributeNet, Clip
-from difflens_utils.pipelines import MODELS, Prompt, Prompts
-from difflens_utils.worlds import World
+from difflens_utils.pipelines import MODELS, Prompts
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))

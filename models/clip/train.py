@@ -29,6 +29,8 @@ sys.path.insert(
     0, str(HERE.parents[1])
 )  # the recipes are no package, but this one augments as its neighbour does
 
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
+
 from difflens_utils import occupations, portraits, precision  # noqa: E402
 from difflens_utils.errors import at_least  # noqa: E402
 from difflens_utils.evaluators import Clip, class_texts, embed  # noqa: E402
@@ -37,7 +39,6 @@ from difflens_utils.metrics import Estimate, wilson  # noqa: E402
 from difflens_utils.portraits import ATTRIBUTES  # noqa: E402
 from difflens_utils.worlds import Portraits, World  # noqa: E402
 from models.evaluators.train import distort, shifted, unseen  # noqa: E402
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
 
 SEED, BATCH, RATE, WIDTH = 31, 128, 2e-3, 128
 Caption = Callable[

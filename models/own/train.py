@@ -22,8 +22,9 @@ from difflens_utils.labelled import LabelledImages, declared  # noqa: E402  befo
 
 # isort: split
 import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
 from diffusers import DDIMPipeline, UNet2DModel  # noqa: E402
+from torch import Tensor  # noqa: E402
+
 from models.evaluators.train import shifted  # noqa: E402
 from models.portraits.train import close_skips, loop, scheduler, weighted_loss  # noqa: E402
 

@@ -36,7 +36,6 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-
 from transformers import CLIPTextModel  # noqa: E402
 
 SEED, SIZE, POOL, UNIFORM = 17, 64, 131_072, 0.2

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from difflens_utils import artifacts, mediation, sampling, stages, subjects
+from difflens_utils import artifacts, mediation, sampling, subjects
 
 STEPS, PAIRS, SEED = 10, 64, 30  # notebook 03's defaults
 
@@ -31,7 +31,7 @@ def shares(folder: Path) -> dict[str, dict]:
             n=PAIRS,
             seed=SEED,
         )
-        rows[attribute] = moved.share(stages.deciding_steps(STEPS))._asdict()
+        rows[attribute] = moved.share(features.deciding_steps(STEPS))._asdict()
     return rows
 
 

@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from difflens_utils.errors import at_least, within
 from difflens_utils import (
     portraits,
     precision,
 )  # before diffusers: it mends a torchvision built for another torch
+from difflens_utils.errors import at_least, within
 
 # isort: split
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 from tqdm import tqdm
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 
 HERE = Path(__file__).parent
 SEED, POOL, BATCH, RATE, DECAY = 7, 131_072, 64, 6e-4, 0.999

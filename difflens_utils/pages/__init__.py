@@ -1,0 +1,10 @@
+"""What a page of the book is made of: figures, tables, records and verdicts."""
+
+from __future__ import annotations
+
+from .page import Page
+
+# The page of each notebook. One that is not named here gets a plain `Page`.
+PAGES: dict[str, type[Page]] = {}
+
+__all__ = ["PAGES", "Page"]

@@ -1,0 +1,98 @@
+"""The base of every page: checked parameters, records, verdicts, the result file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+from .. import figures, sizes
+from ..artifacts import Results
+from ..metrics import Estimate
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+
+class Page:
+    """A page of the book while its notebook runs.
+
+    Methods of a page draw figures and return tables; both add their figures to the records, from
+    which `judge` decides the verdicts. `save` writes the result file.
+    """
+
+    frechet: tuple[str, ...] = ()
+    """Sizes of sets whose Fréchet distance is taken: more images than the scorer has features."""
+
+    def __init__(self, study: Study, notebook: str, **sizes_: Any) -> None:
+        settings = asdict(study.settings)
+        shared = {k: v for k, v in settings.items() if k not in ("profile", "device", "module")}
+        sizes.check(study.subject, frechet=self.frechet, **(shared | sizes_))
+        figures.style()
+        self.study = study
+        self.sizes = sizes_
+        self.results = Results(
+            notebook,
+            subject=study.subject.name,
+            profile=study.settings.profile,
+            **(shared | sizes_),
+        )
+
+    @property
+    def records(self) -> Mapping[str, Any]:
+        """Every record so far: {name: {"value", "low", "high", "n", "seed"}}."""
+        return self.results.records
+
+    def value(self, name: str) -> float:
+        """The value of a record; nan for one without a figure."""
+        return float(self.records[name]["value"])
+
+    def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
+        """Record a figure under a dotted name."""
+        self.results.add(name, value, n)
+
+    def claim(
+        self,
+        claim: str,
+        record: str,
+        target: str,
+        holds: bool,
+        partly: bool = False,
+        close: bool = False,
+    ) -> None:
+        """State whether a claim holds by a rule computed from records."""
+        self.results.judge(claim, record, target, holds, partly, close)
+
+    def judge(self) -> None:
+        """Decide the page's verdicts by their rules, and print them, one per line."""
+        print(self.results.checked())
+
+    def verdicts(self) -> pd.DataFrame:
+        """The verdicts, with the figure and the rule of each."""
+        rows = [
+            {
+                "statement": verdict["claim"],
+                "measured": self.records[verdict["record"]]["value"],
+                "rule": verdict["target"],
+                "verdict": verdict["verdict"] + (" (close)" if verdict["close"] else ""),
+            }
+            for verdict in self.results.verdicts
+        ]
+        return pd.DataFrame(rows).set_index("statement")
+
+    def sentences(self) -> list[str]:
+        """What was found, in sentences, from the records."""
+        return []
+
+    def summary(self) -> Markdown:
+        """Write the result file; what was found, as a list."""
+        self.save()
+        return Markdown("\n".join(f"- {sentence}" for sentence in self.sentences()))
+
+    def save(self) -> Path:
+        """Write the result file and return its path."""
+        return self.results.save()

@@ -1,0 +1,410 @@
+"""The study: a subject, its settings, and every stage, each computed once and then stored.
+
+study = dl.open("portraits", n_images=480)
+gender = study.attribute("gender")
+method = dl.methods.rows(study, gender)[0]
+search = study.search(method, gender)
+fair = study.debias(search, gender.uniform, n=304)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import (
+    activations,
+    artifacts,
+    attribution,
+    debiasing,
+    evaluators,
+    factors,
+    features,
+    keys,
+    ksae,
+    mediation,
+    outcome,
+    probes,
+    sampling,
+    subjects,
+)
+from .activations import Recording
+from .attribution import Attribution, Effect
+from .debiasing import Debiased, Search
+from .errors import one_of
+from .factors import FactorSet
+from .features import BiasFeatures
+from .ksae import KSAE, History, KSAEConfig, Neurons
+from .mediation import Mediation
+from .methods import Method
+from .metrics import Estimate
+from .outcome import Outcome
+from .pages import PAGES, Page
+from .pipelines import Prompt, Subject
+from .probes import Fit, Heads
+from .sampling import Edit
+from .settings import Seeds, Settings
+from .worlds import World
+
+VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
+VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
+BATCH = 2048  # vectors per step of its training
+
+
+class Attribute(str):
+    """The name of an attribute, which knows its classes."""
+
+    classes: tuple[str, ...]
+
+    def __new__(cls, name: str, classes: Sequence[str]) -> Attribute:
+        attribute = super().__new__(cls, name)
+        attribute.classes = tuple(classes)
+        return attribute
+
+    @property
+    def uniform(self) -> list[float]:
+        """The target of equal shares."""
+        return [1 / len(self.classes)] * len(self.classes)
+
+
+def open(subject: str = "portraits", **settings: Any) -> Study:
+    """A subject, one of `subjects.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+
+    Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
+    """
+    for name in settings:
+        one_of("setting", name, Settings.meanings())
+    chosen = Settings(**settings)
+    return Study(subjects.load(subject, chosen.device, module=chosen.module or None), chosen)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A subject and settings. What several notebooks need is computed by whoever comes first."""
+
+    subject: Subject
+    settings: Settings = Settings()
+
+    @cached_property
+    def seeds(self) -> Seeds:
+        """The seeds of every stream of randomness."""
+        return Seeds.of(self.settings.seed)
+
+    def page(self, notebook: str, **sizes: Any) -> Page:
+        """The page of a notebook: its style, tables, figures, records and verdicts.
+
+        `sizes` are the notebook's own parameters. Raises ValueError, in one line, for bad ones.
+        """
+        return PAGES.get(notebook, Page)(self, notebook, **sizes)
+
+    # ------------------------------------------------------------------ what is studied
+
+    @cached_property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes under study."""
+        return tuple(Attribute(a, self.subject.classes(a)) for a in self.subject.attributes)
+
+    def attribute(self, name: str) -> Attribute:
+        """An attribute, or another factor that the evaluators read; ValueError otherwise."""
+        return Attribute(name, self.subject.classes(name))
+
+    @property
+    def factors(self) -> dict[str, tuple[str, ...]]:
+        """Everything that the evaluators read: {factor: classes}, the attributes first."""
+        return self.subject.factors
+
+    @property
+    def world(self) -> World:
+        """Where the training data came from: factors, planted shares, renders."""
+        return self.subject.data
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts that results are reported on; [""] for a model that reads none."""
+        return self.subject.texts()
+
+    def planted(self, factor: str, prompt: int | None = None) -> Tensor:
+        """The planted shares of a factor, under one prompt or on average: (classes,)."""
+        return self.subject.planted(factor, prompt)
+
+    # ------------------------------------------------------------------ recording, k-SAE, probes
+
+    def recording(self, stage: str = "evaluate") -> Recording:
+        """Unedited images with h at every step, of the prompts of a stage.
+
+        Stages are evaluate, learn and probe. Where a model takes no text there is one recording for
+        all of them. Raises ValueError for another stage.
+        """
+        one_of("stage", stage, ("evaluate", "learn", "probe"))
+        prompts = getattr(self.subject.prompts, stage)
+        s = self.settings
+        return activations.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
+
+    def ksae(self, **changes: Any) -> KSAE:
+        """The k-SAE of all timesteps; `changes` of settings, or of `KSAEConfig`, make another."""
+        return self._trained(changes)[0]
+
+    def history(self, **changes: Any) -> History:
+        """The curves of its training."""
+        return self._trained(changes)[1]
+
+    def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+        rec = self.recording("learn")
+        s, options = self._changed(changes)
+        config = KSAEConfig(
+            width=rec.width,
+            latents=s.latents,
+            k=s.k,
+            batch=BATCH,
+            steps=s.train_steps,
+            seed=s.seed,
+            **options,
+        )
+        return train(rec, config)
+
+    def _changed(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
+        """The settings with changes of them, and the changes that are options of `KSAEConfig`."""
+        known = Settings.meanings()
+        options = {name: value for name, value in changes.items() if name not in known}
+        for name in options:
+            one_of("change", name, [*known, *(f.name for f in fields(KSAEConfig))])
+        own = {name: value for name, value in changes.items() if name in known}
+        return replace(self.settings, **own), options
+
+    def held_out(self) -> slice:
+        """The rows of a recording on which no k-SAE was trained."""
+        n = self.settings.n_images
+        return slice(int(n * (1 - VALIDATION)), n)
+
+    def labels(self, stage: str) -> dict[str, Tensor]:
+        """The labeller's classes of recorded images: {attribute: (n,)}."""
+        return features.labelled(self.subject, self.recording(stage), self.subject.attributes)
+
+    @cached_property
+    def probes(self) -> dict[str, Fit]:
+        """An h-classifier per attribute: linear heads, one per timestep, and how well they read."""
+        rec, labels = self.recording("probe"), self.labels("probe")
+        return {
+            str(a): probes.fit(rec, labels[a], len(a.classes), seed=self.seeds.main)
+            for a in self.attributes
+        }
+
+    def heads(self) -> dict[str, Heads]:
+        """The h-classifiers of every attribute."""
+        return {a: fit.heads for a, fit in self.probes.items()}
+
+    # ------------------------------------------------------------------ attribution and features
+
+    def attribution(
+        self, dictionary: KSAE | Neurons, attributes: Sequence[str] | None = None
+    ) -> dict[str, Attribution]:
+        """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
+        s = self.settings
+        support = attribution.Support(s.n_support, self.seeds.support, s.steps)
+        names = tuple(map(str, attributes or self.subject.attributes))
+        return attribution.through_image(self.subject, dictionary, names, support)
+
+    def features(
+        self, attributes: Sequence[str] | Mapping[str, str] | None = None, **changes: Any
+    ) -> BiasFeatures:
+        """The bias features of every class of the attributes; `changes` as for `ksae`."""
+        s, _ = self._changed(changes)
+        sae, rec = self.ksae(**changes), self.recording("learn")
+        found = features.find(self.subject, sae, rec, s, attributes)
+        return replace(found, recipe=changes)
+
+    def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
+        """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
+        labels = {attribute: self.labels("learn")[attribute]}
+        sizes = {attribute: len(self.subject.classes(attribute))}
+        rec = self.recording("learn")
+        return features.class_means(rec, dictionary, labels, sizes)[attribute]
+
+    def measured(
+        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+    ) -> Effect:
+        """What each of the `chosen` latents (N,), moved alone, does to a class."""
+        s = self.settings
+        at = features.deciding_steps(s.steps)
+        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
+        aim = attribution.Aim(str(attribute), target)
+        return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
+
+    def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
+        """How far images follow the h of images of another class."""
+        classes = self.subject.classes(attribute)
+        exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
+        timesteps = self.recording("probe").timesteps
+        return mediation.through_module(
+            self.subject, exchange, timesteps, n=n, seed=self.seeds.pairs
+        )
+
+    def factor_set(self, n: int) -> FactorSet:
+        """h of images with independent factors, at four steps of the generation."""
+        steps = [int(f * (self.settings.steps - 1)) for f in (0.3, 0.5, 0.7, 0.9)]
+        timesteps = sampling.trajectory(self.subject, self.settings.steps).timesteps
+        chosen = tuple(timesteps[i] for i in steps)
+        return factors.factor_set(self.subject, n, self.seeds.main, chosen)
+
+    # ------------------------------------------------------------------ images
+
+    def draw(
+        self,
+        edit: Edit | None = None,
+        *,
+        n: int,
+        seed: int | None = None,
+        asymmetric: bool = True,
+        prompts: Sequence[Prompt] | None = None,
+        label: str | None = None,
+    ) -> Outcome:
+        """`n` images under an edit, and what the evaluators say of them.
+
+        The seed is by default that of reported images; images of equal seeds are paired. `label`
+        names the progress bar.
+        """
+        images = outcome.draw(
+            self.subject,
+            edit,
+            n,
+            self.seeds.report if seed is None else seed,
+            self.settings.steps,
+            asymmetric=asymmetric,
+            prompts=prompts,
+            progress=label,
+        )
+        return self.judge(images, prompts)
+
+    def judge(self, images: Tensor, prompts: Sequence[Prompt] | None = None) -> Outcome:
+        """What the evaluators say of images (n, 3, H, W), which took the prompts in turn."""
+        return outcome.judge(self.subject, images, len(prompts) if prompts else None)
+
+    def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
+        """Images of the data for the prompts of the evaluation, factors fixed: (n, 3, H, W)."""
+        return self.subject.renders(n, seed, do)
+
+    # ------------------------------------------------------------------ debiasing
+
+    @cached_property
+    def base(self) -> dict[str, debiasing.Array]:
+        """The unedited class shares under each prompt: {attribute: (G, classes)}."""
+        return debiasing.base_shares(self.subject, self.recording().images)
+
+    def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that features depend on, by which a search is known."""
+        names = ("n_images", "k", "latents", "train_steps", "n_support", "n_measured")
+        names += ("n_features", "max_density", "seed")
+        return {name: getattr(self.settings, name) for name in names} | dict(changes)
+
+    def search(self, method: Method, attribute: str) -> Search:
+        """What each strength of a method does, on seeds on which nothing is reported."""
+        s = self.settings
+        arms = debiasing.search(
+            self.subject,
+            method,
+            str(attribute),
+            n=s.n_tuned,
+            seed=self.seeds.tuning,
+            steps=s.steps,
+            recipe=self.recipe(method.recipe),
+        )
+        return Search(method, str(attribute), arms, self.base[attribute])
+
+    def debias(
+        self,
+        search: Search,
+        target: Sequence[float],
+        *,
+        n: int,
+        seed: int | None = None,
+        group: int = 1,
+        together: bool = False,
+        prompts: Sequence[Prompt] | None = None,
+    ) -> Debiased:
+        """`n` images that shall have the class shares `target` under every prompt.
+
+        A plan per prompt, or one for all of them `together`, mixes the strengths of the search;
+        each image draws its edit, or each `group` of images does.
+        """
+        return debiasing.debias(
+            self.subject,
+            search,
+            target,
+            n=n,
+            seed=self.seeds.report if seed is None else seed,
+            steps=self.settings.steps,
+            group=group,
+            together=together,
+            prompts=prompts,
+        )
+
+    def score(
+        self,
+        before: Outcome,
+        after: Outcome,
+        attribute: Attribute,
+        references: Mapping[str, Tensor],
+    ) -> dict[str, Estimate]:
+        """One cell of Table 1 or 2, against equal shares, see `debiasing.score`."""
+        return debiasing.score(
+            self.subject,
+            before,
+            after,
+            str(attribute),
+            attribute.uniform,
+            references,
+            self.seeds.main,
+        )
+
+    def matched(
+        self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
+    ) -> tuple[Estimate, Estimate]:
+        """CLIP-I and leak where so many images are edited that FD is `level`."""
+        return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
+
+    def references(self, attribute: Attribute, n: int) -> dict[str, Tensor]:
+        """Features of `n` images of the data or more, as they are and with an attribute balanced.
+
+        {"reference": (N, F), "balanced": (N, F)}, at least 2,048 each.
+        """
+        sets = {"reference": [{}], "balanced": [{attribute: c} for c in attribute.classes]}
+        found = {}
+        for name, fixed in sets.items():
+            each = max(2048, n + len(fixed) - 1) // len(fixed)
+            parts = [
+                evaluators.embed(
+                    self.subject.scorer, self.renders(each, self.seeds.reference + i, do)
+                )
+                for i, do in enumerate(fixed)
+            ]
+            found[name] = torch.cat(parts)
+        return found
+
+
+def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
+    """A k-SAE trained on all timesteps of a recording, with its curves; from the store."""
+    rows = int(len(rec) * (1 - VALIDATION))
+    parameters = keys.of(train, {"recording": rec, **asdict(config)})
+
+    def make(folder: Path) -> None:
+        held_out = slice(rows, len(rec))
+        vectors = torch.cat([rec.vectors(s, held_out) for s in range(rec.h.shape[1])])
+        # An odd stride meets all positions, of which there is an even number.
+        stride = len(vectors) // VALIDATION_VECTORS | 1
+        model, history = ksae.train(
+            config,
+            rec.batches(config.batch, config.seed, rows),
+            validation=vectors[::stride],
+        )
+        model.save(folder)
+        (folder / "history.json").write_text(json.dumps(history._asdict()))
+
+    folder = artifacts.cached("ksae", parameters, make)
+    return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
