@@ -39,6 +39,24 @@ path.parent.mkdir(parents=True, exist_ok=True)
 _ = path.write_text(json.dumps({"notebook": "00_tiny", "subject": subject}))"""
 
 
+def ran(
+    command: str,
+    *words: object,
+    cwd: Path = REPOSITORY,
+    python: str | Path = sys.executable,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """What Python has done with the words of a command, and with further ones that have spaces."""
+    return subprocess.run(
+        [python, *command.split(), *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def tiny(*cells: str) -> nbformat.NotebookNode:
     return new_notebook(
         metadata={
@@ -154,13 +172,7 @@ def test_a_profile_with_an_unknown_parameter_is_refused(study: Path) -> None:
 
 
 def test_command_line_says_it_in_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "workflow/execute.py", "99_none"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ran("workflow/execute.py 99_none")
     assert done.returncode == 1 and done.stderr.startswith("error: notebook must be one of")
     assert done.stderr.count("\n") == 1
 
@@ -433,25 +445,8 @@ def test_processes_of_accelerate_are_workers(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def snakemake(*arguments: str) -> str:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "-s",
-            "workflow/Snakefile",
-            "-n",
-            "--forceall",
-            "--nolock",
-            "--cores",
-            "1",
-            *arguments,
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = "-n --forceall --nolock --cores 1"
+    done = ran(f"-m snakemake -s workflow/Snakefile {options}", *arguments)
     return done.stdout + done.stderr
 
 
@@ -486,14 +481,9 @@ def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
         (tmp_path / script).chmod(0o755)
 
     def call(*arguments: str, **environment: str) -> str:
-        return subprocess.run(
-            [sys.executable, cluster, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, **environment},
-        ).stdout.strip()
+        done = ran("", cluster, *arguments, cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     jobs = [
         call("submit", str(tmp_path / "job"), LOSE="1", LOSE_WITHIN="0.2"),
@@ -517,22 +507,16 @@ def test_kubernetes_jobs_are_filled_in_and_their_end_is_understood(tmp_path: Pat
     (tmp_path / "kubectl").chmod(0o755)
 
     def call(*arguments: str, told: str = "") -> str:
-        return subprocess.run(
-            [sys.executable, folder / "cluster.py", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": told},
-        ).stdout.strip()
+        programs = f"{tmp_path}:{os.environ['PATH']}"
+        done = ran("", folder / "cluster.py", *arguments, cwd=tmp_path, PATH=programs, TOLD=told)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     assert call("submit", "4", "1", "a/job.sh") == "difflens-x1"
-    pod = yaml.safe_load((tmp_path / "manifest").read_text())["spec"]["template"]["spec"][
-        "containers"
-    ][0]
-    assert pod["command"] == ["sh", str(tmp_path / "a/job.sh")] and pod["workingDir"] == str(
-        tmp_path
-    )
+    job = yaml.safe_load((tmp_path / "manifest").read_text())["spec"]["template"]["spec"]
+    pod = job["containers"][0]
+    assert pod["command"] == ["sh", str(tmp_path / "a/job.sh")]
+    assert pod["workingDir"] == str(tmp_path)
     assert pod["resources"] == {
         "requests": {"cpu": 4, "memory": "32Gi"},
         "limits": {"nvidia.com/gpu": 1},
@@ -608,13 +592,13 @@ def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
     page = assemble.scaling_tables([RATES])
     assert "Nothing here was measured on a GPU" in page and "sampling +10 %" in page
     assert "counted" not in page and "profile" not in page  # result files without counts
+    assert "| portraits | X, float32 | 64 | 11 | 10 | 8 | 9 | 5 | 80 |" in page
     assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])
     assert "No rates were measured" in assemble.scaling_tables([])
     results = {"portraits": {"book": [counted("00_bias", recording=2000)]}}
     page = assemble.scaling_tables([RATES], results)
-    assert "### The profile `book`" in page
-    assert "| portraits, X | 00_bias | 2,000 | 0 | 0 | 0 | 0.347 |" in page
-    assert "- portraits on X: 35,000 images, 6.08 hours" in page
+    assert "| portraits, X | book | 00_bias | 0 | 2,000 | 0 | 0 | 0.347 |" in page
+    assert "| paper, recordings alone | 00_bias | 0 | 35,000 | 0 | 0 | 6.08 |" in page
 
 
 def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
@@ -622,23 +606,9 @@ def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(
         'rule all:\n    input: "0", "1"\nrule part:\n    output: touch("{n}")\n    shell: "true"\n'
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--profile",
-            "workflow/profiles/local-cluster",
-            "--",
-            "0",
-            "1",
-        ],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"},
-    )
+    losses = {"LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"}
+    profile = "workflow/profiles/local-cluster"
+    done = ran(f"-m snakemake --profile {profile} -- 0 1", cwd=tmp_path, **losses)
     logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
@@ -1043,29 +1013,10 @@ def test_a_folder_with_odd_characters_and_what_is_stale_in_it(odd: Path) -> None
     target = f"_build/executed/quick/{execute.slug(subject)}/00_bias.ipynb"
 
     def make(*options: str) -> str:
-        # the folder's own link to Python has the odd path too
-        done = subprocess.run(
-            [
-                odd / ".venv/bin/python",
-                "-m",
-                "snakemake",
-                "-s",
-                "workflow/Snakefile",
-                "--cores",
-                "1",
-                "--nolock",
-                *options,
-                "--config",
-                "profile=quick",
-                "--",
-                target,
-            ],
-            cwd=odd,
-            env={**os.environ, "SUBJECT": subject},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        rules = "-m snakemake -s workflow/Snakefile --cores 1 --nolock"
+        words = (*options, "--config", "profile=quick", "--", target)
+        python = odd / ".venv/bin/python"  # the folder's own link to Python has the odd path too
+        done = ran(rules, *words, cwd=odd, python=python, SUBJECT=subject)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -1123,26 +1074,8 @@ rule missing:
 
 def test_what_snakemake_swallows_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "1",
-            "-k",
-            "--nolock",
-            "--latency-wait",
-            "0",
-            "--quiet",
-            "all",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    options = "--cores 1 -k --nolock --latency-wait 0 --quiet all"
+    done = ran(f"-m snakemake {options}", cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     told = sorted(done.stderr.splitlines())
     assert len(told) == 3 and "some output files are missing" in told[0] and "missing" in told[0]
     assert told[1:] == [
@@ -1158,12 +1091,9 @@ def test_a_job_of_kubernetes_runs_in_a_folder_with_odd_characters(tmp_path: Path
     (programs / "kubectl").write_text("#!/bin/sh\ncat > manifest\n")
     (programs / "kubectl").chmod(0o755)
     cluster = REPOSITORY / "workflow/profiles/kubernetes/cluster.py"
-    subprocess.run(
-        [sys.executable, cluster, "submit", "4", "1", "a/job.sh"],
-        cwd=folder,
-        check=True,
-        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
-    )
+    path = f"{programs}:{os.environ['PATH']}"
+    done = ran("", cluster, "submit", 4, 1, "a/job.sh", cwd=folder, PATH=path)
+    assert done.returncode == 0, done.stderr
     job = yaml.safe_load((folder / "manifest").read_text())["spec"]["template"]["spec"]
     assert job["containers"][0]["workingDir"] == str(folder)
     assert job["containers"][0]["command"] == ["sh", str(folder / "a/job.sh")]

@@ -52,7 +52,7 @@ COUNTED = (
     "The images below were counted while they were drawn. A notebook's row holds all that it is "
     "made from, also what another had already drawn, so that the rows do not add up to the whole. "
     "Only profiles that were run are shown: searches decide as they go how many images they draw, "
-    "so the sizes of another profile do not tell its counts. "
+    "so the sizes of another profile tell only how many its recordings have. "
     "Hours = images × steps / (measured images per second × steps of the measurement)."
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -219,15 +219,19 @@ def scaling_tables(rates: list[dict], results: Mapping[str, cost.Results] | None
         added.append(f"- {device}: {', '.join(over)}")
         drawn = f"{entry['images']} images, {entry['steps']} steps, seed {entry['seed']}"
         sizes.append(f"- {device}: {drawn}, median of {entry['repeats']}")
-    blocks += [_rates_table(rates), "What each adds to the bare pipeline:", "\n".join(added)]
+    blocks += [
+        "Images per second:",
+        _rates_table(rates),
+        "What each adds to the bare pipeline:",
+        "\n".join(added),
+    ]
     blocks += ["Measured with:", "\n".join(sizes), *_costs(rates, results or {})]
     return "\n\n".join(blocks) + "\n"
 
 
 def _rates_table(rates: list[dict]) -> str:
-    ways = ("bare pipeline", cost.PLAIN, cost.RECORDED, cost.SYMMETRIC, cost.ASYMMETRIC)
-    shown = ("images/s: bare", "ours", *ways[2:])
-    lines = _header("subject", "device, precision", "batch", *shown, "h/s to disk")
+    ways = ("bare pipeline", *cost.WAYS)
+    lines = _header("subject", "device, precision", "batch", *ways, "h/s to disk")
     for entry in rates:
         per_second = [number(entry["images_per_second"][way]) for way in ways]
         activations = number(entry["activations_per_second"])
@@ -237,41 +241,22 @@ def _rates_table(rates: list[dict]) -> str:
 
 
 def _costs(rates: list[dict], results: Mapping[str, cost.Results]) -> list[str]:
-    """A heading and a table for every profile of which images were counted."""
-    tables: dict[str, list[str]] = {}
-    for entry in rates:
-        for profile, files in results.get(entry["subject"], {}).items():
-            costs = cost.table(files, entry)
-            lines = [_cost_row(entry, row.notebook, row.images, row.hours) for row in costs]
-            tables.setdefault(profile, []).extend(lines)
-    blocks = []
-    for profile, lines in tables.items():
-        if lines:
-            ways = (cost.RECORDED, cost.PLAIN, cost.SYMMETRIC, cost.ASYMMETRIC)
-            header = _header("subject, device", "notebook", *ways, "hours")
-            blocks += [f"### The profile `{profile}`", "\n".join([*header, *lines])]
-    blocks += _recordings("paper", rates, results)
-    return [COUNTED, *blocks] if blocks else []
-
-
-def _recordings(profile: str, rates: list[dict], results: Mapping[str, cost.Results]) -> list[str]:
-    """What the recordings of a profile cost, where that was not run but can be computed."""
+    """A table of what was counted; nothing if nothing was."""
     lines = []
     for entry in rates:
-        files = results.get(entry["subject"], {})
-        found = cost.recording(profile, files.get("book", []), entry)
-        if found and profile not in files:
-            images, hours = map(number, (found.images.total(), found.hours))
-            device = f"{entry['subject']} on {entry['device']}"
-            lines.append(f"- {device}: {images} images, {hours} hours")
-    heading = f"The recordings of the profile `{profile}`, whose sizes tell their number:"
-    return [heading, "\n".join(lines)] if lines else []
-
-
-def _cost_row(entry: dict, notebook: str, images: Mapping[str, int], hours: float) -> str:
-    ways = (cost.RECORDED, cost.PLAIN, cost.SYMMETRIC, cost.ASYMMETRIC)
-    counts = [number(images.get(way, 0)) for way in ways]
-    return _row(f"{entry['subject']}, {entry['device']}", notebook, *counts, number(hours))
+        profiles = results.get(entry["subject"], {})
+        costs = [
+            (name, row) for name, files in profiles.items() for row in cost.table(files, entry)
+        ]
+        recording = cost.recording("paper", profiles.get("book", []), entry)
+        if recording and "paper" not in profiles:
+            costs.append(("paper, recordings alone", recording))
+        for profile, row in costs:
+            device = f"{entry['subject']}, {entry['device']}"
+            counts = [number(row.images[way]) for way in cost.WAYS]
+            lines.append(_row(device, profile, row.notebook, *counts, number(row.hours)))
+    header = _header("subject, device", "profile", "notebook", *cost.WAYS, "hours")
+    return [COUNTED, "\n".join([*header, *lines])] if lines else []
 
 
 def measured_scaling() -> str:

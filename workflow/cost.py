@@ -19,8 +19,8 @@ from workflow.execute import BUILD, ROOT, SETTINGS, plan, settings_of, slug
 
 Results = Mapping[str, list[dict[str, Any]]]  # {profile: result files of a subject}
 
-PLAIN, RECORDED = "sampling", "recording"  # the ways to draw, as bench/rates.py calls them
-SYMMETRIC, ASYMMETRIC = "symmetric edit", "asymmetric edit"
+RECORDED = "recording"
+WAYS = ("sampling", RECORDED, "symmetric edit", "asymmetric edit")  # as bench/rates.py names them
 
 
 class Cost(NamedTuple):

@@ -102,9 +102,11 @@ def subjects_of(text: str) -> list[str]:
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
     """Raises ValueError, in one line, unless `value` is allowed."""
-    from difflens_utils import errors  # takes torch's seconds, which are spared where nothing fails
+    allowed = [str(name) for name in allowed]
+    if str(value) not in allowed:
+        from difflens_utils import errors  # takes torch's seconds
 
-    errors.one_of(parameter, value, allowed)
+        errors.one_of(parameter, value, allowed)
 
 
 def check_worker(text: str) -> None:
