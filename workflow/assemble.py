@@ -317,8 +317,8 @@ def gather(profile: str, subjects: list[str]) -> None:
         scaling.write("\n" + measured_scaling())
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
-    for name, page in results_pages(profile, subjects).items():
-        (SOURCE / f"generated/{name}.md").write_text(page)
+    for name, text in results_pages(profile, subjects).items():
+        (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
     toc = contents(subjects, titles, bench.exists())
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
