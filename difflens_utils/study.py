@@ -297,6 +297,13 @@ class Study:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
 
+    def base_shares(
+        self, n: int, seed: int, prompts: Sequence[Prompt]
+    ) -> dict[str, debiasing.Array]:
+        """The unedited class shares under other prompts, of `n` images: {attribute: (G, classes)}."""
+        images = outcome.draw(self.subject, None, n, seed, self.settings.steps, prompts=prompts)
+        return debiasing.base_shares(self.subject, images, len(prompts))
+
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that features depend on, by which a search is known."""
         names = ("n_images", "k", "latents", "train_steps", "n_support", "n_measured")
