@@ -300,7 +300,7 @@ class Study:
     def base_shares(
         self, n: int, seed: int, prompts: Sequence[Prompt]
     ) -> dict[str, debiasing.Array]:
-        """The unedited class shares under other prompts, of `n` images: {attribute: (G, classes)}."""
+        """The unedited class shares under other prompts: {attribute: (G, classes)}."""
         images = outcome.draw(self.subject, None, n, seed, self.settings.steps, prompts=prompts)
         return debiasing.base_shares(self.subject, images, len(prompts))
 
