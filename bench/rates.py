@@ -1,8 +1,11 @@
-"""What sampling costs here, and what recording and editing add: `python -m bench.rates [--subject portraits] [--quick] [--output FILE]`.
+"""What sampling costs here, and what recording and editing add.
 
-Images per second of the bare diffusers pipeline and of our sampling, alone, with h recorded to disk, and with an edit (symmetric and
-asymmetric); activations per second. Interleaved like the other benches. Writes results/rates.json, one entry per device and subject,
-from which the page on scaling takes its hours.
+    python -m bench.rates [--subject portraits] [--quick] [--output FILE]
+
+Images per second of the bare diffusers pipeline and of our sampling, alone, with h recorded to
+disk, and with an edit (symmetric and asymmetric); activations per second. Interleaved like the
+other benches. Writes results/rates.json, one entry per device and subject, from which the page on
+scaling takes its hours.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ SEED = 0
 
 @torch.no_grad()
 def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
-    """The loop of diffusers' own pipeline over its network and its scheduler, in the subject's precision.
+    """The loop of diffusers' pipeline over network and scheduler, in the subject's precision.
 
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
     """
@@ -83,7 +86,7 @@ def width_of(subject: subjects.Subject) -> tuple[int, int]:
 
 
 def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict[str, object]:
-    """Rates of every way of sampling n images, and what each costs more than our plain sampling, in percent."""
+    """Rates of every way of sampling n images, and what each adds to plain sampling, in percent."""
     width, values = width_of(subject)
     batch = min(n, gpu.batch_size(subject))
     steer = edits.steer(

@@ -1,7 +1,9 @@
-"""Speed and memory beside other libraries: `python -m bench.run [--quick] [--only ksae,sampling] [--output FILE]`.
+"""Speed and memory beside other libraries.
 
-Every comparison is interleaved (ours, theirs, ours, theirs ...) and its ratio is the median of the rounds' ratios, so a
-machine that drifts or is shared moves both sides alike. Prints a table and writes one JSON file.
+    python -m bench.run [--quick] [--only ksae,sampling] [--output FILE]
+
+Every comparison is interleaved (ours, theirs, ours, theirs ...) and its ratio is the median of the
+rounds' ratios, so a machine that drifts or is shared moves both sides alike. Prints a table and writes one JSON file.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def row(
 
 
 def rounds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each function in each round, after one call to warm up; the order turns from round to round."""
+    """Seconds of each function in each round, after one call to warm up; the order alternates."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -89,7 +91,7 @@ def quotient(above: list[float], below: list[float]) -> float:
 
 @cache
 def pipeline_folder() -> Path:
-    """The shipped subject, or its architecture with random weights where it is not there yet: speed is the same."""
+    """The shipped subject, or where it is missing its architecture with random weights, as fast."""
     if (subjects.MODELS / "portraits/model_index.json").exists():
         return subjects.MODELS / "portraits"
     spec = importlib.util.spec_from_file_location("recipe", subjects.MODELS / "portraits/train.py")
@@ -176,7 +178,8 @@ def edit_rows(quick: bool) -> Iterator[Row]:
         repeats,
     )
     step = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
-    twice = f"; {behind(subject):.0%} of the network's multiplications lie behind the module and run twice"
+    repeated = f"{behind(subject):.0%} of the network's multiplications"
+    twice = f"; {repeated} lie behind the module and run twice"
     for name, target, note in (("symmetric", "<= 1.05", ""), ("asymmetric", "<= 1.6", twice)):
         yield row(
             f"one edited step, {name}, ms (batch {n}), beside an unedited one",
@@ -240,7 +243,7 @@ def ksae_rows(quick: bool) -> Iterator[Row]:
 
 
 def attribution_rows(quick: bool) -> Iterator[Row]:
-    """Integrated gradients of one attribute's classes: the closed form against captum, same number of points."""
+    """Integrated gradients of one attribute's classes: closed form against captum, same points."""
     n, d, latents, side, points, repeats = (
         (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
     )
@@ -294,7 +297,7 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
 
 
 def memory_rows(quick: bool) -> Iterator[Row]:
-    """Peak resident size of recording and training, in processes of their own, for few and for many images."""
+    """Peak resident size of recording and training few and many images, each in a process."""
     counts, steps = ((8, 32), 3) if quick else ((500, 5000), 100)
     peaks = []
     for images in counts:

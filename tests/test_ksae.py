@@ -1,4 +1,4 @@
-"""The k-SAE against independent oracles: numpy in float64, dense autograd, finite differences, closed forms."""
+"""The k-SAE against numpy in float64, dense autograd, finite differences and closed forms."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_sparse_gradients_are_those_of_dense_autograd():
 
 
 def test_step_gradient_is_that_of_the_loss_pre_bias_included():
-    """The folded pre-bias: what a step differentiates equals the plain formula, differentiated by autograd."""
+    """The folded pre-bias: a step's gradient is autograd's of the plain formula."""
     x = vectors(64, 12)
     run = module.Trainer(TINY, x)
     plain = KSAE(TINY)
@@ -171,7 +171,7 @@ def test_step_gradient_is_that_of_the_loss_pre_bias_included():
 
 
 def test_auxk_reaches_the_dead_latents_own_parameters_and_nothing_else():
-    """Central differences in float64 for every parameter that the loss may and may not depend on."""
+    """Central differences in float64 for every parameter, whether the loss depends on it or not."""
     config = KSAEConfig(width=5, latents=8, k=2, aux_latents=2)
     ksae = scrambled(config).double().requires_grad_(True)
     centred, residual = (
@@ -489,8 +489,9 @@ def test_load_refuses_in_one_line(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("width", 0), ("latents", -1), ("k", 0), ("k", 65), ("dead_after", 0), ("batch", 0), ("steps", 0), ("rate", 0.0),
-    ("rate", float("nan")), ("auxk", -0.1), ("aux_latents", 0), ("precision", "fp16"), ("width", 12.0), ("steps", True),
+    ("width", 0), ("latents", -1), ("k", 0), ("k", 65), ("dead_after", 0), ("batch", 0),
+    ("steps", 0), ("rate", 0.0), ("rate", float("nan")), ("auxk", -0.1), ("aux_latents", 0),
+    ("precision", "fp16"), ("width", 12.0), ("steps", True),
 ])  # fmt: skip
 def test_settings_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name} must") as error:
