@@ -25,7 +25,7 @@ RATE = 1e-3
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained: d = `width`, D = `latents`, `k` active, `steps` batches of `batch` vectors."""
+    """What is trained: d = `width`, D = `latents`, `k` active, `steps` of `batch` vectors."""
 
     width: int
     latents: int
@@ -184,7 +184,7 @@ class Curve(NamedTuple):
     fvu: list[float]  # held-out FVU at that time
 
     def time_to(self, target: float) -> float:
-        """Seconds until the FVU first falls to `target`, interpolated; infinite if it never does."""
+        """Seconds until the FVU first falls to `target`, interpolated; else infinite."""
         for i, fvu in enumerate(self.fvu):
             if fvu <= target:
                 share = (self.fvu[i - 1] - target) / (self.fvu[i - 1] - fvu) if i else 1.0
@@ -237,7 +237,8 @@ def faster(make: type[Contestant], size: Size, batches: Sequence[Tensor]) -> boo
 def race(size: Size, rounds: int, pool: int = 16) -> tuple[dict[str, Curve], dict[str, str]]:
     """Trains all contestants in turns, a share of the steps per round.
 
-    Each is scored on held-out vectors off the clock. Returns their curves, "ours" among them, and the peers that could not run with the reason.
+    Each is scored on held-out vectors off the clock. Returns their curves, "ours" among them, and
+    the peers that could not run with the reason.
     """
     source = stream(size.width, size.batch)
     batches, held_out = [source(i) for i in range(pool)], source(-1)

@@ -136,7 +136,7 @@ def test_starts_tied_and_centred_on_the_data():
     assert not paper.b_dec.any()
 
 
-# ------------------------------------------------------------------------------------------- gradients
+# -------------------------------------------------------------------------------- gradients
 
 
 def test_sparse_gradients_are_those_of_dense_autograd():
@@ -321,7 +321,7 @@ def test_decoder_gradient_has_no_part_along_the_directions():
     assert (gradient * before).sum(1).abs().max() < 1e-6 * gradient.norm(dim=1).max() + 1e-8
 
 
-# ------------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------- training
 
 
 def test_training_recovers_a_planted_dictionary():
@@ -361,7 +361,7 @@ def test_training_is_deterministic_and_takes_any_stream(precision):
     assert first.fingerprint() == second.fingerprint() != scrambled().fingerprint()
 
 
-# ------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------- metrics
 
 
 def test_fvu_closed_forms_and_numpy():
@@ -424,7 +424,7 @@ def test_density_l0_dead_and_cosines():
         assert found == pytest.approx({"mean": off.mean(), "max": off.max()}, rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------- files and errors
+# -------------------------------------------------------------------------------- files and errors
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
