@@ -11,7 +11,7 @@ Data flows one way, and a module imports only from the floors above its own:
        scorecard, weights
     -> disentanglement, figures, keys, opening, precision, sampling
     -> artifacts, evaluators, ksae, worlds
-    -> fairface, inception, pictures, portraits, shards
+    -> dictionaries, fairface, inception, pictures, portraits, shards
     -> labelled, occupations
     -> pipelines
     -> activations, factors, finetuning, latent_direction, latent_editing, mediation, outcome,
