@@ -1,4 +1,7 @@
-"""FairFace's two networks, from files of the published format with random weights, against torchvision's own forward pass and numpy."""
+"""FairFace's two networks, against torchvision's own forward pass and numpy.
+
+The files have the published format and random weights.
+"""
 
 from __future__ import annotations
 
