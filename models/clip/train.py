@@ -20,13 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor, nn
-from torch.nn import functional as F
-from tqdm import tqdm
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
-
+# Before transformers: the package mends a torchvision that was built for another torch.
 from difflens_utils import occupations, portraits, precision
 from difflens_utils.errors import at_least
 from difflens_utils.evaluators import Clip, class_texts, embed, with_article
@@ -34,6 +28,15 @@ from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.metrics import Estimate, wilson
 from difflens_utils.portraits import ATTRIBUTES
 from difflens_utils.worlds import Portraits, World
+
+# isort: split
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
 from models.evaluators.train import distort, shifted, unseen
 
 HERE = Path(__file__).parent
