@@ -44,7 +44,7 @@ def clip() -> Clip:
     return Clip.load(MODELS / "clip")
 
 
-# The attribute networks ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------- the attribute networks
 
 
 @pytest.mark.parametrize("architecture", evaluators.ARCHITECTURES)
@@ -174,7 +174,7 @@ def test_the_two_networks_are_independent():
     assert a["architecture"] != b["architecture"] and a["factors"] == b["factors"]
 
 
-# PortraitCLIP ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- CLIP
 
 
 def test_every_word_of_a_caption_is_one_token(clip):
@@ -230,10 +230,8 @@ def test_clip_round_trip_and_plain_transformers(clip, tmp_path, fresh):
     again = Clip.load(tmp_path)
     texts = ["a girl with a smile"]
     assert torch.equal(clip.text_features(texts), again.text_features(texts))
-    plain, tokens = (
-        CLIPModel.from_pretrained(tmp_path).float(),
-        CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt"),
-    )
+    plain = CLIPModel.from_pretrained(tmp_path).float()
+    tokens = CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt")
     scores = plain(**tokens, pixel_values=fresh[1][:3]).logits_per_image
     expected = (
         clip.model.logit_scale.exp()
