@@ -242,14 +242,15 @@ class Face:
     def _colour(self, palette: Tensor, factor: str, nuisance: str, spread: float) -> Tensor:
         """Returns the colour of each class, varied within the class."""
         base = palette[self.label[factor].flatten()]
-        shift = spread * self.nuisance[nuisance].reshape(-1, 1) * _WARM
+        shift: Tensor = spread * self.nuisance[nuisance].reshape(-1, 1) * _WARM
         return (base * (1 + shift)).clamp(0, 1)
 
     def _turn(self) -> Tensor:
         """Returns how far the head turns: -1 (to the left) to 1 (to the right), 0 in front."""
         yaw = self.nuisance["yaw"]
         direction = torch.where(yaw >= 0, 1.0, -1.0)
-        return self.present("side_pose") * direction * (0.8 + 0.2 * yaw.abs())
+        amount: Tensor = 0.8 + 0.2 * yaw.abs()
+        return self.present("side_pose") * direction * amount
 
     def _place_head(self, page: Frame) -> None:
         wide = self.present("head_width")

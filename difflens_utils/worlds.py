@@ -190,17 +190,27 @@ class World(ABC):
         labels = scenes.labels.items()
         return {name: self.factors[name].classes[int(row[index])] for name, row in labels}
 
-    def joint(self) -> dict[tuple[str, str], Tensor]:
-        """Returns P(attribute, factor) for every attribute and factor: (A, F) float64, exact."""
-        pairs = itertools.product(self.attributes, self.factors)
-        return {pair: self._probability(pair, {}) for pair in pairs}
-
     def marginal(self, factor: str, given: Mapping[str, str] | None = None) -> Tensor:
-        """Returns P(factor | what is `given`): (classes,) float64, exact."""
-        one_of("factor", factor, self.factors)
+        """Returns P(factor | what is `given`), exact: (classes,) float64.
+
+        Raises ValueError for an unknown factor or an unknown class.
+        """
         fixed = given or {}
+        one_of("factor", factor, self.factors)
         self._check(fixed)
-        return self._probability((factor,), fixed)
+        names = dict.fromkeys((*self._core, factor, *fixed))
+        axes = {name: axis for axis, name in enumerate(names)}
+        operands: list[Tensor | list[int]] = []
+        for name in axes:
+            scope = (*self.factors[name].parents, name)
+            operands += [self._tables[name], [axes[member] for member in scope]]
+        for name, value in fixed.items():
+            classes = self.factors[name].classes
+            one_hot = torch.zeros(len(classes), dtype=torch.float64)
+            one_hot[classes.index(value)] = 1
+            operands += [one_hot, [axes[name]]]
+        p = torch.einsum(*operands, [axes[factor]])
+        return p / p.sum()
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
         """Returns what each factor depends on: {factor: parents}."""
@@ -241,28 +251,6 @@ class World(ABC):
             rows.append(factor.probabilities(given))
         table = torch.tensor(rows, dtype=torch.float64)
         return table.reshape(*map(len, parents), len(factor.classes))
-
-    def _probability(self, wanted: tuple[str, ...], given: Mapping[str, str]) -> Tensor:
-        """Returns P(wanted | given), exact, with one axis per wanted factor in that order.
-
-        A factor that is wanted twice is spread over the diagonal.
-        """
-        names = dict.fromkeys((*self._core, *wanted, *given))
-        axes = {name: axis for axis, name in enumerate(names)}
-        operands: list[Tensor | list[int]] = []
-        for name in axes:
-            scope = (*self.factors[name].parents, name)
-            operands += [self._tables[name], [axes[member] for member in scope]]
-        for name, value in given.items():
-            classes = self.factors[name].classes
-            one_hot = torch.zeros(len(classes), dtype=torch.float64)
-            one_hot[classes.index(value)] = 1
-            operands += [one_hot, [axes[name]]]
-        kept = list(dict.fromkeys(wanted))
-        p = torch.einsum(*operands, [axes[name] for name in kept])
-        if len(kept) < len(wanted):  # the joint of a factor with itself
-            p = p.diag()
-        return p / p.sum()
 
     def _check(self, fixed: Mapping[str, str]) -> None:
         for name, value in fixed.items():

@@ -106,7 +106,7 @@ def test_what_is_tried_where_nothing_is_named(folder: Path) -> None:
 
 def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
     labels = {"a": torch.tensor([0, 0, 0, 1, 1, 1]), "b": torch.tensor([0, 0, 1, 0, 1, 1])}
-    w = raked(labels, {"a": [0.8, 0.2], "b": [0.5, 0.5]})
+    w = raked(labels, {"a": torch.tensor([0.8, 0.2]), "b": torch.tensor([0.5, 0.5])})
     assert [w[labels["a"] == 1].sum().item(), w[labels["b"] == 0].sum().item()] == pytest.approx(
         [0.2, 0.5]
     ) and w[0] == w[1]
