@@ -75,16 +75,16 @@ class LabelledImages(World):
         planted = shares or {}
         named: dict[str, Iterable[str]] = {**planted, **(classes or {})}
         columns = self.table.columns.drop(["file", "split"])
-        _check_names(f"{source}: attributes", self.attributes, columns)
-        _check_names(f"{source}: shares", planted, columns)
-        _check_names(f"{source}: classes", classes or {}, columns)
-        _check_names(f"{source}: a factor that prompts state", self.conditions, columns)
-        self.classes: dict[str, tuple[str, ...]] = {}
-        for factor in dict.fromkeys((*self.conditions, *self.attributes, *columns)):
-            found = tuple(sorted(self.table[factor].unique()))
-            self.classes[factor] = tuple(named.get(factor, found))
-            where = source if factor in named else folder / "labels.csv"
-            _check_classes(f"{where}: column {factor}", self.classes[factor], found)
+        entries: dict[str, Iterable[str]] = {
+            "attributes": attributes,
+            "shares": planted,
+            "classes": classes or {},
+            "a factor that prompts state": conditions,
+        }
+        for entry, names in entries.items():
+            for name in names:
+                one_of(f"{source}: {entry}", name, columns)
+        self.classes = self._classes(columns, named, source)
         targets = {}
         for factor, by_class in planted.items():
             entry = f"{source}: shares.{factor}"
@@ -94,6 +94,18 @@ class LabelledImages(World):
         self.weights = raked(self.labels, targets)
         self.model = [self._counted(name) for name in self.classes]
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
+
+    def _classes(
+        self, columns: Iterable[str], named: Mapping[str, Iterable[str]], source: Path
+    ) -> dict[str, tuple[str, ...]]:
+        """Returns the classes of each factor, the factors in causal order."""
+        classes = {}
+        for factor in dict.fromkeys((*self.conditions, *self.attributes, *columns)):
+            found = tuple(sorted(self.table[factor].unique()))
+            classes[factor] = tuple(named.get(factor, found))
+            where = source if factor in named else self.folder / "labels.csv"
+            _check_classes(f"{where}: column {factor}", classes[factor], found)
+        return classes
 
     def _counted(self, name: str) -> Factor:
         """Returns a factor with its shares given those of the core before it."""
@@ -217,11 +229,6 @@ class LabelledImages(World):
                     "merge classes or leave a column out"
                 )
         return dict(cells)
-
-
-def _check_names(entry: str, names: Iterable[str], columns: Iterable[str]) -> None:
-    for name in names:
-        one_of(entry, name, columns)
 
 
 def _check_classes(column: str, classes: Sequence[str], found: Sequence[str]) -> None:

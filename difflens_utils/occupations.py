@@ -19,23 +19,11 @@ import torch
 from torch import Tensor
 
 from . import portraits
-from .portraits import (
-    ATTRIBUTES,
-    BODY,
-    FACE,
-    FEATURES,
-    INK,
-    REST,
-    Canvas,
-    Face,
-    Frame,
-    Layer,
-    PortraitWorld,
-    rgb,
-)
+from .portraits import INK, Canvas, Face, Frame, Layer, PortraitWorld, rgb
 from .worlds import Scenes, categorical
 
 Portraits = Scenes  # until the merge
+ATTRIBUTES = portraits.ATTRIBUTES
 
 
 # P(male), P(young, adult, old), P(light, tan, brown, dark)
@@ -72,7 +60,7 @@ MODEL = (
     categorical("gender", "female male", "occupation", _GENDERS),
     categorical("age", "young adult old", "occupation", _AGES),
     categorical("tone", "light tan brown dark", "occupation", _TONES),
-    *FEATURES,
+    *portraits.FEATURES,
 )
 
 # ------------------------------------------------------------------------------------------------
@@ -271,8 +259,7 @@ class OccupationWorld(PortraitWorld):
                 continue
             uniform = _UNIFORM.get(occupation, ())
             headgear = _HEADGEAR.get(occupation, ())
-            layers = (*BODY, *uniform, *FACE, *REST, *headgear)
-            images[rows] = portraits.draw(scenes[rows], size, layers)
+            images[rows] = portraits.draw(scenes[rows], size, uniform, headgear)
         return images
 
 
@@ -284,22 +271,16 @@ render = WORLD.render  # until the merge
 # Captions and prompts
 
 _EXTRAS = {
-    ("glasses", "present"): "with glasses",
-    ("smile", "present"): "with a smile",
-    ("beard", "present"): "with a beard",
-    ("mustache", "present"): "with a mustache",
-    ("earrings", "present"): "with earrings",
-    ("hair_length", "long"): "with long hair",
-    ("hair_length", "short"): "with short hair",
-    ("background", "blue"): "on blue",
-    ("background", "green"): "on green",
-    ("background", "sand"): "on sand",
-    ("background", "violet"): "on violet",
-    ("tone", "light"): "with light skin",
-    ("tone", "tan"): "with tan skin",
-    ("tone", "brown"): "with brown skin",
-    ("tone", "dark"): "with dark skin",
+    "glasses": "with glasses",
+    "smile": "with a smile",
+    "beard": "with a beard",
+    "mustache": "with a mustache",
+    "earrings": "with earrings",
+    "hair_length": "with {} hair",
+    "background": "on {}",
+    "tone": "with {} skin",
 }
+_UNSAID = ("absent", "medium")
 _STARTS = ("", "a face of ", "a face photo of ", "a portrait of ")
 
 
@@ -328,9 +309,9 @@ def caption(
         one = (rng.choice(ATTRIBUTES),)
         named = rng.choice(((), one, ATTRIBUTES))
     true = {}
-    for (factor, name), words in _EXTRAS.items():
-        if classes[factor] == name and factor not in named:
-            true[factor] = words
+    for factor, words in _EXTRAS.items():
+        if classes[factor] not in _UNSAID and factor not in named:
+            true[factor] = words.format(classes[factor])
     start = rng.choice(_STARTS)
     count = min(len(true), rng.choice((0, 0, 1, 2)))
     extras = dict(rng.sample(list(true.items()), count))
@@ -344,6 +325,7 @@ def vocabulary() -> set[str]:
     words = {"a", "an", "face", "photo", "portrait", "of", "person", "and"}
     for factor in ("occupation", *ATTRIBUTES):
         words.update(WORLD.factors[factor].classes)
-    for extra in _EXTRAS.values():
-        words.update(extra.split())
-    return words
+    for factor, extra in _EXTRAS.items():
+        for name in WORLD.factors[factor].classes:
+            words.update(extra.format(name).split())
+    return words.difference(_UNSAID)

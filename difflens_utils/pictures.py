@@ -180,7 +180,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     if profile:
         with suppress(ImageCms.PyCMSError):
             converted = ImageCms.profileToProfile(image, BytesIO(profile), SRGB, outputMode="RGB")
-            if converted is not None:  # it is, unless the image is changed in place
+            if converted is not None:  # as of one that is changed in place
                 return converted
     return image.convert("RGB")
 

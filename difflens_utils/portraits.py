@@ -43,24 +43,20 @@ _HAIR_COLOUR = {
     "* *": (0.84, 0.12, 0.02, 0.02),
 }
 _HEAD_WIDTH = {"female": (0.75, 0.25), "male": (0.25, 0.75)}
-_BALD = {"male old": 0.45, "male adult": 0.12, "* *": 0.0}
 _MUSTACHE = {"female *": 0.0, "male young": 0.04, "male adult": 0.32, "male old": 0.45}
 _BEARD = {"female *": 0.0, "male young": 0.02, "male adult": 0.30, "male old": 0.35}
-_LIPSTICK = {"male *": 0.01, "female young": 0.15, "female *": 0.60}
-_EARRINGS = {"male *": 0.03, "female young": 0.20, "female *": 0.50}
 _GLASSES = {"* old": 0.60, "male young": 0.08, "male adult": 0.22, "* *": 0.07}
-_SMILE = {"* young": 0.65, "female *": 0.55, "male *": 0.35}
 
 FEATURES = (
     categorical("hair_length", "short medium long", "gender age", _HAIR_LENGTH),
-    binary("bald", "gender age", _BALD),
+    binary("bald", "gender age", {"male old": 0.45, "male adult": 0.12, "* *": 0.0}),
     categorical("hair_colour", "black brown blond grey", "age tone", _HAIR_COLOUR),
     binary("mustache", "gender age", _MUSTACHE),
     binary("beard", "gender age", _BEARD),
-    binary("lipstick", "gender age", _LIPSTICK),
-    binary("earrings", "gender age", _EARRINGS),
+    binary("lipstick", "gender age", {"male *": 0.01, "female young": 0.15, "female *": 0.60}),
+    binary("earrings", "gender age", {"male *": 0.03, "female young": 0.20, "female *": 0.50}),
     binary("glasses", "gender age", _GLASSES),
-    binary("smile", "gender age", _SMILE),
+    binary("smile", "gender age", {"* young": 0.65, "female *": 0.55, "male *": 0.35}),
     binary("wrinkles", "age", {"old": 0.90, "adult": 0.06, "young": 0.0}),
     binary("side_pose", "gender", {"female": 0.25, "male": 0.10}),
     binary("head_down", "gender", {"female": 0.08, "male": 0.22}),
@@ -230,7 +226,11 @@ class Face:
         self.hair = self._colour(_HAIR, "hair_colour", "hair", 0.12)
         self.wall = self._colour(_WALL, "background", "wall", 0.10)
         self.cloth = self._colour(_CLOTH, "clothing", "cloth", 0.08)
-        self.turn = self._turn()
+        yaw = self.nuisance["yaw"]
+        direction = torch.where(yaw >= 0, 1.0, -1.0) * self.present("side_pose")
+        self.turn = direction * (
+            0.8 + 0.2 * yaw.abs()
+        )  # -1 to the left, 0 in front, 1 to the right
         self.scale = (1 + 0.03 * self.nuisance["scale"]) * (1 - 0.17 * self.young)
         self._place_head(page)
         self._place_features()
@@ -245,13 +245,6 @@ class Face:
         shift: Tensor = spread * self.nuisance[nuisance].reshape(-1, 1) * _WARM
         return (base * (1 + shift)).clamp(0, 1)
 
-    def _turn(self) -> Tensor:
-        """Returns how far the head turns: -1 (to the left) to 1 (to the right), 0 in front."""
-        yaw = self.nuisance["yaw"]
-        direction = torch.where(yaw >= 0, 1.0, -1.0)
-        amount: Tensor = 0.8 + 0.2 * yaw.abs()
-        return self.present("side_pose") * direction * amount
-
     def _place_head(self, page: Frame) -> None:
         wide = self.present("head_width")
         self.half_width = (0.345 + 0.085 * wide + 0.03 * self.young) * self.scale
@@ -259,17 +252,12 @@ class Face:
         x = (self.label["position"].float() - 1) * 0.2 + 0.025 * self.nuisance["x"]
         y = -0.10 + 0.03 * self.nuisance["y"] + 0.12 * self.young + 0.03 * self.down
         self.head = page.at(x, y)
-        self.skull = self._skull()
-
-    def _skull(self) -> Shape:
-        """Returns the outline of the head, whose lower half tapers towards the chin."""
-        u, v = self.head.x, self.head.y
+        # The lower half tapers towards the chin.
         chin = 1 - 0.32 * (1 - self.male) * (1 - 0.6 * self.young)
-        lower = (v / self.half_height).clamp(0, 1)
-        narrowing = torch.where(v > 0, 1 - (1 - chin) * lower**2, 1.0)
+        lower = (self.head.y / self.half_height).clamp(0, 1)
+        tapered = Frame(self.head.x / (1 - (1 - chin) * lower**2), self.head.y)
         jaw = 2.0 + 0.9 * self.male
-        tapered = Frame(u / narrowing, v)
-        return tapered.ellipse(self.half_width, self.half_height, jaw * 0.3 + 1.5)
+        self.skull = tapered.ellipse(self.half_width, self.half_height, jaw * 0.3 + 1.5)
 
     def _place_features(self) -> None:
         right = self.turn * 0.36 * self.half_width
@@ -389,15 +377,16 @@ def draw_nose(canvas: Canvas, face: Face) -> None:
 
 
 def draw_age_lines(canvas: Canvas, face: Face) -> None:
+    both = face.features.mirrored()
     forehead = face.features.at(y=-0.245).line((-0.17, 0.0), (0.17, 0.0), 0.055)
-    corner = face.features.mirrored().at(face.eye_x + 0.095, EYE_Y)
-    rising = corner.line((0.0, -0.03), (0.10, -0.08), 0.04)
-    falling = corner.line((0.0, 0.05), (0.10, 0.10), 0.04)
+    eye_corner = both.at(face.eye_x + 0.095, EYE_Y)
+    rising = eye_corner.line((0.0, -0.03), (0.10, -0.08), 0.04)
+    falling = eye_corner.line((0.0, 0.05), (0.10, 0.10), 0.04)
     wrinkles = (forehead | rising | falling) & face.skull
     canvas.paint(wrinkles, face.skin * 0.50, face.present("wrinkles"))
     nostril = (0.10, 0.26 * face.half_height)
     mouth_corner = (0.235, face.mouth_y + 0.03)
-    folds = face.features.mirrored().line(nostril, mouth_corner, 0.05)
+    folds = both.line(nostril, mouth_corner, 0.05)
     bags = face.eyes.at(y=0.115).line((-0.07, 0.0), (0.07, 0.0), 0.04)
     canvas.paint(folds | bags, face.skin * 0.60, face.old * 0.9)
 
@@ -424,15 +413,16 @@ def draw_mustache(canvas: Canvas, face: Face) -> None:
 
 def draw_hair_in_front(canvas: Canvas, face: Face) -> None:
     height = 0.62 - 0.20 * face.down + 0.04 * face.nuisance["fringe"]
-    hairline = -height * face.half_height + 0.02 * face.young
-    parting = hairline + 0.12 * (face.features.x / face.half_width).abs()
-    around = face.head.at(y=-0.02).ellipse(face.half_width + 0.05, face.half_height + 0.05)
-    fringe = around & face.head.above(parting)
+    head, a, b = face.head, face.half_width, face.half_height
+    across = (face.features.x / a).abs()
+    hairline = -height * b + 0.02 * face.young
+    top = head.at(y=-0.02).ellipse(a + 0.05, b + 0.05)
+    fringe = top & head.above(hairline + 0.12 * across)
     canvas.paint(fringe, face.hair, 1 - face.present("bald"))
-    sides = face.head.at(y=0.12).ellipse(face.half_width + 0.06, face.half_height * 0.95)
-    strands = (sides - face.head.column(face.half_width * 0.90)) & face.hair_left
-    is_long = (face.label["hair_length"] > 0).float()
-    canvas.paint(strands, face.hair * 0.93, is_long)
+    sides = head.at(y=0.12).ellipse(a + 0.06, b * 0.95)
+    strands = sides - head.column(a * 0.90)
+    falls = face.label["hair_length"] > 0  # to the sides of the face
+    canvas.paint(strands & face.hair_left, face.hair * 0.93, falls.float())
 
 
 def draw_glasses(canvas: Canvas, face: Face) -> None:
@@ -451,21 +441,24 @@ def draw_earrings(canvas: Canvas, face: Face) -> None:
     canvas.paint(lobe.ellipse(0.066, 0.088), _GOLD, face.present("earrings"))
 
 
-BODY = (draw_wall, draw_hair_behind, draw_body)
-FACE = (draw_head, draw_beard, draw_eyes, draw_brows, draw_nose, draw_age_lines, draw_mouth)
-REST = (draw_mustache, draw_hair_in_front, draw_glasses, draw_earrings)
+_BODY = (draw_wall, draw_hair_behind, draw_body)
+_FACE = (draw_head, draw_beard, draw_eyes, draw_brows, draw_nose, draw_age_lines, draw_mouth)
+_FRONT = (draw_mustache, draw_hair_in_front, draw_glasses, draw_earrings)
 
 
-def draw(scenes: Scenes, size: int, layers: Iterable[Layer]) -> Tensor:
-    """Returns RGB images (B, 3, size, size) float32 in [-1, 1] with one layer over the other.
+def draw(
+    scenes: Scenes, size: int, uniform: Iterable[Layer] = (), headgear: Iterable[Layer] = ()
+) -> Tensor:
+    """Returns RGB images (B, 3, size, size) float32 in [-1, 1].
 
-    Raises ValueError for a size under 16, where factors can no longer be seen.
+    A uniform lies over the body, headgear over everything. Raises ValueError for a size under 16,
+    where factors can no longer be seen.
     """
     if size < 16:
         raise ValueError(f"size must be at least 16, got {size}")
     canvas = Canvas(len(scenes), size)
     face = Face(scenes, canvas.frame)
-    for layer in layers:
+    for layer in (*_BODY, *uniform, *_FACE, *_FRONT, *headgear):
         layer(canvas, face)
     return canvas.image.clamp(0, 1) * 2 - 1
 
@@ -482,7 +475,7 @@ class PortraitWorld(World):
     wanted = {"age": [0.3, 0.4, 0.3], "tone": [0.4, 0.3, 0.2, 0.1]}
 
     def render(self, scenes: Scenes, size: int = 32) -> Tensor:
-        return draw(scenes, size, (*BODY, *FACE, *REST))
+        return draw(scenes, size)
 
 
 WORLD = PortraitWorld()
@@ -501,13 +494,14 @@ _PERSON = {
     ("old", "male"): "an old man",
 }
 _EXTRAS = {
-    "mustache": "a mustache",
-    "beard": "a beard",
-    "lipstick": "red lipstick",
-    "earrings": "earrings",
-    "glasses": "glasses",
-    "wrinkles": "wrinkles",
-    "smile": "a smile",
+    "bald": " and a bald head",
+    "mustache": ", a mustache",
+    "beard": ", a beard",
+    "lipstick": ", red lipstick",
+    "earrings": ", earrings",
+    "glasses": ", glasses",
+    "wrinkles": ", wrinkles",
+    "smile": ", a smile",
 }
 _POSE = {  # side_pose, head_down
     ("absent", "absent"): "facing forward",
@@ -515,6 +509,10 @@ _POSE = {  # side_pose, head_down
     ("absent", "present"): "looking down",
     ("present", "present"): "turned to the side and looking down",
 }
+_CAPTION = (
+    "a portrait of {person} with {tone} skin, a {head_width} head, {hair_length} {hair_colour} hair"
+    "{extras}, {pose}, wearing {clothing}, on the {position}, {background} background"
+)
 
 
 def captions(scenes: Scenes) -> list[str]:
@@ -525,15 +523,6 @@ def captions(scenes: Scenes) -> list[str]:
 def caption(classes: dict[str, str]) -> str:
     """Returns the caption of a portrait with these classes {factor: class}."""
     person = _PERSON[classes["age"], classes["gender"]]
-    bald = " and a bald head" if classes["bald"] == "present" else ""
-    statements = [
-        f"a portrait of {person} with {classes['tone']} skin",
-        f"a {classes['head_width']} head",
-        f"{classes['hair_length']} {classes['hair_colour']} hair{bald}",
-        *(words for factor, words in _EXTRAS.items() if classes[factor] == "present"),
-        _POSE[classes["side_pose"], classes["head_down"]],
-        f"wearing {classes['clothing']}",
-        f"on the {classes['position']}",
-        f"{classes['background']} background",
-    ]
-    return ", ".join(statements)
+    pose = _POSE[classes["side_pose"], classes["head_down"]]
+    present = [words for factor, words in _EXTRAS.items() if classes[factor] == "present"]
+    return _CAPTION.format(person=person, pose=pose, extras="".join(present), **classes)
