@@ -109,7 +109,7 @@ def _stethoscope(canvas: Canvas, face: Face) -> None:
 
 
 def _brim(face: Face, share: float) -> Frame:
-    """Returns the frame of the head with its origin `share` of the half height above the eyes."""
+    """Returns the head's frame, its origin moved up by a share of half the head's height."""
     return face.head.at(y=-share * face.half_height)
 
 

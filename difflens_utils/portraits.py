@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import worlds
-from .worlds import Scenes, World, binary, categorical, root
+from .worlds import Factor, Scenes, World, binary, categorical, root
 
 Portraits = Scenes  # until the merge
 
@@ -204,7 +203,7 @@ _WARM = torch.tensor([1.0, 0.9, 0.8])  # how far a nuisance moves red, green and
 _HAIR_BOTTOM = torch.tensor([-0.02, 0.36, 0.74])
 _HAIR_EXTRA = torch.tensor([0.055, 0.145, 0.145])
 
-EYE_Y = -0.02
+EYE_Y = -0.02  # of the eyes in the frame of the features
 
 
 class Face:
@@ -228,15 +227,14 @@ class Face:
         self.cloth = self._colour(_CLOTH, "clothing", "cloth", 0.08)
         yaw = self.nuisance["yaw"]
         direction = torch.where(yaw >= 0, 1.0, -1.0) * self.present("side_pose")
-        self.turn = direction * (
-            0.8 + 0.2 * yaw.abs()
-        )  # -1 to the left, 0 in front, 1 to the right
+        # From -1 (to the left) over 0 (in front) to 1 (to the right)
+        self.turn = direction * (0.8 + 0.2 * yaw.abs())
         self.scale = (1 + 0.03 * self.nuisance["scale"]) * (1 - 0.17 * self.young)
         self._place_head(page)
         self._place_features()
 
     def present(self, factor: str) -> Tensor:
-        """Returns 1 where a factor is present and 0 where it is absent."""
+        """Returns 1 for the second of the two classes of a factor, and 0 for the first."""
         return self.label[factor].float()
 
     def _colour(self, palette: Tensor, factor: str, nuisance: str, spread: float) -> Tensor:
@@ -411,18 +409,20 @@ def draw_mustache(canvas: Canvas, face: Face) -> None:
     canvas.paint(lip.ellipse(0.185, 0.062), face.hair * 0.60, face.present("mustache"))
 
 
-def draw_hair_in_front(canvas: Canvas, face: Face) -> None:
+def draw_fringe(canvas: Canvas, face: Face) -> None:
     height = 0.62 - 0.20 * face.down + 0.04 * face.nuisance["fringe"]
-    head, a, b = face.head, face.half_width, face.half_height
-    across = (face.features.x / a).abs()
-    hairline = -height * b + 0.02 * face.young
-    top = head.at(y=-0.02).ellipse(a + 0.05, b + 0.05)
-    fringe = top & head.above(hairline + 0.12 * across)
-    canvas.paint(fringe, face.hair, 1 - face.present("bald"))
-    sides = head.at(y=0.12).ellipse(a + 0.06, b * 0.95)
-    strands = sides - head.column(a * 0.90)
-    falls = face.label["hair_length"] > 0  # to the sides of the face
-    canvas.paint(strands & face.hair_left, face.hair * 0.93, falls.float())
+    hairline = -height * face.half_height + 0.02 * face.young
+    parting = hairline + 0.12 * (face.features.x / face.half_width).abs()
+    crown = face.head.at(y=-0.02).ellipse(face.half_width + 0.05, face.half_height + 0.05)
+    canvas.paint(crown & face.head.above(parting), face.hair, 1 - face.present("bald"))
+
+
+def draw_strands(canvas: Canvas, face: Face) -> None:
+    """Medium and long hair falls over the sides of the face."""
+    around = face.head.at(y=0.12).ellipse(face.half_width + 0.06, face.half_height * 0.95)
+    strands = around - face.head.column(face.half_width * 0.90)
+    falls = (face.label["hair_length"] > 0).float()
+    canvas.paint(strands & face.hair_left, face.hair * 0.93, falls)
 
 
 def draw_glasses(canvas: Canvas, face: Face) -> None:
@@ -443,7 +443,7 @@ def draw_earrings(canvas: Canvas, face: Face) -> None:
 
 _BODY = (draw_wall, draw_hair_behind, draw_body)
 _FACE = (draw_head, draw_beard, draw_eyes, draw_brows, draw_nose, draw_age_lines, draw_mouth)
-_FRONT = (draw_mustache, draw_hair_in_front, draw_glasses, draw_earrings)
+_FRONT = (draw_mustache, draw_fringe, draw_strands, draw_glasses, draw_earrings)
 
 
 def draw(
@@ -464,9 +464,9 @@ def draw(
 
 
 class PortraitWorld(World):
-    """Portraits, unconditional."""
+    """Portraits without occupations."""
 
-    model: tuple[worlds.Factor, ...] = (GENDER, AGE, TONE, *FEATURES)
+    model: tuple[Factor, ...] = (GENDER, AGE, TONE, *FEATURES)
     attributes = ATTRIBUTES
     # What each does is in `Face` and the layers.
     nuisances = tuple("x y scale light skin hair wall cloth yaw gaze mouth fringe".split())
