@@ -216,18 +216,19 @@ class LabelledImages(World):
                 "merge classes or leave columns out"
             )
         cells = defaultdict(list)
-        columns = [numbers.tolist() for numbers in self.labels.values()]
+        columns = [labels.tolist() for labels in self.labels.values()]
         for row, cell in enumerate(zip(*columns, strict=True)):
             cells[cell].append(row)
-        for names in itertools.product(*self.classes.values()):
-            named = dict(zip(self.classes, names, strict=True))
-            cell = tuple(self.classes[factor].index(name) for factor, name in named.items())
-            if cell not in cells:
-                words = ", ".join(f"{factor} {name}" for factor, name in named.items())
-                raise ValueError(
-                    f"{path}: no image to learn from is labelled {words}; "
-                    "merge classes or leave a column out"
-                )
+        numbers = [range(len(classes)) for classes in self.classes.values()]
+        for cell in itertools.product(*numbers):
+            if cell in cells:
+                continue
+            pairs = zip(self.classes, cell, strict=True)
+            words = [f"{factor} {self.classes[factor][number]}" for factor, number in pairs]
+            raise ValueError(
+                f"{path}: no image to learn from is labelled {', '.join(words)}; "
+                "merge classes or leave a column out"
+            )
         return dict(cells)
 
 
