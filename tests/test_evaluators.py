@@ -18,10 +18,10 @@ NETS = ("labeller", "scorer")
 
 
 @pytest.fixture(scope="module")
-def fresh() -> tuple[worlds.Portraits, torch.Tensor]:
+def fresh() -> tuple[worlds.Scenes, torch.Tensor]:
     """2,000 portraits from a seed that no recipe uses."""
     p = portraits.WORLD.sample(2000, seed=987_654)
-    return p, portraits.render(p)
+    return p, portraits.WORLD.render(p)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
 @pytest.mark.parametrize("name", NETS)
 def test_other_sizes_are_resized(name, fresh, shipped):
     large = evaluators.read(
-        AttributeNet.load(MODELS / "evaluators" / name), portraits.render(fresh[0][:200], 64)
+        AttributeNet.load(MODELS / "evaluators" / name), portraits.WORLD.render(fresh[0][:200], 64)
     )
     same = torch.stack(
         [large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in WORLD.factors]
@@ -195,7 +195,7 @@ def test_no_text_is_unknown_or_too_long(clip):
 
 
 def test_features_have_unit_norm_at_any_size_and_padding_is_ignored(clip, fresh):
-    images = clip.image_features(portraits.render(fresh[0][:4], 64))
+    images = clip.image_features(portraits.WORLD.render(fresh[0][:4], 64))
     texts = ["a portrait of a woman", "a portrait of an old man with glasses, looking down"]
     both = clip.text_features(texts)
     for features in (images, both):

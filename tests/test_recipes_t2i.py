@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from difflens_utils import evaluators, occupations, outcome, sampling, subjects
-from difflens_utils.worlds import Portraits
+from difflens_utils.worlds import Scenes
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -74,7 +74,7 @@ def test_a_fifth_of_the_people_is_uniform_and_the_rest_as_planted(
     planted, uniform = people[slice(0, 8000)], people[slice(8000, 10_000)]
     doctor = occupations.WORLD.factors["occupation"].classes.index("doctor")
 
-    def men(drawn: Portraits) -> float:
+    def men(drawn: Scenes) -> float:
         """The share of men among the doctors."""
         genders = drawn.labels["gender"][drawn.labels["occupation"] == doctor]
         return (genders == 1).float().mean().item()

@@ -27,7 +27,7 @@ from difflens_utils.evaluators import Clip, class_texts, embed, with_article
 from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.metrics import Estimate, wilson
 from difflens_utils.portraits import ATTRIBUTES
-from difflens_utils.worlds import Portraits, World
+from difflens_utils.worlds import Scenes, World
 
 # isort: split
 import torch
@@ -369,7 +369,7 @@ def card(clip: Clip, source: Source, n: int = 4000) -> dict[str, dict]:
     report, rng = {}, random.Random(SEED)
     for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
         images, labels = unseen(source.world, n, seed, balanced=kind == "balanced")
-        p = Portraits(labels, torch.zeros(len(images), 0))
+        p = Scenes(labels, torch.zeros(len(images), 0))
         texts = [source.full(source.world.names(p, i), rng) for i in range(len(images))]
         image = embed(clip, images)
         starts = range(0, len(texts), 500)

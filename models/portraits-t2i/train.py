@@ -26,7 +26,7 @@ from difflens_utils import occupations, precision, weights
 from difflens_utils.errors import at_least
 from difflens_utils.evaluators import Clip
 from difflens_utils.occupations import ATTRIBUTES, WORLD
-from difflens_utils.worlds import Portraits
+from difflens_utils.worlds import Scenes
 
 # isort: split
 import numpy as np
@@ -51,20 +51,20 @@ OPEN = 1  # resnets of the up blocks, from the last, that read their skip connec
 # Data
 
 
-def population() -> Portraits:
+def population() -> Scenes:
     """The training portraits (POOL,).
 
     The last fifth of them is uniform in the attributes and the occupation.
     """
     planted = WORLD.sample(round(POOL * (1 - UNIFORM)), SEED)
     uniform = WORLD.sample(POOL - len(planted), SEED + 1, balanced=(*ATTRIBUTES, "occupation"))
-    return Portraits(
+    return Scenes(
         {k: torch.cat([v, uniform.labels[k]]) for k, v in planted.labels.items()},
         torch.cat([planted.nuisance, uniform.nuisance]),
     )
 
 
-def renders(people: Portraits, scratch: Path) -> np.ndarray:
+def renders(people: Scenes, scratch: Path) -> np.ndarray:
     """Their images, (POOL, 3, 64, 64) uint8, rendered once into a memory map."""
     path = scratch / f"renders-{SEED}-{len(people)}.npy"
     if not path.exists():
@@ -193,7 +193,7 @@ def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def captions(people: Portraits) -> Callable[[list[int], int], list[str]]:
+def captions(people: Scenes) -> Callable[[list[int], int], list[str]]:
     """A function (rows, seed) -> random captions of these people, some of them empty."""
     names = [WORLD.names(people, i) for i in range(len(people))]
     planted = round(POOL * (1 - UNIFORM))

@@ -99,7 +99,7 @@ def data() -> Tensor:
     """The training set: (POOL, 3, 32, 32) uint8, rendered in a minute."""
     pool = torch.empty(POOL, 3, 32, 32, dtype=torch.uint8)
     for start in tqdm(range(0, POOL, 1024), desc="rendering", mininterval=10):
-        images = portraits.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
+        images = portraits.WORLD.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
         pool[start : start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
     return pool
 
