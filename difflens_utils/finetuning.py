@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -111,11 +112,13 @@ def _learn(
     """The two factors of every layer's change: {"layer.up": (out, RANK), "layer.down": (RANK, in)}."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    before, torch_seed = subject.network, torch.initial_seed()
+    torch_seed = torch.initial_seed()
     torch.manual_seed(seed)
     network = inject_adapter_in_model(
-        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)), copy.deepcopy(before)
+        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)),
+        copy.deepcopy(subject.network),
     )
+    tuned = replace(subject, network=network)
     torch.manual_seed(torch_seed)
     weights = [p.requires_grad_("lora_" in name) for name, p in network.named_parameters()]
     optimizer = torch.optim.AdamW(
@@ -123,28 +126,20 @@ def _learn(
     )
     s, texts = sampling.trajectory(subject, steps), subject.texts()
     bar = tqdm(range(rounds * len(texts)), desc="finetuning", disable=not progress)
-    try:
-        for number in bar:
-            rows = torch.arange(batch) * len(texts) + number % len(texts)  # of one prompt
-            own = seed + 800 + number // len(texts)
-            subject.network = before
-            plain = _trajectory(subject, rows, own, s)[-1]
-            subject.network = network
-            states = _trajectory(subject, rows, own, s)
-            loss, slope = _slope(subject, states[-1], plain, targets)
-            for index, timestep in enumerate(s.timesteps):
-                epsilon = subject.epsilon(
-                    states[index], timestep, [texts[number % len(texts)]] * batch
-                )
-                (
-                    -(slope * epsilon).sum() / len(s)
-                ).backward()  # less noise at a step is more of the image
-            torch.nn.utils.clip_grad_norm_([p for p in weights if p.requires_grad], 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    finally:
-        subject.network = before
+    for number in bar:
+        rows = torch.arange(batch) * len(texts) + number % len(texts)  # of one prompt
+        own = seed + 800 + number // len(texts)
+        plain = _trajectory(subject, rows, own, s)[-1]
+        states = _trajectory(tuned, rows, own, s)
+        loss, slope = _slope(subject, states[-1], plain, targets)
+        for index, timestep in enumerate(s.timesteps):
+            epsilon = tuned.epsilon(states[index], timestep, [texts[number % len(texts)]] * batch)
+            # less noise at a step is more of the image
+            (-(slope * epsilon).sum() / len(s)).backward()
+        torch.nn.utils.clip_grad_norm_([p for p in weights if p.requires_grad], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     return {
         f"{name}.{'down' if which == 'lora_A' else 'up'}": getattr(layer, which)["default"]
         .weight.detach()

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
 
 from .errors import one_of
 
@@ -51,7 +55,16 @@ ELSEWHERE = {
 }
 
 
-def known(name: str, where: object) -> None:
+class Scheduler(Protocol):
+    """What is read of a scheduler of diffusers."""
+
+    betas: Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
+def known(name: str, where: Path | str) -> None:
     """Raise ValueError, in one line, for a class whose noise levels are not those of DDIM."""
     if name not in READ:
         raise ValueError(
@@ -60,7 +73,7 @@ def known(name: str, where: object) -> None:
         )
 
 
-def check(scheduler: object, where: object) -> None:
+def check(scheduler: Scheduler, where: Path | str) -> None:
     """Raise ValueError, in one line that names the setting, for what cannot be honoured.
 
     `where` is the file that the scheduler came from, or the name of the subject.
@@ -76,11 +89,11 @@ def check(scheduler: object, where: object) -> None:
             )
     one_of(f"{where}: timestep_spacing", config.get("timestep_spacing", "leading"), SPACINGS)
     one_of(f"{where}: prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
-    _check_levels(scheduler, config, where)
+    _check_levels(scheduler.betas, config, where)
 
 
-def _check_levels(scheduler: object, config: dict[str, object], where: object) -> None:
-    betas, total = scheduler.betas, config["num_train_timesteps"]
+def _check_levels(betas: Tensor, config: Mapping[str, Any], where: Path | str) -> None:
+    total = config["num_train_timesteps"]
     if len(betas) != total:
         raise ValueError(
             f"{where}: trained_betas has {len(betas)} values, and num_train_timesteps is {total}"
@@ -100,7 +113,7 @@ def _check_levels(scheduler: object, config: dict[str, object], where: object) -
         )
 
 
-def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
+def as_ddim(scheduler: Scheduler, where: Path | str) -> DDIMScheduler:
     """The same noise levels, spacing, prediction and clipping as a `DDIMScheduler`.
 
     x_0 is clipped only where the scheduler does so itself: latents of samplers that know no
@@ -122,4 +135,4 @@ def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
             "rescale_betas_zero_snr": False,
             "trained_betas": scheduler.betas.tolist(),
         }
-    return DDIMScheduler(**config)
+    return DDIMScheduler(**config)  # type: ignore[no-untyped-call]

@@ -373,7 +373,6 @@ def test_full_precision_is_without_tf32_and_comes_back() -> None:
     )  # noqa: E731
     before = flags()
     subject.network.to(torch.bfloat16)
-    subject.dtype = torch.bfloat16
     with precision.full_precision(subject):
         assert flags() == (False, False) and subject.network.dtype == subject.dtype == torch.float32
     assert flags() == before and subject.network.dtype == subject.dtype == torch.bfloat16
@@ -418,10 +417,10 @@ def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # no
     )
     dit = subjects.load(str(saved("dit")), "cpu")
     refused(lambda: dit.embed(["grom"]), "class must be one of groom")
-    dit.pipeline.labels = {}
-    numbers = dit.embed(["7", ""])["class_labels"]  # without names classes have numbers
+    nameless = replace(dit, condition=replace(dit.condition, labels={}))
+    numbers = nameless.embed(["7", ""])["class_labels"]  # without names classes have numbers
     assert numbers.tolist() == [7, 10]
-    refused(lambda: dit.embed(["cat"]), "class must be one of 0, 1, 2")
+    refused(lambda: nameless.embed(["cat"]), "class must be one of 0, 1, 2")
     refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
     refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
     for scheduler, told in (
@@ -666,7 +665,8 @@ def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
     subject = subjects.load(
         str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu"
     )
-    age = replace(subject, world=portraits.WORLD, prompts=pipelines.Prompts())
+    prompts = subject.condition.prompts(portraits.WORLD)
+    age = replace(subject, world=portraits.WORLD, prompts=prompts)
     assert [dict(p.given) for p in age.prompts.evaluate] == [
         {"age": "young"},
         {"age": "adult"},

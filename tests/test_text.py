@@ -263,9 +263,8 @@ def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
 
 
 def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path) -> None:
-    subject = tiny.text_subject()
     judge = Reddish()
-    subject.__dict__["_judges"] = (judge, judge, BrightClip())
+    subject = tiny.text_subject(evaluators=lambda: (judge, judge, BrightClip()))
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
     change = finetuning.learn(
         subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -15,8 +17,8 @@ from torch import Tensor
 from difflens_utils import occupations, portraits
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
-from difflens_utils.pipelines import MODELS, Prompt, Prompts, Subject, TextSubject
-
+from difflens_utils.pipelines import MODELS, Prompt, Subject, Texts
+from difflens_utils.subjects import FacePrompts
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
@@ -71,12 +73,10 @@ def subject(**options: object) -> Subject:
         scheduler(**options),
         "mid_block",
         (3, 16, 16),
-        portraits.ATTRIBUTES,
         "tiny-float32",
-        torch.device("cpu"),
-        torch.float32,
-        lambda: (judge, judge, None),
-        portraits.WORLD,
+        portraits.ATTRIBUTES,
+        evaluators=lambda: (judge, judge, None),
+        world=portraits.WORLD,
     )
 
 
@@ -94,7 +94,7 @@ def latent_like(x: Tensor) -> Tensor:
     return torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
-def text_subject(**options: object) -> TextSubject:
+def text_subject(**options: object) -> Subject:
     """A `StableDiffusionPipeline` with random weights: 8x8 latents of 4 channels, 16x16 images, the shipped tokenizer."""
     torch.manual_seed(4)
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
@@ -147,28 +147,23 @@ def text_subject(**options: object) -> TextSubject:
         module.eval().requires_grad_(False)
     judge = labeller()
     given = lambda word: {"occupation": word}  # noqa: E731
-    prompts = Prompts(
+    prompts = FacePrompts(
         tuple(Prompt(f"a face of a {w}", given(w)) for w in ("doctor", "nurse")),
         tuple(Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")),
     )
-    return TextSubject(
-        **(
-            {
-                "name": "tiny-text",
-                "network": unet,
-                "scheduler": steps,
-                "module": "mid_block",
-                "shape": (4, 8, 8),
-                "attributes": portraits.ATTRIBUTES,
-                "fingerprint": "tiny-float32",
-                "device": torch.device("cpu"),
-                "dtype": torch.float32,
-                "evaluators": lambda: (judge, judge, None),
-                "world": occupations.WORLD,
-                "prompts": prompts,
-                "pipeline": pipeline,
-                "guidance": 2.0,
-            }
-            | options
-        )
+    text_model = Subject(
+        "tiny-text",
+        unet,
+        steps,
+        "mid_block",
+        (4, 8, 8),
+        "tiny-float32",
+        portraits.ATTRIBUTES,
+        condition=Texts(),
+        guidance=2.0,
+        pipeline=pipeline,
+        evaluators=lambda: (judge, judge, None),
+        world=occupations.WORLD,
+        prompts=prompts,
     )
+    return replace(text_model, **options)
