@@ -5,6 +5,7 @@ diffusers and transformers fill what a file lacks with random numbers, and go on
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,8 +102,8 @@ def _check(path: Path, model: nn.Module, report: Mapping[str, Sequence[Any]]) ->
     checkpoints.finite(path, state)
 
 
-def scheduler(name: str, path: Path, config: Mapping[str, Any]) -> Any:
-    """The scheduler of a class of diffusers, with the settings that `path` holds."""
+def scheduler(path: Path, name: str, config: Mapping[str, Any]) -> Any:
+    """A scheduler of diffusers by the name of its class, with the settings that `path` holds."""
     import diffusers
 
     try:
@@ -154,8 +155,8 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     levels = of_diffusers.get_verbosity(), of_transformers.get_verbosity()
-    of_diffusers.set_verbosity(of_diffusers.CRITICAL)
-    of_transformers.set_verbosity(of_transformers.CRITICAL)
+    of_diffusers.set_verbosity(logging.CRITICAL)
+    of_transformers.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:

@@ -93,12 +93,11 @@ def _entry(folder: Path, index: Config, part: str) -> tuple[str, str]:
     return str(entry[0]), str(entry[1])
 
 
-def scheduler(folder: Path, index: Config) -> tuple[str, Path, Config]:
-    """The class of the scheduler that the model comes with, its file, and its settings."""
+def scheduler(folder: Path, index: Config) -> tuple[str, Config]:
+    """The class of the scheduler that the model comes with, and its settings."""
     _, name = _entry(folder, index, "scheduler")
-    path = place(folder, "scheduler") / "scheduler_config.json"
     schedulers.known(name, folder / "model_index.json")
-    return name, path, read_json(path)
+    return name, read_json(place(folder, "scheduler") / "scheduler_config.json")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -113,12 +112,13 @@ def network(folder: Path, index: Config, parts: Sequence[str]) -> Config:
     """
     paths = [place(folder, part) / "config.json" for part in parts[:2]]
     config = read_json(paths[0])
-    channels, what = (1, 3), "images"
     autoencoder = read_json(paths[1]) if len(paths) > 1 else None
-    if autoencoder is not None:
-        channels, what = (autoencoder.get("latent_channels", 4),), "latents of its autoencoder"
     _check_plain(paths[0], index["_class_name"], config)
-    _check_channels(paths[0], config, channels, what)
+    if autoencoder is None:
+        _check_channels(paths[0], config, "images", [1, 3])
+    else:
+        latent = autoencoder.get("latent_channels", 4)
+        _check_channels(paths[0], config, "latents of its autoencoder", [latent])
     if _side(config) is None:
         raise ValueError(
             f"{paths[0]}: sample_size is {config.get('sample_size')}; only squares can be studied: "
@@ -142,7 +142,7 @@ def _check_plain(path: Path, pipeline: str, config: Config) -> None:
             )
 
 
-def _check_channels(path: Path, config: Config, channels: tuple[int, ...], what: str) -> None:
+def _check_channels(path: Path, config: Config, what: str, channels: list[int]) -> None:
     """Check that x_t has the channels of what is decoded from it, and the output as many."""
     ins, outs = config.get("in_channels"), config.get("out_channels")
     if ins not in channels:

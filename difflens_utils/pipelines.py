@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict, Unpack
+from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,29 +22,16 @@ from . import hooks, keys, loading, opening, precision, schedulers
 from .errors import one_of
 from .evaluators import Clip, Evaluator
 from .paper import Table
+from .schedulers import Scheduler
 from .worlds import Portraits, World
 
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
-
 MODELS = Path(__file__).parents[1] / "models"
-SAMPLER = (  # settings of a scheduler that decide how DDIM steps are taken
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-    "timestep_spacing",
-    "steps_offset",
-    "set_alpha_to_one",
-    "clip_sample",
-    "clip_sample_range",
-    "thresholding",
-    "dynamic_thresholding_ratio",
-    "sample_max_value",
-)
+# The settings of a scheduler that decide how DDIM steps are taken.
+SAMPLER = """
+    num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr
+    prediction_type timestep_spacing steps_offset set_alpha_to_one clip_sample clip_sample_range
+    thresholding dynamic_thresholding_ratio sample_max_value
+""".split()
 Judges = tuple[Evaluator, Evaluator, Clip]  # labeller, scorer, CLIP
 
 
@@ -183,7 +170,7 @@ class Classes(Prompted):
     h of a transformer is (B, tokens, C).
     """
 
-    guidance = 4.0
+    guidance: ClassVar[float | None] = 4.0
     labels: Mapping[str, int]  # {name: number}, the main name of a class first
     count: int
 
@@ -280,7 +267,7 @@ class Subject:
 
     name: str
     network: nn.Module
-    scheduler: DDIMScheduler
+    scheduler: Scheduler  # a `DDIMScheduler`
     module: str  # the module whose output is h
     shape: tuple[int, int, int]
     fingerprint: str  # identifies the files that it was read from: weights and configurations
@@ -322,8 +309,6 @@ class Subject:
         """The precision of the network and of the autoencoder, see `precision.full_precision`."""
         return next(self.network.parameters()).dtype
 
-    # ---------------------------------------------------------------------------- who judges it
-
     @cached_property
     def _judges(self) -> Judges:
         if self.evaluators is None:
@@ -363,8 +348,6 @@ class Subject:
         """The classes of a factor; ValueError with the known factors otherwise."""
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
-
-    # ---------------------------------------------------------------------- what it is filed under
 
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
         """What determines the images, and the parts of the subject that a stage `reads`.
@@ -408,8 +391,6 @@ class Subject:
     def folder(self) -> Path:
         """The folder of what ships with the subject, if it is one that ships."""
         return MODELS / self.name
-
-    # ------------------------------------------------------------------ prompts, and what they show
 
     def texts(self, prompts: Sequence[Prompt] | None = None) -> list[str]:
         """The texts of some prompts, by default those that results are reported on.
@@ -467,8 +448,6 @@ class Subject:
             images[i :: len(prompts)] = self.data.render(batch, self.size)
         return images
 
-    # ------------------------------------------------------------------------------- the network
-
     def parts(self, images: int) -> tuple[slice, ...]:
         """The slices of the network's batch that an edit acts on, of one row per image each."""
         if self.guidance is None:
@@ -511,11 +490,13 @@ class Subject:
         predicted = self.predict(x, timestep, texts, guided)
         if self.predicts == "epsilon":
             return predicted
-        a = self.scheduler.alphas_cumprod[timestep].item()
+        a = float(self.scheduler.alphas_cumprod[timestep])
+        keep: float = a**0.5
+        spread: float = (1 - a) ** 0.5
         x = x.repeat(len(predicted) // len(x), 1, 1, 1)
         if self.predicts == "sample":
-            return (x - a**0.5 * predicted) / (1 - a) ** 0.5
-        return a**0.5 * predicted + (1 - a) ** 0.5 * x
+            return (x - keep * predicted) / spread
+        return keep * predicted + spread * x
 
     def _run(self, x: Tensor, timestep: int, texts: Sequence[str]) -> Tensor:
         t = torch.full((len(x),), timestep, device=x.device)
@@ -543,8 +524,6 @@ class Subject:
         """How the timesteps lie that the model is sampled at, see `sampling.timesteps`."""
         return str(self.scheduler.config["timestep_spacing"])
 
-    # ------------------------------------------------------------------------- x_0 and images
-
     @property
     def autoencoder(self) -> Any:
         """The `AutoencoderKL` of a latent diffusion model; None for one in pixel space."""
@@ -561,7 +540,7 @@ class Subject:
         if self.autoencoder is None:
             return self.shape[-1]
         halvings = len(self.autoencoder.config.block_out_channels) - 1
-        return self.shape[-1] * 2**halvings
+        return int(self.shape[-1] * 2**halvings)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to x_0, (B, C, H', W').
@@ -573,7 +552,7 @@ class Subject:
         if vae is None:
             return images.mean(1, keepdim=True) if self.shape[0] == 1 else images
         latents: Tensor = vae.encode(images.to(self.dtype)).latent_dist.mean.float()
-        return latents * vae.config.scaling_factor
+        return latents * float(vae.config.scaling_factor)
 
     def decode(self, x: Tensor) -> Tensor:
         """x_0 to images (B, 3, H, W); grey ones get three equal channels."""
@@ -615,6 +594,7 @@ KINDS = {
 LARGE = 256  # pixels a side from which on the autoencoder takes images one by one, for its memory
 # Parts that no image of the study depends on.
 UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}
+READABLE = {".json", ".txt", ".model"}  # suffixes of settings and vocabularies
 
 
 def read(
@@ -636,14 +616,7 @@ def read(
     classes = {part: opening.declared(folder, index, part, kind.parts[part]) for part in kind.parts}
     config = opening.network(folder, index, list(kind.parts))
     condition = _condition(folder, index, config)
-    name_of_scheduler, path, settings = opening.scheduler(folder, index)
-    scheduler = loading.scheduler(name_of_scheduler, path, settings)
-    schedulers.check(scheduler, path)
-    parts = {p: loading.part(cls, opening.place(folder, p), dtype) for p, cls in classes.items()}
-    parts["scheduler"] = scheduler
-    pipeline = loading.pipeline(folder, index["_class_name"], **parts, **kind.options)
-    for part in kind.parts:
-        _ready(part, getattr(pipeline, part), device)
+    pipeline = _pipeline(folder, index, classes, device, dtype)
     network = getattr(pipeline, next(iter(kind.parts)))
     known: About = {"guidance": condition.guidance, "prompts": Prompts(), **about}
     if known["prompts"] == Prompts():
@@ -664,6 +637,29 @@ def read(
     return subject
 
 
+def _pipeline(
+    folder: Path,
+    index: opening.Config,
+    classes: Mapping[str, type],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Any:
+    """The `DiffusionPipeline` of a folder, its parts {name: class} ready to be run in `dtype`."""
+    path = opening.place(folder, "scheduler") / "scheduler_config.json"
+    scheduler = loading.scheduler(path, *opening.scheduler(folder, index))
+    schedulers.check(scheduler, path)
+    parts: dict[str, Any] = {"scheduler": scheduler}
+    for part, kind in classes.items():
+        parts[part] = loading.part(kind, opening.place(folder, part), dtype)
+    name = index["_class_name"]
+    pipeline = loading.pipeline(folder, name, **parts, **KINDS[name].options)
+    for part in classes:
+        ready(getattr(pipeline, part), device)
+        if part.startswith("text_encoder"):  # it runs once per text
+            precision.move(getattr(pipeline, part), dtype=torch.float32)
+    return pipeline
+
+
 def _condition(folder: Path, index: opening.Config, config: opening.Config) -> Condition:
     """What the network of a pipeline reads beside x_t and t."""
     if "text_encoder_2" in index:
@@ -675,15 +671,6 @@ def _condition(folder: Path, index: opening.Config, config: opening.Config) -> C
     if count := config.get("num_class_embeds"):
         return UNetClasses(opening.labels(folder, index, count), count)
     return Condition()
-
-
-def _ready(part: str, network: nn.Module, device: torch.device) -> None:
-    """Put a part of a pipeline on its device, to be run and not trained."""
-    if part.startswith("text_encoder"):  # it runs once per text, in full precision
-        precision.move(network, device=device, dtype=torch.float32)
-        network.eval().requires_grad_(False)
-    else:
-        ready(network, device)
 
 
 def ready(network: nn.Module, device: torch.device) -> nn.Module:
@@ -723,21 +710,10 @@ def _fingerprint(folder: Path, parts: Collection[str]) -> str:
     named = [name for name, value in entries.items() if any(value) and name not in UNREAD]
     components = dict.fromkeys([*parts, *sorted(named)])
     weighty = {opening.place(folder, part) for part in parts}
-    files = []
+    files: list[Path] = []
     for place in dict.fromkeys(opening.place(folder, name) for name in components):
-        files += _files(place, place in weighty)
+        files += loading.files(place).paths if place in weighty else ()
+        files += sorted(path for path in place.iterdir() if path.suffix in READABLE)
+    files = [path for path in files if path.name != "model_index.json"]
     settings = {k: v for k, v in index.items() if k not in entries and k not in keys.UNSAID}
     return keys.key_of({"files": keys.of_files(files), "about": keys.in_order(settings)})
-
-
-def _files(place: Path, weighty: bool) -> list[Path]:
-    """The files of one part of a pipeline: the weights that are loaded, if any, and all settings
-    and vocabularies.
-    """
-    weights = list(loading.files(place).paths) if weighty else []
-    texts = [
-        file
-        for file in place.iterdir()
-        if file.suffix in {".json", ".txt", ".model"} and file.name != "model_index.json"
-    ]
-    return weights + sorted(texts)

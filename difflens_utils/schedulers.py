@@ -11,36 +11,21 @@ import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from .errors import one_of
 
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
-
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
-READ = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DPMSolverSDEScheduler",
-    "UniPCMultistepScheduler",
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-)
+_KINDS = """
+    DDIM DDPM PNDM LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete
+    KDPM2AncestralDiscrete DEISMultistep DPMSolverMultistep DPMSolverSinglestep DPMSolverSDE
+    UniPCMultistep DDIMParallel DDPMParallel
+"""
+READ = [f"{kind}Scheduler" for kind in _KINDS.split()]
 
 # What chooses other noise levels than those at the timesteps, and its value where it does not.
 ELSEWHERE = {
@@ -59,6 +44,7 @@ class Scheduler(Protocol):
     """What is read of a scheduler of diffusers."""
 
     betas: Tensor
+    alphas_cumprod: Tensor
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -113,7 +99,16 @@ def _check_levels(betas: Tensor, config: Mapping[str, Any], where: Path | str) -
         )
 
 
-def as_ddim(scheduler: Scheduler, where: Path | str) -> DDIMScheduler:
+def ddim(**settings: Any) -> Scheduler:
+    """A `DDIMScheduler`, which diffusers leaves untyped."""
+    from diffusers import DDIMScheduler
+
+    kind: Any = DDIMScheduler
+    scheduler: Scheduler = kind(**settings)
+    return scheduler
+
+
+def as_ddim(scheduler: Scheduler, where: Path | str) -> Scheduler:
     """The same noise levels, spacing, prediction and clipping as a `DDIMScheduler`.
 
     x_0 is clipped only where the scheduler does so itself: latents of samplers that know no
@@ -135,4 +130,4 @@ def as_ddim(scheduler: Scheduler, where: Path | str) -> DDIMScheduler:
             "rescale_betas_zero_snr": False,
             "trained_betas": scheduler.betas.tolist(),
         }
-    return DDIMScheduler(**config)  # type: ignore[no-untyped-call]
+    return ddim(**config)

@@ -27,6 +27,7 @@ from . import (
     opening,
     pipelines,
     portraits,
+    schedulers,
     weights,
 )
 from .declaration import Asked, Stages
@@ -69,18 +70,18 @@ def _occupation_prompts(classes: Classes) -> FacePrompts:
     "a face of a {occupation}", "a face photo of a(an) {class} {occupation}", and "a {gender} {age}
     {tone} person".
     """
-    neutral = {
-        o: Prompt(occupations.neutral(o), {"occupation": o}) for o in occupations.OCCUPATIONS
-    }
+    neutral = {}
+    for occupation in occupations.OCCUPATIONS:
+        text = occupations.neutral(occupation)
+        neutral[occupation] = Prompt(text, {"occupation": occupation})
     learn = []
     for named, occupation in itertools.product(_each(classes), _LEARNED):
         text = f"a face photo of {occupations.phrase(named, occupation)}"
         without = f"a face photo of {occupations.phrase({}, occupation)}"
         learn.append(Prompt(text, {"occupation": occupation, **named}, without))
-    probe = [
-        Prompt(occupations.phrase(named), {"occupation": "none", **named})
-        for named in _combined(classes)
-    ]
+    probe = []
+    for named in _combined(classes):
+        probe.append(Prompt(occupations.phrase(named), {"occupation": "none", **named}))
     return FacePrompts(
         tuple(neutral[o] for o in _EVALUATED),
         tuple(learn),
@@ -295,13 +296,11 @@ def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
 
     They are round(i (T - 1) / (steps - 1)).
     """
-    from diffusers import DDIMScheduler
-
     path, fields = _faces(device, root, "p2", "celebahq", TABLE_1)
     layout = guided_diffusion.P2
     network = move(guided_diffusion.load(path, layout), dtype)
-    scheduler = DDIMScheduler(  # type: ignore[no-untyped-call]
-        1000,
+    scheduler = schedulers.ddim(
+        num_train_timesteps=1000,
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",

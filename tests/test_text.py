@@ -18,10 +18,11 @@ from difflens_utils import (
     hooks,
     latent_direction,
     methods,
+    occupations,
+    portraits,
     sampling,
     stages,
 )
-from difflens_utils import occupations, portraits
 from difflens_utils.pipelines import Prompt, Prompts
 
 STEPS = 3
@@ -33,7 +34,7 @@ def subject():
 
 
 def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
-    """Same noise, same prompts, same guidance: diffusers' own `StableDiffusionPipeline` draws the same latents."""
+    """diffusers' own pipeline draws the same images of the same noise, prompts and guidance."""
     texts = subject.texts()
     x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
@@ -195,7 +196,7 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
         torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, slice(0, 4))))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The two methods that need text
 
 
@@ -210,7 +211,7 @@ class BrightClip:
 
 
 class Reddish:
-    """A labeller that takes redder images than the untrained model's median for female: every image alike, before it is tuned."""
+    """A labeller that takes images for female that are redder than the untrained model's median."""
 
     def fingerprint(self) -> str:
         return "reddish"
@@ -221,7 +222,9 @@ class Reddish:
 
 
 def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
-    """On images of its class, under a prompt without it, which is the loss that it was learned for; on noise it never saw."""
+    """The loss that it was learned for, on noise it never saw: images of its class, under a prompt
+    without it.
+    """
     subject = tiny.text_subject()
     vectors = latent_direction.learn(
         subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
