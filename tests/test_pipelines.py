@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -776,3 +777,16 @@ def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(
         folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors"
     )
     assert subjects.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint
+
+
+def test_another_network_makes_another_subject(opened) -> None:
+    """It can be sampled, and is not filed under the files of the first."""
+    subject = opened("grey")
+    network = copy.deepcopy(subject.network)
+    network.conv_out.bias.data += 0.5
+    adapted = replace(subject, network=network)
+    drawn = sampling.sample(adapted, 1, 0, steps=2)
+    assert not torch.equal(drawn, sampling.sample(subject, 1, 0, steps=2))
+    refused(adapted.identity, "weights of .* were changed since it was opened")
+    elsewhere = replace(subject, module="mid_block.resnets.1")
+    assert elsewhere.identity() == subject.identity() | {"module": "mid_block.resnets.1"}
