@@ -82,12 +82,9 @@ def _occupation_prompts(classes: Classes) -> FacePrompts:
     probe = []
     for named in _combined(classes):
         probe.append(Prompt(occupations.phrase(named), {"occupation": "none", **named}))
-    return FacePrompts(
-        tuple(neutral[o] for o in _EVALUATED),
-        tuple(learn),
-        tuple(probe),
-        tuple(prompt for o, prompt in neutral.items() if o not in _LEARNED),
-    )
+    evaluate = tuple(neutral[o] for o in _EVALUATED)
+    held_out = tuple(prompt for o, prompt in neutral.items() if o not in _LEARNED)
+    return FacePrompts(evaluate, tuple(learn), tuple(probe), held_out)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -213,9 +210,11 @@ def _naming(prompt: Prompt, named: Mapping[str, str], classes: Classes) -> Promp
     """A prompt with the names of some classes behind it: "a cup, red", or, where red is a class of
     two attributes, "a cup, colour red".
     """
-    count = Counter(name for names in classes.values() for name in names)
-    words = [name if count[name] == 1 else f"{a} {name}" for a, name in named.items()]
-    return Prompt(", ".join([prompt.text, *words]), {**prompt.given, **named}, prompt.text)
+    count = Counter(itertools.chain.from_iterable(classes.values()))
+    words = [prompt.text]
+    for attribute, name in named.items():
+        words.append(name if count[name] == 1 else f"{attribute} {name}")
+    return Prompt(", ".join(words), {**prompt.given, **named}, prompt.text)
 
 
 def _judges(study: labelled.Study, device: torch.device) -> Judges:
@@ -428,9 +427,13 @@ class Modules(list[Module]):
     """Modules in the network's order; as text, a table."""
 
     def __str__(self) -> str:
-        rows = [Module._fields, *((m.name, m.type, " x ".join(map(str, m.shape))) for m in self)]
-        name, kind = (max(len(row[column]) for row in rows) for column in (0, 1))
-        return "\n".join(f"{row[0]:<{name}}  {row[1]:<{kind}}  {row[2]}" for row in rows)
+        rows = [Module._fields]
+        for module in self:
+            rows.append((module.name, module.type, " x ".join(map(str, module.shape))))
+        first = max(len(name) for name, _, _ in rows)
+        second = max(len(kind) for _, kind, _ in rows)
+        lines = [f"{name:<{first}}  {kind:<{second}}  {shape}" for name, kind, shape in rows]
+        return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -439,5 +442,8 @@ def describe(subject: Subject) -> Modules:
     x = torch.zeros(1, *subject.shape, device=subject.device)
     timestep = len(subject.scheduler.alphas_cumprod) // 2
     shapes = hooks.shapes(subject.network, lambda: subject.epsilon(x, timestep))
-    kinds = {name: type(module).__name__ for name, module in subject.network.named_modules()}
-    return Modules(Module(name, kinds[name], shape[1:]) for name, shape in shapes.items())
+    found = Modules()
+    for name, shape in shapes.items():
+        kind = type(subject.network.get_submodule(name)).__name__
+        found.append(Module(name, kind, shape[1:]))
+    return found
