@@ -95,14 +95,12 @@ def test_the_pretended_gpu_notices_what_waits() -> None:
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_sampling_waits_per_batch_and_not_per_step(make, asymmetric: bool) -> None:
     subject, written = make(), []
+    subject.embed(["", "a"])  # the encoder has read the prompts
     for module in subject.modules:
         module.to("meta")
-    subject.embed(["", "a"]) if make is tiny.text_subject else None
-    subject.device = torch.device("meta")
-    for text in getattr(subject, "_embedded", {}):  # the encoder has read the prompts
-        subject._embedded[text] = {
-            name: value.to("meta") for name, value in subject._embedded[text].items()
-        }
+    embedded = getattr(subject.condition, "embedded", {})
+    for text, values in embedded.items():
+        embedded[text] = {name: value.to("meta") for name, value in values.items()}
     edit = edits.per_image(
         {1: edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0])
     )
