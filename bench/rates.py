@@ -99,9 +99,8 @@ def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict
         with tempfile.TemporaryDirectory(
             dir=artifacts.STORE if artifacts.STORE.exists() else None
         ) as folder:
-            activations._write(
-                subject, n, slice(0, n), SEED, steps, subject.texts(), 0.0, batch, Path(folder)
-            )
+            run = activations.Run(subject, n, SEED, steps, subject.texts(), batch=batch)
+            activations._record.__wrapped__(run, slice(0, n), Path(folder))
 
     def alone() -> None:
         for block in shards.blocks(n, batch):

@@ -1,21 +1,22 @@
-"""Open a diffusion model at its bottleneck, find the sparse features behind a bias, and turn them up or down.
+"""Find the sparse features behind a diffusion model's bias, and turn them up or down.
 
-Data flows one way, and a module imports only from the floors above its own:
+Data flows one way. Each line below is a floor, and a module imports only from the lines above its
+own. `name/` stands for all modules of a folder, which import each other without a circle, but for
+those that have a floor of their own (`name.module`).
 
-    checkpoints, descriptions, errors, intervals, names, paper, settings, workers
-    -> declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers,
-       scorecard, weights
-    -> disentanglement, figures, keys, opening, precision, sampling
-    -> artifacts, evaluators, ksae, worlds
-    -> fairface, inception, pictures, portraits, shards
-    -> labelled, occupations
-    -> pipelines
-    -> activations, finetuning, latent_direction, latent_editing, mediation, subjects
-    -> probes
-    -> attribution, edits
-    -> stages
-    -> methods, sizes
-    -> debiasing
+    checkpoints, descriptions, errors, intervals, keys, names, paper, settings, workers
+    artifacts, declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers
+    disentanglement, figures, opening, precision, results, sampling, scorecard, shards, weights
+    evaluators, ksae, worlds
+    fairface, inception, pictures, portraits
+    labelled, occupations
+    pipelines
+    activations, finetuning, latent_direction, latent_editing, mediation, subjects
+    probes
+    attribution, edits
+    stages
+    methods, sizes
+    debiasing
 """
 
 from __future__ import annotations

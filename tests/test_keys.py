@@ -1,4 +1,7 @@
-"""Whatever determines a result is in its key: every file of a study is changed in turn, and what depends on it is made anew."""
+"""Whatever determines a result is in its key.
+
+Every file of a study is changed in turn, and what depends on it is made anew.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ GENERATED = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small study on disk, its own in every part: model, images, table, evaluators, CLIP; all with random weights."""
+    """A small study on disk: model, images, table, evaluators and CLIP, with random weights."""
     folder = tmp_path_factory.mktemp("study")
     DDIMPipeline(tiny.network(), tiny.scheduler()).save_pretrained(folder)
     (folder / "images").mkdir()
@@ -214,9 +217,12 @@ def test_what_depends_on_a_file_is_made_anew_and_nothing_else(
     shutil.copytree(first, store)
     monkeypatch.setattr(artifacts, "STORE", store)
     monkeypatch.setattr(artifacts, "_verified", set())
-    monkeypatch.setattr(
-        artifacts, "fill", lambda path, stage, *rest: anew.append(stage) or fill(path, stage, *rest)
-    )
+
+    def counted(artifact: artifacts.Artifact, write: Callable[[Path], None]) -> None:
+        anew.append(artifact.stage)
+        fill(artifact, write)
+
+    monkeypatch.setattr(artifacts, "fill", counted)
     edit, expected = CHANGES[change]
     edit(folder)
     everything(folder)
@@ -256,7 +262,7 @@ def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
     assert len(seen) == 41
 
 
-# The mechanism ----------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------- the mechanism
 
 
 class Judged:
@@ -312,18 +318,19 @@ def test_what_cannot_be_described_is_no_part_of_a_key(value: object) -> None:
 
 
 def test_the_order_of_names_is_part_of_a_key(store: Path) -> None:
-    """Scores are stacked in the order of the attributes; whoever asks in another order must not get another's."""
+    """Scores are stacked in the order of the attributes."""
     assert keys.key_of({"a": 1, "b": 2}) != keys.key_of({"b": 2, "a": 1})
-    ask = lambda *attributes: attribution.through_image(
-        tiny.subject(), tiny.ksae(), attributes, 2, 0, 2
-    )  # noqa: E731
-    there, back = ask("gender", "age"), ask("age", "gender")
-    for attribute in ("gender", "age"):
-        assert torch.allclose(there[attribute].scores, back[attribute].scores, atol=1e-6)
+    names = ("gender", "age")
+    one, other = (
+        attribution.through_image(tiny.subject(), tiny.ksae(), order, 2, 0, 2)
+        for order in (names, names[::-1])
+    )
+    for name in names:
+        assert torch.allclose(one[name].scores, other[name].scores, atol=1e-6)
 
 
 def test_what_is_said_of_images_is_a_part_of_the_subject() -> None:
-    """A text model describes images of its data by its prompts: a stage that does so without declaring them is refused."""
+    """A text model describes images of its data by its prompts, which a stage has to declare."""
     subject = tiny.text_subject()
     batch = subject.data.sample(2, 0)
     with (
@@ -365,7 +372,7 @@ def module(folder: Path, name: str, text: str) -> types.ModuleType:
     made = types.ModuleType(name)
     made.__file__ = str(path)
     keys._code.cache_clear()
-    keys._imports.cache_clear()
+    keys.imports.cache_clear()
     return made
 
 
@@ -396,9 +403,57 @@ def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
         module(tmp_path, name, beside[name])
 
 
+PACKAGE = {
+    "__init__": "from .study import open\n",
+    "study": "from . import sampling\nfrom .worlds import drawn\n",
+    "sampling": "from .runtime import store\nfrom .worlds.base import World\n",
+    "unused": "x = 1\n",
+    "runtime/__init__": "",
+    "runtime/store": "from ..deep.inner import leaf\n",  # a carrier: it is not followed
+    "worlds/__init__": "from .drawn import draw\n",
+    "worlds/base": "import made.metrics\nfrom made.deep.inner import leaf\n",
+    "worlds/drawn": "from ..metrics import mean\nfrom . import base\n",
+    "deep/__init__": "x = 1\n",
+    "deep/inner/__init__": "x = 1\n",
+    "deep/inner/leaf": "from ...metrics import mean\nimport made.deep.inner.other\n",
+    "deep/inner/other": "from .. import side\n",
+    "deep/side": "def f():\n    from ..late import x\n",
+    "late": "import numpy\nimport madeup\n",
+    "metrics": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .unused import x\n",
+}
+
+
+BEHIND_LEAF = {"metrics", "deep.inner.other", "deep.side", "late"}
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("metrics", set()),
+        ("deep/side", {"late"}),
+        ("deep/inner/leaf", BEHIND_LEAF),
+        ("worlds/base", BEHIND_LEAF | {"deep.inner.leaf"}),
+        ("runtime/store", BEHIND_LEAF | {"deep.inner.leaf"}),
+        ("worlds/__init__", BEHIND_LEAF | {"deep.inner.leaf", "worlds.drawn", "worlds.base"}),
+        ("study", BEHIND_LEAF | {"deep.inner.leaf", "sampling", "worlds.drawn", "worlds.base"}),
+    ],
+)
+def test_code_of_a_package_with_folders(
+    module: str, needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CARRIERS", {"runtime.store"})
+    for name, text in PACKAGE.items():
+        path = tmp_path / "made" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    path = tmp_path / "made" / f"{module}.py"
+    found = {keys.dotted(file) for file in keys._needed(path)} - {keys.dotted(path)}
+    assert found == needed
+
+
 @pytest.mark.parametrize("name", ["portraits", "portraits-t2i", "digits"])
 def test_what_ships_was_made_with_what_ships(name: str) -> None:
-    """The strengths and vectors that come with a subject name its files, prompts and evaluators as they are now."""
+    """What comes with a subject names its files, prompts and evaluators as they are now."""
     study = subjects.load(name, "cpu")
     whole = keys.described(study, [part for part in keys.PARTS if part != "data"])
     now = artifacts.lasting({"arguments": {"subject": whole}})["arguments"]["subject"]
