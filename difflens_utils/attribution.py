@@ -12,7 +12,7 @@ Both give scores per class and latent; positive means: more of the latent, more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, gpu, hooks, keys, sampling
+from . import artifacts, gpu, hooks, sampling
 from .activations import Recording
 from .errors import one_of
 from .ksae import KSAE, map_to_vectors, vectors_to_map
@@ -320,55 +320,53 @@ def measured(
     the predicted clean images. Only what lies behind the module runs again, for `together` features at once. Kept in the store one by
     one: rankings have features in common.
     """
-    common = keys.of(
-        measured,
-        {
-            "subject": subject,
-            "ksae": ksae,
-            "attribute": attribute,
-            "target": target,
-            "n": n,
-            "seed": seed,
-            "steps": steps,
-            "at": at,
-            "beta": beta,
-        },
-        reads=("texts", "labeller"),
-    )
-    parameters = [
-        common | {"feature": feature, "unit": keys.digest(moved)}
-        for feature, moved in zip(features.tolist(), unit.unbind(-1), strict=True)
-    ]
-
-    def make(missing: list[int]) -> Tensor:
-        s = sampling.trajectory(subject, steps)
-        gains = []
-        for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
-            if index in at:
-                with full_precision(subject):
-                    gains.append(
-                        _gains(
-                            subject,
-                            ksae,
-                            attribute,
-                            target,
-                            features[missing],
-                            unit[index][:, missing] * beta,
-                            x,
-                            texts,
-                            s,
-                            index,
-                            together,
-                        )
-                    )
-            if index == max(at):
-                break
-        return torch.stack(gains).mean(0)  # (M, n): per image, over the steps
-
-    if not parameters:
+    if not len(features):
         return Effect(torch.empty(0), torch.empty(0))
-    gain = torch.stack(artifacts.cached_each("measured", parameters, make))
+    moves = list(zip(features.tolist(), unit.unbind(-1), strict=True))
+    gain = _measured(subject, ksae, attribute, target, moves, n, seed, steps, at, beta, together)
     return Effect(gain.mean(1), gain.std(1) / n**0.5)
+
+
+@artifacts.stored_each("measured", "moves", reads=("texts", "labeller"), ignoring=("together",))
+def _measured(
+    subject: Subject,
+    ksae: KSAE,
+    attribute: str,
+    target: int,
+    moves: Sequence[tuple[int, Tensor]],
+    n: int,
+    seed: int,
+    steps: int,
+    at: tuple[int, ...],
+    beta: float,
+    together: int,
+) -> Tensor:
+    """The gain of every image under each move, a feature and its unit (T, P): (M, n)."""
+    features = torch.tensor([feature for feature, _ in moves])
+    unit = torch.stack([moved for _, moved in moves], -1)
+    s = sampling.trajectory(subject, steps)
+    gains = []
+    for index, x, _clean, texts in sampling.unedited(subject, torch.arange(n), seed, s):
+        if index in at:
+            with full_precision(subject):
+                gains.append(
+                    _gains(
+                        subject,
+                        ksae,
+                        attribute,
+                        target,
+                        features,
+                        unit[index] * beta,
+                        x,
+                        texts,
+                        s,
+                        index,
+                        together,
+                    )
+                )
+        if index == max(at):
+            break
+    return torch.stack(gains).mean(0)
 
 
 def _gains(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from . import artifacts, edits, evaluators, keys, metrics, planning, sampling, stages
+from . import artifacts, edits, evaluators, metrics, planning, sampling, stages
+from .errors import all_positive
 from .methods import Method
 from .metrics import Estimate
 from .planning import Plan
@@ -138,6 +138,39 @@ def generate(
     )
 
 
+def _tried(arguments: Mapping[str, Any]) -> list[sampling.Edit]:
+    """Every edit that a search tries."""
+    method = arguments["method"]
+    classes = range(len(arguments["subject"].classes(arguments["attribute"])))
+    targets = [WHOLE] if method.whole else classes
+    return [method.towards(target, strength) for target in targets for strength in method.grid]
+
+
+def _save_arms(arms: list[Arm], folder: Path) -> None:
+    (folder / "arms.json").write_text(json.dumps(arms, indent=1) + "\n")
+
+
+def _load_arms(folder: Path) -> list[Arm]:
+    return [
+        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
+        for target, strength, transitions, similar, agreement in json.loads(
+            (folder / "arms.json").read_text()
+        )
+    ]
+
+
+@artifacts.stored(
+    "search",
+    form=artifacts.Form(_save_arms, _load_arms),
+    reads=("texts", "prompts", "labeller", "scorer", "clip"),
+    describe={
+        "method": lambda method: {"method": method.name, "grid": method.grid},
+        "recipe": lambda recipe: {"recipe": dict(sorted(recipe.items()))},
+    },
+    shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
+    beyond=_tried,
+    together=True,
+)
 def search(
     subject: Subject,
     method: Method,
@@ -148,56 +181,13 @@ def search(
     steps: int,
     recipe: Mapping[str, Any],
 ) -> list[Arm]:
-    """`respond`, from what ships with the subject or from the store if it is there; `recipe` is all that the method was made with.
+    """`respond`, from what ships with the subject or from the store if it is there.
 
-    What ships is known by the recipe, since the last bits of a k-SAE differ between machines; the store by the edits themselves.
+    `recipe` is all that the method was made with. What ships is known by it, since the last bits of
+    a k-SAE differ between machines; the store knows the edits themselves.
     """
-    artifacts.check_sizes(n_tuned=n, steps=steps)
-    arguments = {
-        "subject": subject,
-        "method": method.name,
-        "grid": method.grid,
-        "attribute": attribute,
-        "n": n,
-        "seed": seed,
-        "steps": steps,
-        "recipe": dict(sorted(recipe.items())),
-    }
-    parameters = keys.of(
-        search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip")
-    )
-    shipped = subject.folder / "search" / attribute / method.key
-    if artifacts.ships(shipped, parameters):
-        return _arms(shipped)
-    edits_too = parameters | {"edits": keys.digest(_edits(subject, method, attribute))}
-
-    @cache
-    def arms() -> list[Arm]:
-        return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
-
-    def make(folder: Path) -> None:
-        (folder / "arms.json").write_text(json.dumps(arms(), indent=1) + "\n")
-
-    folder = artifacts.cached("search", edits_too, make, ahead=arms)
-    if artifacts.SHIP:
-        artifacts.ship(folder, shipped, parameters)
-    return _arms(folder)
-
-
-def _edits(subject: Subject, method: Method, attribute: str) -> list[sampling.Edit]:
-    """Every edit that a search of the method tries."""
-    targets = [WHOLE] if method.whole else range(len(subject.classes(attribute)))
-    return [method.towards(target, strength) for target in targets for strength in method.grid]
-
-
-def _arms(folder: Path) -> list[Arm]:
-    """What a search has found, from its folder."""
-    return [
-        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
-        for target, strength, transitions, similar, agreement in json.loads(
-            (folder / "arms.json").read_text()
-        )
-    ]
+    all_positive(n_tuned=n, steps=steps)
+    return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,16 +20,15 @@ from . import (
     edits,
     evaluators,
     gpu,
-    keys,
     ksae,
     metrics,
     probes,
     sampling,
     shards,
 )
-from .activations import Recording
+from .activations import Recording, Run
 from .attribution import Attribution
-from .errors import one_of
+from .errors import all_positive, one_of
 from .ksae import KSAE, History, KSAEConfig
 from .metrics import Estimate
 from .probes import Heads
@@ -62,34 +62,36 @@ def train_ksae(
     progress: bool = True,
     **options: Any,
 ) -> tuple[KSAE, History]:
-    """A k-SAE trained on all timesteps of a recording, with its curves; from the store if it is there."""
-    width = rec.h.shape[2] if rec.h.ndim == 5 else rec.h.shape[-1]
+    """A k-SAE trained on all timesteps of a recording, with its curves; from the store."""
     config = KSAEConfig(
-        width=width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options
+        width=rec.width, latents=latents, k=k, batch=batch, steps=train_steps, seed=seed, **options
     )
-    rows = int(len(rec) * (1 - VALIDATION))
-    parameters = keys.of(train_ksae, {"recording": rec, **asdict(config)})
+    return _train_ksae(rec, config, progress)
 
-    def make(folder) -> None:  # noqa: ANN001
-        held_out = torch.cat([rec.vectors(s, slice(rows, len(rec))) for s in range(rec.h.shape[1])])
-        held_out = held_out[
-            :: len(held_out) // VALIDATION_VECTORS | 1
-        ]  # an odd stride meets all positions, of which there is an even number
-        scratch = artifacts.STORE / "training" / f"{keys.key_of(parameters)}.safetensors"
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        model, history = ksae.train(
-            config,
-            rec.batches(batch, seed, rows),
-            validation=held_out,
-            checkpoint=scratch,
-            progress=progress,
-        )
-        model.save(folder)
-        (folder / "history.json").write_text(json.dumps(history._asdict()))
-        scratch.unlink(missing_ok=True)  # an interrupted training resumes from it
 
-    folder = artifacts.cached("ksae", parameters, make)
+def _save_ksae(trained: tuple[KSAE, History], folder: Path) -> None:
+    model, history = trained
+    model.save(folder)
+    (folder / "history.json").write_text(json.dumps(history._asdict()))
+
+
+def _load_ksae(folder: Path) -> tuple[KSAE, History]:
     return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
+
+
+@artifacts.stored("ksae", form=artifacts.Form(_save_ksae, _load_ksae))
+def _train_ksae(rec: Recording, config: KSAEConfig, progress: bool) -> tuple[KSAE, History]:
+    rows = validation_rows(rec)
+    held_out = torch.cat([rec.vectors(step, rows) for step in range(rec.h.shape[1])])
+    stride = len(held_out) // VALIDATION_VECTORS
+    if stride % 2 == 0:  # an odd one meets all positions, of which there is an even number
+        stride += 1
+    return ksae.train(
+        config,
+        rec.batches(config.batch, config.seed, rows.start),
+        validation=held_out[::stride],
+        progress=progress,
+    )
 
 
 def validation_rows(rec: Recording) -> slice:
@@ -148,6 +150,23 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) 
     return FactorSet(torch.stack(layers), batch.labels, timesteps)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What determines the images of a run that an edit changes."""
+
+    run: Run
+    edit: Edit | None
+    asymmetric: bool
+    together: int | None  # images that the edit moves as one
+    rows: Tensor = field(compare=False)  # the images that the edit changes
+    progress: str = field(compare=False)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The batches, which workers share."""
+        return shards.blocks(len(self.rows), self.run.batch)
+
+
 def generate(
     subject: Subject,
     edit: Edit | None,
@@ -158,83 +177,47 @@ def generate(
     asymmetric: bool = True,
     prompts: Sequence[Prompt] | None = None,
     batch: int | None = None,
-    progress: str | None = None,
+    progress: str = "sampling",
 ) -> Tensor:
-    """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store if they are there.
+    """Images (n, 3, H, W) under an edit, paired by seed with every other run; from the store.
 
-    They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the batches, which are as large as
-    `gpu.batch_size` says by default; for an edit that moves a batch as one (`whole`) their size is part of the key.
+    They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the
+    batches, which are as large as `gpu.batch_size` says by default; for an edit that moves a batch
+    as one (`whole`) their size is part of the key.
     """
-    artifacts.check_sizes(n_images=n, steps=steps)
+    all_positive(n_images=n, steps=steps)
     if edit is not None and not hasattr(edit, "parts"):
         raise ValueError(
             "edit must come from difflens_utils.edits, or carry `parts` that say what it does"
         )
-    prompts = subject.prompts.evaluate if prompts is None else prompts
-    texts = subject.texts(prompts)
-    together = batch or gpu.batch_size(subject) if getattr(edit, "whole", False) else None
-    parameters = keys.of(
-        generate,
-        {
-            "subject": subject,
-            "edit": edit,
-            "n": n,
-            "seed": seed,
-            "steps": steps,
-            "texts": texts,
-            **({} if edit is None else {"asymmetric": asymmetric, "batch": together}),
-        },
-    )
-    some = getattr(edit, "rows", None)  # what the edit leaves alone need not be drawn again
-    rows = torch.arange(n) if some is None else some
     batch = batch or gpu.batch_size(subject)
+    run = Run(subject, n, seed, steps, subject.texts(prompts), batch=batch)
+    together = batch if getattr(edit, "whole", False) else None
+    rows = getattr(edit, "rows", None)
+    changed = torch.arange(n) if rows is None else rows
+    drawing = Drawing(run, edit, edit is None or asymmetric, together, changed, progress)
+    if rows is None:
+        return _load_images(_draw(drawing))
+    images = generate(subject, None, n, seed, steps, prompts=prompts, batch=batch)
+    if len(rows):
+        images[rows] = _load_images(_draw(drawing))
+    return images
 
-    def unedited() -> Tensor:
-        return generate(subject, None, n, seed, steps, prompts=prompts, batch=batch)
 
-    def draw(block: slice | None, folder: Path) -> None:
-        chosen = rows if block is None else rows[block]
-        images = (
-            sampling.sample(
-                subject,
-                n,
-                seed,
-                steps=steps,
-                edit=edit,
-                asymmetric=asymmetric,
-                prompts=texts,
-                rows=chosen,
-                batch=batch,
-                progress=progress or "sampling",
-            )
-            if len(chosen)
-            else torch.empty(0)
-        )
-        store(images.half() if block is not None else whole(images.half()), folder)
+def _load_images(folder: Path) -> Tensor:
+    return torch.from_numpy(np.load(folder / "images.npy")).float()
 
-    def whole(drawn: Tensor) -> Tensor:
-        if some is None:
-            return drawn
-        images = unedited().half()
-        if len(rows):
-            images[rows] = drawn
-        return images
 
-    def store(images: Tensor, folder: Path) -> None:
-        artifacts.save_tensors({"images": images}, folder)
-
-    def merge(parts: list[Path], folder: Path) -> None:
-        store(whole(torch.cat([artifacts.load_tensors(part)["images"] for part in parts])), folder)
-
-    folder = shards.shared(
-        "images",
-        parameters,
-        shards.blocks(len(rows), batch),
-        draw,
-        merge,
-        ahead=unedited if some is not None else None,
+@shards.shared("images")
+def _draw(drawing: Drawing, block: slice, folder: Path) -> None:
+    """Write images.npy, float16, with those that stand at `block` in the rows of a drawing."""
+    images = drawing.run.sample(
+        drawing.rows[block],
+        edit=drawing.edit,
+        asymmetric=drawing.asymmetric,
+        progress=drawing.progress,
     )
-    return artifacts.load_tensors(folder)["images"].float()
+    np.save(folder / "images.npy", images.half().numpy())
 
 
 @dataclass(frozen=True)
