@@ -19,9 +19,9 @@ from difflens_utils import (
     latent_direction,
     methods,
     occupations,
+    outcome,
     portraits,
     sampling,
-    outcome,
 )
 from difflens_utils.pipelines import Prompt, Prompts
 
