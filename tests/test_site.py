@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from difflens_utils import descriptions, figures, intervals, scorecard
 from difflens_utils.metrics import Estimate
-from workflow import assemble, execute, sitecheck, verdicts
+from workflow import assemble, execute, library, sitecheck, verdicts
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -79,7 +79,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / "book" / folder, root / "book" / folder)
     shutil.copy(REPOSITORY / "book/references.bib", root / "book")
     shutil.copy(REPOSITORY / "_config.yml", root)
-    pages = {"index": "# Front\n\nNo formula.", "howto": "# How\n\n$x^2$", "scaling": "# Sizes"}
+    pages = {
+        "index": "# Front\n\nNo formula.",
+        "howto": "# How\n\n$x^2$",
+        "scaling": "# Sizes",
+        "library": (REPOSITORY / "book/library.md").read_text(),
+    }
     for name, text in pages.items():
         (root / f"book/{name}.md").write_text(text)
     toc = {
@@ -88,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parts": [
             {
                 "caption": "Behind it",
-                "chapters": [{"file": "howto"}, {"file": "scaling"}, {"file": "parameters"}],
+                "chapters": [{"file": page} for page in (*pages, "parameters") if page != "index"],
             }
         ],
     }
@@ -195,6 +200,46 @@ def test_lines_wrap_in_print(site: Path) -> None:
     assert re.search(r"@media print \{\s*pre[^{]*\{ white-space: pre-wrap !important", sheet)
 
 
+# The page of the library --------------------------------------------------------------------------
+
+
+def test_every_module_has_a_section_with_its_docstrings(site: Path) -> None:
+    shown = page(site, "library")
+    modules = library.modules()
+    assert {"difflens_utils.ksae", "difflens_utils.metrics"} <= set(modules)
+    assert all(f'id="module-{name}"' in shown for name in modules)
+    assert 'id="difflens_utils.metrics.Estimate"' in shown
+    assert library.FIELD not in shown and "{modules}" not in shown
+
+
+def test_a_docstring_is_prose_with_code_lists_and_examples() -> None:
+    lines = """Scales `s_j` by 2 * beta; of `KSAE`s, |x| is left.
+
+- one `a`
+  and more
+- two_
+
+    x = 1
+
+>>> 1 + 1
+2""".splitlines()
+    library.read_docstring(None, "function", "f", None, None, lines)
+    assert lines == [
+        r"Scales \ ``s_j``\  by 2 \* beta; of \ ``KSAE``\ s, \|x\| is left.",
+        "",
+        r"- one \ ``a``\  and more",
+        r"- two\_",
+        "",
+        "::",
+        "",
+        "    x = 1",
+        "",
+        ">>> 1 + 1",
+        "2",
+        "",
+    ]
+
+
 # What is checked of a site ------------------------------------------------------------------------
 
 
@@ -263,7 +308,8 @@ def test_every_dead_link_and_anchor_is_found(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(
         "".join(f'<a href="{url}">x</a>' for url in dead[:5])
         + (
-            '<link rel="stylesheet" href="a.css"><script src="a.js"></script><img alt="x" src="a.png">'
+            '<link rel="stylesheet" href="a.css"><script src="a.js"></script>'
+            '<img alt="x" src="a.png">'
             '<form action="search.html"></form>'
         )
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pkgutil
 import re
-import textwrap
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import difflens_utils
 
@@ -45,9 +45,8 @@ def prose(text: str) -> str:
     code = [f"``{piece.strip('`')}``" for piece in pieces[1::2]]
     plain = [SPECIAL.sub(r"\\\1", piece) for piece in pieces[::2]]
     pairs = zip(plain, [*code, ""], strict=True)
-    # "\ " ends code before a letter, such as in `KSAE`s, and shows nothing
-    joined = "".join(before + (rf"\ {inside}\ " if inside else "") for before, inside in pairs)
-    return joined.strip()
+    # "\ " shows nothing, and lets a letter stand beside code, such as in `KSAE`s
+    return "".join(before + (rf"\ {inside}\ " if inside else "") for before, inside in pairs)
 
 
 def paragraph(text: str) -> str:
@@ -60,7 +59,7 @@ def paragraph(text: str) -> str:
     if not first.startswith("- "):
         return prose(text)
     items = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
-    return "\n".join("- " + textwrap.indent(prose(item), "  ").lstrip() for item in items)
+    return "\n".join("- " + prose(" ".join(item.split())) for item in items)
 
 
 def read_docstring(_app: Sphinx, _kind: str, _name: str, *found: Any) -> None:
@@ -71,9 +70,13 @@ def read_docstring(_app: Sphinx, _kind: str, _name: str, *found: Any) -> None:
     lines[:] = [*text.splitlines(), ""]
 
 
-def skips(_app: Sphinx, _kind: str, _name: str, member: object, *_rest: Any) -> bool | None:
-    """Whether a member says nothing of its own; None leaves the decision to Sphinx."""
-    return True if str(member.__doc__).startswith(FIELD) else None
+def skips(app: Sphinx, _kind: str, name: str, member: object, *_rest: Any) -> bool | None:
+    """Whether a member is a field that nothing is said of; None leaves the decision to Sphinx."""
+    if not str(member.__doc__).startswith(FIELD):
+        return None
+    place = app.env.temp_data
+    documented = ModuleAnalyzer.for_module(place["autodoc:module"]).find_attr_docs()
+    return None if (place["autodoc:class"], name) in documented else True
 
 
 def read_source(_app: Sphinx, page: str, source: list[str]) -> None:
