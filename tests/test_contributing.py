@@ -124,6 +124,24 @@ def python(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("failing", ["check", "book", "test", ""])
+def test_continuous_integration_names_the_step_that_failed(tmp_path: Path, failing: str) -> None:
+    """With a `make` that fails at one target."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "made $1"\ntest "$1" != "{failing}"\n')
+    make.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    step = {"test": "tests"}.get(failing, f"make {failing}")
+    assert bool(done.returncode) is bool(failing)
+    assert (f"== failed: {step}" in done.stdout) is bool(failing)
+    assert ("made book" in done.stdout) is (failing != "check")
+
+
 def result(copy: Path, notebook: str) -> dict[str, Any]:
     """The result file of a notebook of the copy, on a tiny model."""
     return json.loads(python(copy, "-c", DRIVER, notebook).splitlines()[-1])
