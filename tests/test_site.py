@@ -71,10 +71,8 @@ def executed(title: str, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNo
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of two tiny notebooks on two subjects."""
-    root = tmp_path_factory.mktemp("my study")
+def write_pages(root: Path) -> None:
+    """The book's pages without notebooks, most of them short ones instead of its own."""
     for folder in ("_static", "_files", "_templates"):
         shutil.copytree(REPOSITORY / "book" / folder, root / "book" / folder)
     shutil.copy(REPOSITORY / "book/references.bib", root / "book")
@@ -98,6 +96,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
     }
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of two tiny notebooks on two subjects."""
+    root = tmp_path_factory.mktemp("my study")
+    write_pages(root)
     links = new_output("display_data", {"text/markdown": "See [the first](00_tiny.ipynb)."})
     notebooks = {
         "00_tiny": executed("00 · Tiny", picture()),
