@@ -19,14 +19,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from . import artifacts, edits, evaluators, metrics, outcome, planning, sampling
-from .errors import all_positive
-from .methods import Method
+from . import edits, evaluators, metrics, outcome, sampling
+from .methods import Method, planning
+from .methods.planning import Plan
 from .metrics import Estimate
 from .outcome import Outcome
-from .pipelines import Prompt, Subject
-from .planning import Plan
+from .runtime import artifacts
+from .runtime.errors import all_positive
 from .sampling import Edit
+from .subjects.pipelines import Prompt, Subject
 
 Array = NDArray[np.float64]
 UNEDITED, EVERY = -1, -2  # targets of arms that are no class

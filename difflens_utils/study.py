@@ -20,36 +20,35 @@ import torch
 from torch import Tensor
 
 from . import (
-    activations,
-    artifacts,
     attribution,
     debiasing,
     evaluators,
-    factors,
     features,
     ksae,
-    mediation,
     outcome,
     probes,
+    recording,
     sampling,
-    subjects,
 )
-from .activations import Recording
+from .analysis import factors, mediation
+from .analysis.factors import FactorSet
+from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
 from .debiasing import Debiased, Search
-from .errors import one_of
-from .factors import FactorSet
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig
-from .mediation import Mediation
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
 from .pages import PAGES, Page
-from .pipelines import Prompt, Subject
 from .probes import Fit, Heads
+from .recording import Recording
+from .runtime import artifacts
+from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
+from .subjects import registry
+from .subjects.pipelines import Prompt, Subject
 from .worlds import World
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
@@ -74,14 +73,14 @@ class Attribute(str):
 
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
-    """A subject, one of `subjects.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+    """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
 
     Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
     """
     for name in settings:
         one_of("setting", name, Settings.meanings())
     chosen = Settings(**settings)
-    return Study(subjects.load(subject, chosen.device, module=chosen.module or None), chosen)
+    return Study(registry.load(subject, chosen.device, module=chosen.module or None), chosen)
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class Study:
         one_of("stage", stage, ("evaluate", "learn", "probe"))
         prompts = getattr(self.subject.prompts, stage)
         s = self.settings
-        return activations.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
+        return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
     def ksae(self, **changes: Any) -> KSAE:
         """The k-SAE of all timesteps; `changes` of settings, or of `KSAEConfig`, make another."""

@@ -18,20 +18,12 @@ import tiny_studies
 import torch
 from tiny_studies import NAMES, Tiny
 
-from difflens_utils import (
-    artifacts,
-    debiasing,
-    evaluators,
-    finetuning,
-    latent_direction,
-    latent_editing,
-    metrics,
-    pipelines,
-    sampling,
-    scorecard,
-    subjects,
-)
-from difflens_utils.pipelines import Prompt, Prompts, Subject
+from difflens_utils import debiasing, evaluators, metrics, sampling
+from difflens_utils.methods import finetuning, latent_direction, latent_editing
+from difflens_utils.pages import scorecard
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects import pipelines, registry
+from difflens_utils.subjects.pipelines import Prompt, Prompts, Subject
 
 matplotlib.use("Agg")
 
@@ -200,11 +192,11 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
     folder = tiny_studies.write(study, root / "model")
 
     def build(device: torch.device, dtype: torch.dtype, _folder: Path | None) -> Subject:
-        about = subjects.about(folder, device) | {"prompts": study.prompts}
+        about = registry.about(folder, device) | {"prompts": study.prompts}
         return pipelines.read(name, folder, device, dtype, **about)
 
-    patch.setitem(subjects.SUBJECTS, name, build)
-    return Ready(name, root, STUDIES[name].sizes, partial(subjects.load, name, "cpu"))
+    patch.setitem(registry.SUBJECTS, name, build)
+    return Ready(name, root, STUDIES[name].sizes, partial(registry.load, name, "cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -331,7 +323,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     with pytest.MonkeyPatch.context() as patch:
         ready = prepare("prompts", tmp_path_factory.mktemp("idle"), patch)
         opened = ready.open()
-        patch.setattr(subjects, "load", lambda *_args, **_options: opened)
+        patch.setattr(registry, "load", lambda *_args, **_options: opened)
         for name in ("sample", "unedited", "activation"):
             patch.setattr(sampling, name, computed)
         yield ready

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .page import Page
+from ..pages.page import Page
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
 PAGES: dict[str, type[Page]] = {}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from IPython.display import Markdown
 
-from .. import figures, sizes
 from ..metrics import Estimate
-from ..results import Results
+from ..pages import figures, sizes
+from ..pages.results import Results
 
 if TYPE_CHECKING:
     from ..study import Study
