@@ -9,9 +9,9 @@ own. `name/` stands for all modules of a folder, which import each other without
 those that have a floor of their own (`name.module`).
 
     runtime/
-    settings, metrics/, subjects/, sampling/
-    pages.figures, pages.descriptions, pages.results, ksae/
-    evaluators/
+    settings, metrics/, subjects/
+    sampling/, ksae/, pages.descriptions, pages.results
+    evaluators/, pages.figures
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
