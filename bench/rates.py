@@ -49,7 +49,7 @@ def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
 
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
     """
-    text = isinstance(subject, pipelines.TextSubject)
+    text = subject.guidance is not None
     condition = {}
     if text:
         embedded = subject.embed([""] * n + [subject.texts()[0]] * n)

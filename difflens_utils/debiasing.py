@@ -322,7 +322,7 @@ def unrelated(subject: Subject, attribute: str) -> list[str]:
 
     They are neither the attribute nor, where the causes are known, its effects.
     """
-    caused = set(subject.world.planted_causes(attribute)) if subject.world else set()
+    caused = set(subject.world.effects(attribute)) if subject.world else set()
     return [f for f in subject.factors if f != attribute and f not in caused]
 
 

@@ -41,7 +41,7 @@ from .debiasing import Debiased, Search
 from .errors import one_of
 from .factors import FactorSet
 from .features import BiasFeatures
-from .ksae import KSAE, History, KSAEConfig, Neurons
+from .ksae import KSAE, Dictionary, History, KSAEConfig
 from .mediation import Mediation
 from .methods import Method
 from .metrics import Estimate
@@ -203,7 +203,7 @@ class Study:
     # ------------------------------------------------------------------ attribution and features
 
     def attribution(
-        self, dictionary: KSAE | Neurons, attributes: Sequence[str] | None = None
+        self, dictionary: Dictionary, attributes: Sequence[str] | None = None
     ) -> dict[str, Attribution]:
         """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
         s = self.settings
@@ -220,7 +220,7 @@ class Study:
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=changes)
 
-    def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
+    def class_means(self, dictionary: Dictionary, attribute: str) -> Tensor:
         """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
         labels = {attribute: self.labels("learn")[attribute]}
         sizes = {attribute: len(self.subject.classes(attribute))}
