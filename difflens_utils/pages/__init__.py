@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from .page import Page
+from .sparse import Sparse
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
-PAGES: dict[str, type[Page]] = {}
+PAGES: dict[str, type[Page]] = {
+    "02_ksae": Sparse,
+}
 
 __all__ = ["PAGES", "Page"]
