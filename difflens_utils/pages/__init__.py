@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .bias import Bias
 from .page import Page
 from .sparse import Sparse
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
 PAGES: dict[str, type[Page]] = {
+    "00_bias": Bias,
     "02_ksae": Sparse,
 }
 
