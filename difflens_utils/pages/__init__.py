@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .bias import Bias
 from .page import Page
+from .polysemanticity import Polysemanticity
 from .sparse import Sparse
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
 PAGES: dict[str, type[Page]] = {
     "00_bias": Bias,
+    "01_polysemanticity": Polysemanticity,
     "02_ksae": Sparse,
 }
 
