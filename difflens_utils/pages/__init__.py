@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bias import Bias
 from .page import Page
 from .polysemanticity import Polysemanticity
+from .probes import Probes
 from .sparse import Sparse
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
@@ -12,6 +13,7 @@ PAGES: dict[str, type[Page]] = {
     "00_bias": Bias,
     "01_polysemanticity": Polysemanticity,
     "02_ksae": Sparse,
+    "03_probes": Probes,
 }
 
 __all__ = ["PAGES", "Page"]
