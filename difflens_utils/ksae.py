@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
 import itertools
 import json
 import math
@@ -660,12 +659,3 @@ def density(ksae: KSAE, batches: Iterable[Tensor]) -> Tensor:
         fired += torch.bincount(indices[values > 0], minlength=ksae.config.latents).cpu()
         count += len(x)
     return fired.double() / count
-
-
-_MOVED = ("GroupFVU", "fvu_per_group", "l0", "dead_share", "decoder_cosine", "matched_cosines")
-
-
-def __getattr__(name: str) -> Any:  # the old names, until their callers use `dictionaries`
-    if name in _MOVED:
-        return getattr(importlib.import_module(".dictionaries", __package__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

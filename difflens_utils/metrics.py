@@ -86,11 +86,11 @@ def bootstrap(
 
     The resamples are paired across arrays.
     """
-    data = _paired(*arrays)
+    data = as_pairs(*arrays)
     draws = []
     for rows in _resamples(len(data[0]), n_boot, seed):
         draws.append(statistic(*(a[rows] for a in data)))
-    return _estimate(statistic(*data), draws, len(data[0]))
+    return from_draws(statistic(*data), draws, len(data[0]))
 
 
 def bootstrap_means(
@@ -101,13 +101,13 @@ def bootstrap_means(
     `function` gets the mean of each array (N, ...), with the resamples as a leading axis: (R, ...)
     each, to (R,).
     """
-    data = _paired(*arrays)
+    data = as_pairs(*arrays)
     n = len(data[0])
     counts = [np.bincount(rows, minlength=n) for rows in _resamples(n, n_boot, seed)]
     weights = np.stack([count / n for count in counts])  # (R, n) share of each image
     draws = function(*(np.tensordot(weights, a, 1) for a in data))
     value = function(*(a.mean(0, keepdims=True) for a in data))[0]
-    return _estimate(value, draws, n)
+    return from_draws(value, draws, n)
 
 
 def _resamples(n: int, n_boot: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -155,7 +155,7 @@ def proportion(successes: int, n: int) -> Estimate:
 
 def shares(probabilities: ArrayLike) -> Array:
     """The share of images whose likeliest class is each: (B, classes) to (classes,)."""
-    share: Array = _one_hot(_array("probabilities", probabilities, 2)).mean(0)
+    share: Array = one_hot(as_array("probabilities", probabilities, 2)).mean(0)
     return share
 
 
@@ -164,8 +164,8 @@ def transitions(before: ArrayLike, after: ArrayLike) -> Array:
 
     (B, classes) twice to (classes, classes), rows sum to 1. A class that no image had stays itself.
     """
-    p, q = _paired(before, after)
-    counts = _one_hot(p).T @ _one_hot(q)
+    p, q = as_pairs(before, after)
+    counts = one_hot(p).T @ one_hot(q)
     totals = counts.sum(1, keepdims=True)
     stays = np.eye(len(counts))
     moved: Array = np.where(totals > 0, counts, stays) / totals.clip(1)
@@ -177,7 +177,7 @@ def joint(*probabilities: ArrayLike) -> Array:
 
     The last attribute changes fastest.
     """
-    first, *others = _paired(*probabilities)
+    first, *others = as_pairs(*probabilities)
     for p in others:
         first = (first[:, :, None] * p[:, None, :]).reshape(len(first), -1)
     return first
@@ -185,7 +185,7 @@ def joint(*probabilities: ArrayLike) -> Array:
 
 def share_estimates(probabilities: ArrayLike) -> list[Estimate]:
     """`shares` with their Wilson intervals, one per class."""
-    hot = _one_hot(_array("probabilities", probabilities, 2))
+    hot = one_hot(as_array("probabilities", probabilities, 2))
     return [wilson(int(count), len(hot)) for count in hot.sum(0)]
 
 
@@ -199,9 +199,9 @@ def fairness_discrepancy(
     distance is never negative, so at an FD near 0 read it beside `expected_fd`. Raises ValueError
     for a target of a wrong length or sum.
     """
-    p = _array("probabilities", probabilities, 2)
-    goal = _distribution("target", target, p.shape[1])
-    member = _members(groups, len(p))
+    p = as_array("probabilities", probabilities, 2)
+    goal = as_distribution("target", target, p.shape[1])
+    member = members(groups, len(p))
 
     def distance(mean: Array, share: Array) -> Array:
         per_group: Array = np.linalg.norm(mean / share[..., None] - goal, axis=-1)
@@ -209,11 +209,11 @@ def fairness_discrepancy(
         return averaged
 
     soft = bootstrap_means(distance, _per_group(p, member), member)
-    hard = bootstrap_means(distance, _per_group(_one_hot(p), member), member)
+    hard = bootstrap_means(distance, _per_group(one_hot(p), member), member)
     return Fairness(soft, hard)
 
 
-def _members(groups: ArrayLike | None, n: int) -> Array:
+def members(groups: ArrayLike | None, n: int) -> Array:
     """Which group each image is in, one-hot: (n, G); one group for None."""
     if groups is None:
         return np.ones((n, 1))
@@ -243,12 +243,12 @@ def expected_fd(
     """
     size = n // groups  # images per group
     positive("n", size)
-    p = _distribution("p", p, np.size(p))
-    goal = p if target is None else _distribution("target", target, len(p))
+    p = as_distribution("p", p, np.size(p))
+    goal = p if target is None else as_distribution("target", target, len(p))
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(size, p / p.sum(), size=(draws, groups))  # (draws, groups, classes)
     distances = np.linalg.norm(counts / size - goal, axis=-1).mean(-1)
-    return _estimate(distances.mean(), distances, n)
+    return from_draws(distances.mean(), distances, n)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -264,8 +264,8 @@ def frechet(
     images, which raises every resampled distance, so their percentiles would sit too high. Raises
     ValueError for fewer than F + 1 images.
     """
-    a = _array("features_a", features_a, 2)
-    b = _array("features_b", features_b, 2)
+    a = as_array("features_a", features_a, 2)
+    b = as_array("features_b", features_b, 2)
     size = a.shape[1]
     for name, x in (("features_a", a), ("features_b", b)):
         if len(x) <= size or x.shape[1] != size:
@@ -284,7 +284,7 @@ def frechet(
 
 def clip_i(original: ArrayLike, edited: ArrayLike) -> Cosine:
     """CLIP-I (Eq. 15): cosines of image features (B, F) before and after an edit, in pairs."""
-    return _cosine(_array("original", original, 2), _array("edited", edited, 2))
+    return _cosine(as_array("original", original, 2), as_array("edited", edited, 2))
 
 
 def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
@@ -292,8 +292,8 @@ def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
 
     `prompts` is (B, F), or (F,) for one prompt.
     """
-    images = _array("edited", edited, 2)
-    texts = _array("prompts", prompts)
+    images = as_array("edited", edited, 2)
+    texts = as_array("prompts", prompts)
     if texts.shape == images.shape[1:]:
         texts = np.broadcast_to(texts, images.shape)
     return _cosine(texts, images)
@@ -301,7 +301,7 @@ def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
 
 def agreement(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> Estimate:
     """The share of images on which two evaluators, (B, classes) each, give the same class."""
-    a, b = _paired(probabilities_a, probabilities_b)
+    a, b = as_pairs(probabilities_a, probabilities_b)
     return wilson(int((a.argmax(1) == b.argmax(1)).sum()), len(a))
 
 
@@ -334,8 +334,8 @@ def class_changes(
     changes = {}
     for factor, probabilities in before.items():
         one_of("factor", factor, after)
-        a, b = _paired(probabilities, after[factor])
-        changes[factor] = _one_hot(b) - _one_hot(a)
+        a, b = as_pairs(probabilities, after[factor])
+        changes[factor] = one_hot(b) - one_hot(a)
     return changes
 
 
@@ -366,9 +366,9 @@ def at_matched_fd(
     images of each of `arrays` (B, ...). The result is nan where not even editing all images
     reaches `level`.
     """
-    p, q = _paired(before, after)
+    p, q = as_pairs(before, after)
     uniform = 1 / p.shape[1]
-    member = _members(groups, len(p))
+    member = members(groups, len(p))
     start, end = _per_group(p, member), _per_group(q, member)
 
     def dose(start: Array, end: Array, share: Array) -> Array:
@@ -420,8 +420,8 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
     `scores` (N, U) and boolean `labels` (N,) to (U,); several labels at once (N, L) to (U, L).
     Raises ValueError for a label that all images or none have.
     """
-    scores, labels = _array("scores", scores, 2), np.asarray(labels, dtype=np.float64)
-    _paired(scores, labels)
+    scores, labels = as_array("scores", scores, 2), np.asarray(labels, dtype=np.float64)
+    as_pairs(scores, labels)
     ones = labels.sum(0)  # () or (L,)
     zeros = len(labels) - ones
     if not (np.all(ones > 0) and np.all(zeros > 0)):
@@ -435,7 +435,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:
 def tracked_factors(aurocs: ArrayLike, threshold: float = 0.9) -> NDArray[np.int64]:
     """How many factors each unit tracks, in either direction: (U, factors) to (U,)."""
     within("threshold", threshold, 0.5, 1)
-    a = _array("aurocs", aurocs, 2)
+    a = as_array("aurocs", aurocs, 2)
     tracks = np.maximum(a, 1 - a) >= threshold
     number: NDArray[np.int64] = tracks.sum(1)
     return number
@@ -444,7 +444,7 @@ def tracked_factors(aurocs: ArrayLike, threshold: float = 0.9) -> NDArray[np.int
 # ----------------------------------------------------------------------------------------------
 
 
-def _array(name: str, values: ArrayLike, ndim: int | None = None) -> Array:
+def as_array(name: str, values: ArrayLike, ndim: int | None = None) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or (ndim is not None and array.ndim != ndim):
         expected = f"a non-empty array of {ndim or 'any'} dimensions"
@@ -452,15 +452,15 @@ def _array(name: str, values: ArrayLike, ndim: int | None = None) -> Array:
     return array
 
 
-def _paired(*arrays: ArrayLike) -> list[Array]:
-    data = [_array("array", a) for a in arrays]
+def as_pairs(*arrays: ArrayLike) -> list[Array]:
+    data = [as_array("array", a) for a in arrays]
     if any(a.ndim == 0 or len(a) != len(data[0]) for a in data):
         expected = "one row per image, the same images in each"
         raise ValueError(f"arrays must have {expected}; got {[a.shape for a in data]}")
     return data
 
 
-def _distribution(name: str, values: ArrayLike | None, classes: int) -> Array:
+def as_distribution(name: str, values: ArrayLike | None, classes: int) -> Array:
     """A distribution over `classes`, uniform for None.
 
     Raises ValueError for a wrong length, sign or sum.
@@ -470,7 +470,7 @@ def _distribution(name: str, values: ArrayLike | None, classes: int) -> Array:
     return distribution(name, values, classes)
 
 
-def _one_hot(probabilities: Array) -> Array:
+def one_hot(probabilities: Array) -> Array:
     """The likeliest class of each image: (B, classes) of 0 and 1."""
     hot: Array = np.eye(probabilities.shape[1])[probabilities.argmax(1)]
     return hot
@@ -485,7 +485,7 @@ def _cosine(a: Array, b: Array) -> Cosine:
     return Cosine(raw, Estimate(value, low, high, raw.n))
 
 
-def _estimate(value: float, draws: ArrayLike, n: int) -> Estimate:
+def from_draws(value: float, draws: ArrayLike, n: int) -> Estimate:
     draws = np.asarray(draws)
     drawn = draws[~np.isnan(draws)]  # of few images a resample may lack a prompt
     if not drawn.size:

@@ -255,7 +255,7 @@ def image_seeds(n: int, seed: int) -> list[int]:
     return [seed * 1_000_003 + i for i in range(n)]
 
 
-class _Noise:
+class Noise:
     """Independent noise per image: generator i belongs to image i."""
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
@@ -283,7 +283,7 @@ def unedited(
     seeds = image_seeds(int(rows.max()) + 1, seed)
     prompts = subject.texts()
     texts = [prompts[i % len(prompts)] for i in rows.tolist()]
-    x = _Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
+    x = Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
     for index in range(len(s)):
         moment = Moment(subject, x, texts, s, index)
         with torch.no_grad():
@@ -374,7 +374,7 @@ def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
     subject, s = run.subject, run.schedule
     prompt = assigned(len(run.seeds), len(run.prompts))[rows]
     texts = [run.prompts[i] for i in prompt.tolist()]
-    noise = _Noise([run.seeds[i] for i in rows.tolist()], subject.shape, subject.device)
+    noise = Noise([run.seeds[i] for i in rows.tolist()], subject.shape, subject.device)
     x = noise.draw()
     for index, timestep in enumerate(s.timesteps):
         moment = Moment(subject, x, texts, s, index)

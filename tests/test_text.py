@@ -19,9 +19,9 @@ from difflens_utils import (
     latent_direction,
     methods,
     occupations,
+    outcome,
     portraits,
     sampling,
-    outcome,
 )
 from difflens_utils.pipelines import Prompt, Prompts
 
@@ -158,16 +158,16 @@ def test_fairness_is_taken_per_prompt() -> None:
     """Two opposite biases do not cancel."""
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
     )
-    assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
-    assert outcome.of(0).share("gender", 0).value == 1.0
+    assert images.fairness("gender").soft.value == pytest.approx(0.5**0.5)
+    assert images.of(0).share("gender", 0).value == 1.0
 
 
 def test_what_a_prompt_names_is_looked_for(subject) -> None:
     hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         torch.zeros(4, 3),
         {"gender": hot},
         {"gender": hot},
@@ -176,13 +176,13 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
         sampling.assigned(4, 2),
     )
     got = outcome.obeyed(
-        outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
+        images, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
     )
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
     several = Prompt("a cup, light blue", {"gender": "light blue"})
     within = Prompt("a bluebell", {"gender": "blue"})
     prompts = [several, within]
-    assert outcome.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
+    assert outcome.obeyed(images, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:
@@ -191,9 +191,9 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 
     heads, h = Heads(torch.randn(1, 2, 6, 2, 2), torch.zeros(1, 2)), torch.randn(8, 6, 2, 2)
     edit, prompt = edits.guide(heads, (0.5, 0.5), 100.0), sampling.assigned(8, 2)
-    got = edit(h, sampling.Step(0, 9, slice(0, 8), prompt))
+    got = edit(h, sampling.Step(0, 9, torch.arange(8), prompt))
     for g in (0, 1):
-        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, slice(0, 4))))
+        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, torch.arange(4))))
 
 
 # --------------------------------------------------------------------------------------------------
