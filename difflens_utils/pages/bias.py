@@ -71,7 +71,8 @@ class Bias(Page):
         """Images of the data with some factors fixed, as far as the data have these factors."""
         world = self.study.world
         known = {factor: name for factor, name in fixed.items() if factor in world.factors}
-        return world.render(world.sample(RENDERS_SHOWN, self.study.seeds.curve, do=known))
+        scenes = world.sample(RENDERS_SHOWN, self.study.seeds.curve, do=known)
+        return world.render(scenes, self.study.subject.size)
 
     # ------------------------------------------------------------------ what is generated
 
@@ -176,7 +177,7 @@ class Bias(Page):
         for axis, attribute in zip(axes[0], attributes, strict=True):
             planted = self.study.planted(attribute).tolist()
             bars = {
-                "planted": [Estimate(share, None, None, None) for share in planted],
+                "planted": [Estimate(share, share, share, 0) for share in planted],
                 "generated": metrics.share_estimates(generated.scored[attribute]),
             }
             figures.shares(axis, bars, attribute.classes, attribute)

@@ -250,9 +250,13 @@ def _selectivity(aurocs: Array) -> Array:
 
 
 def _draw(axes: Sequence[Axes], counts: Array, selective: Array, label: str) -> None:
-    look = {"histtype": "step", "lw": 2, "label": label}
-    weights = np.full(len(counts), 1 / len(counts))
-    bins = np.arange(MOST + 2) - 0.5
-    axes[0].hist(np.minimum(counts, MOST), bins, weights=weights, **look)
+    capped = np.minimum(counts, MOST)
+    _histogram(axes[0], capped, [i - 0.5 for i in range(MOST + 2)], label, density=False)
     if len(selective):
-        axes[1].hist(selective, np.linspace(0, 1, 16), density=True, **look)
+        _histogram(axes[1], selective, [i / 15 for i in range(16)], label, density=True)
+
+
+def _histogram(axis: Axes, values: Array, bins: list[float], label: str, density: bool) -> None:
+    """Shares of the values, or their density."""
+    weights = None if density else np.full(len(values), 1 / len(values))
+    axis.hist(values, bins, density=density, weights=weights, histtype="step", lw=2, label=label)
