@@ -47,8 +47,8 @@ from .runtime import artifacts
 from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
-from .subjects import registry
 from .subjects.pipelines import Prompt, Subject
+from .subjects import registry
 from .worlds import World
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..evaluators import resized
 from ..subjects.real import checkpoints
+from . import resized
 
 Columns = Mapping[str, tuple[int, ...]]  # {class: outputs}
 

@@ -11,9 +11,9 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
-from ..evaluators import Evaluator
 from ..runtime import keys
 from ..subjects.real import checkpoints
+from . import Evaluator
 
 
 class Inception:

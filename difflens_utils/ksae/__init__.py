@@ -13,11 +13,11 @@ sparse autoencoders" (2024), for AuxK, unit-norm decoders and dead latents.
 
 from __future__ import annotations
 
-from ..ksae.config import KSAEConfig
-from ..ksae.measures import CHUNK, ErrorSums, chunks, density, fvu
-from ..ksae.model import KSAE, Dictionary, Neurons, map_to_vectors, vectors_to_map
-from ..ksae.sparse import Codes, top_k
-from ..ksae.training import Batches, History, Trainer, auxiliary_loss, train
+from .config import KSAEConfig
+from .measures import CHUNK, ErrorSums, chunks, density, fvu
+from .model import KSAE, Dictionary, Neurons, map_to_vectors, vectors_to_map
+from .sparse import Codes, top_k
+from .training import Batches, History, Trainer, auxiliary_loss, train
 
 __all__ = [
     "Batches",

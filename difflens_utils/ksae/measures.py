@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..ksae.model import KSAE
+from .model import KSAE
 
 CHUNK = 8192  # vectors encoded at once by the measures: bounds their memory at CHUNK·D values
 

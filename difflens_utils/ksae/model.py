@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from ..ksae.config import KSAEConfig
-from ..ksae.sparse import Codes, _rows_sum, top_k
 from ..runtime.errors import positive
+from .config import KSAEConfig
+from .sparse import Codes, _rows_sum, top_k
 
 
 class Dictionary(Protocol):

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..ksae.config import KSAEConfig
-from ..ksae.measures import fvu
-from ..ksae.model import KSAE
-from ..ksae.sparse import Codes, _SparseAutoencode, top_k
 from ..runtime.precision import fast_dtype
+from .config import KSAEConfig
+from .measures import fvu
+from .model import KSAE
+from .sparse import Codes, _SparseAutoencode, top_k
 
 Batches = Iterable[Tensor] | Callable[[int], Tensor]
 

@@ -7,7 +7,7 @@ ValueError for arrays of a wrong shape.
 
 from __future__ import annotations
 
-from ..metrics.estimates import (
+from .estimates import (
     NAN,
     NOTHING,
     Array,
@@ -24,7 +24,7 @@ from ..metrics.estimates import (
     rank_correlation,
     wilson,
 )
-from ..metrics.fairness import (
+from .fairness import (
     Fairness,
     expected_fd,
     fairness_discrepancy,
@@ -34,7 +34,7 @@ from ..metrics.fairness import (
     shares,
     transitions,
 )
-from ..metrics.images import (
+from .images import (
     Cosine,
     Leakage,
     agreement,
@@ -45,8 +45,8 @@ from ..metrics.images import (
     leakage,
     total_variation,
 )
-from ..metrics.matching import at_matched_fd
-from ..metrics.units import auroc, tracked_factors
+from .matching import at_matched_fd
+from .units import auroc, tracked_factors
 
 __all__ = [
     "Array",

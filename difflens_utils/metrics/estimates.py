@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..metrics import intervals
 from ..runtime.errors import distribution, positive, within
+from . import intervals
 
 Array = NDArray[np.float64]
 

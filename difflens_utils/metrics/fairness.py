@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..metrics.estimates import (
+from ..runtime.errors import positive
+from .estimates import (
     Array,
     Estimate,
     as_array,
@@ -18,7 +19,6 @@ from ..metrics.estimates import (
     one_hot,
     wilson,
 )
-from ..runtime.errors import positive
 
 
 class Fairness(NamedTuple):

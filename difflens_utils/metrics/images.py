@@ -9,7 +9,8 @@ import numpy as np
 from cleanfid import fid
 from numpy.typing import ArrayLike
 
-from ..metrics.estimates import (
+from ..runtime.errors import one_of
+from .estimates import (
     Array,
     Estimate,
     as_array,
@@ -19,7 +20,6 @@ from ..metrics.estimates import (
     one_hot,
     wilson,
 )
-from ..runtime.errors import one_of
 
 
 class Cosine(NamedTuple):

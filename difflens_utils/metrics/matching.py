@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..metrics.estimates import Array, Estimate, as_pairs, bootstrap_means
-from ..metrics.fairness import _per_group, members
+from .estimates import Array, Estimate, as_pairs, bootstrap_means
+from .fairness import _per_group, members
 
 
 def at_matched_fd(

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ..metrics.estimates import Array, as_array, as_pairs
 from ..runtime.errors import within
+from .estimates import Array, as_array, as_pairs
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> Array:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from ..pages.page import Page
+from .bias import Bias
+from .page import Page
+from .polysemanticity import Polysemanticity
+from .probes import Probes
+from .sparse import Sparse
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
-PAGES: dict[str, type[Page]] = {}
+PAGES: dict[str, type[Page]] = {
+    "00_bias": Bias,
+    "01_polysemanticity": Polysemanticity,
+    "02_ksae": Sparse,
+    "03_probes": Probes,
+}
 
 __all__ = ["PAGES", "Page"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..metrics import Estimate
-from ..pages.descriptions import describe, listed, note, register
+from .descriptions import describe, listed, note, register
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3d9970", "#c0392b", "#8a8a8a"
 PALETTE = [BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#00838f", "#b5651d", "#5d6d7e", "#c2185b"]

@@ -25,8 +25,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..runtime import keys
-from ..runtime.keys import Parameters, file_fingerprint
+from . import keys
+from .keys import Parameters, file_fingerprint
 
 ROOT = Path(__file__).parents[2]
 STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))

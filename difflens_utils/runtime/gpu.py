@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..runtime.workers import worker
+from .workers import worker
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..runtime import gpu
-from ..runtime.errors import one_of
+from . import gpu
+from .errors import one_of
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject

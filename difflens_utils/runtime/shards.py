@@ -19,9 +19,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..runtime import artifacts, keys
-from ..runtime.artifacts import Artifact
-from ..runtime.workers import worker
+from . import artifacts, keys
+from .artifacts import Artifact
+from .workers import worker
 
 POLL = 0.2  # seconds between two looks at blocks that others are making
 

@@ -10,8 +10,8 @@ t - T // steps, is the next entry, as it always is where the spacing is leading.
 
 from __future__ import annotations
 
-from ..sampling.edit import Apply, Edit, Step
-from ..sampling.sampler import (
+from .edit import Apply, Edit, Step
+from .sampler import (
     Moment,
     Noise,
     Watch,
@@ -21,7 +21,7 @@ from ..sampling.sampler import (
     sample,
     unedited,
 )
-from ..sampling.schedule import (
+from .schedule import (
     Schedule,
     clean_image,
     ddim_step,

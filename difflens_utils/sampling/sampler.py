@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..runtime.errors import positive
-from ..sampling import hooks
-from ..sampling.edit import Apply, Edit, Step
-from ..sampling.schedule import Schedule, ddim_step, predicted_clean, trajectory
+from . import hooks
+from .edit import Apply, Edit, Step
+from .schedule import Schedule, ddim_step, predicted_clean, trajectory
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..runtime.errors import line
-from ..subjects.real import checkpoints
+from .real import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import line
-from ..subjects import schedulers
+from . import schedulers
 
 Config = Mapping[str, Any]
 

@@ -22,10 +22,10 @@ from ..evaluators import Clip, Evaluator
 from ..runtime import keys, precision
 from ..runtime.errors import one_of
 from ..sampling import hooks
-from ..subjects import loading, opening, schedulers
-from ..subjects.paper import Table
-from ..subjects.schedulers import Scheduler
 from ..worlds import Scenes, World
+from . import loading, opening, schedulers
+from .paper import Table
+from .schedulers import Scheduler
 
 MODELS = Path(__file__).parents[2] / "models"
 # The settings of a scheduler that decide how DDIM steps are taken.

@@ -22,12 +22,12 @@ from ..runtime import keys
 from ..runtime.errors import line, one_of
 from ..runtime.precision import fast_dtype, move, pick_device
 from ..sampling import hooks
-from ..subjects import opening, pipelines, schedulers
-from ..subjects.declaration import Asked, Stages
-from ..subjects.paper import TABLE_1, TABLE_2, Table
-from ..subjects.pipelines import MODELS, About, Judges, Prompt, Prompts, Subject
-from ..subjects.real import guided_diffusion, weights
 from ..worlds import labelled, occupations, portraits
+from . import opening, pipelines, schedulers
+from .declaration import Asked, Stages
+from .paper import TABLE_1, TABLE_2, Table
+from .pipelines import MODELS, About, Judges, Prompt, Prompts, Subject
+from .real import guided_diffusion, weights
 
 Classes = Mapping[str, Sequence[str]]  # {attribute: names of its classes}
 

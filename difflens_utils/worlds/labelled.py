@@ -30,7 +30,7 @@ from torch import Tensor
 from ..runtime import artifacts, keys
 from ..runtime.errors import at_least, distribution, one_of
 from ..subjects.declaration import Stages, read_declaration
-from ..worlds import Factor, Scenes, World, pictures
+from . import Factor, Scenes, World, pictures
 
 HELD_OUT = 5  # without a column `split`, every fifth row is kept from all training
 HALVES = {"train": "to learn from", "test": "held out"}

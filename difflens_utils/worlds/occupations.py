@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..worlds import Scenes, categorical, portraits
-from ..worlds.portraits import INK, Canvas, Face, Frame, Layer, PortraitWorld, rgb
+from . import Scenes, categorical, portraits
+from .portraits import INK, Canvas, Face, Frame, Layer, PortraitWorld, rgb
 
 ATTRIBUTES = portraits.ATTRIBUTES
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..worlds import Factor, Scenes, World, binary, categorical, root
+from . import Factor, Scenes, World, binary, categorical, root
 
 # ------------------------------------------------------------------------------------------------
 # The causal model, each factor behind its parents

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...subjects.real import checkpoints
+from . import checkpoints
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
