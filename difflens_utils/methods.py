@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,12 @@ class Method:
     @property
     def key(self) -> str:
         """The name in records and paths: act_at_l for Act@L."""
-        return re.sub(r"\W+", "_", self.name.lower().replace("@", " at "))
+        return key(self.name)
+
+
+def key(name: str) -> str:
+    """What a method of this name is called in records and paths."""
+    return re.sub(r"\W+", "_", name.lower().replace("@", " at "))
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
@@ -119,6 +124,22 @@ def scaled(found: BiasFeatures, attribute: str, name: str = "scale") -> Method:
         )
 
     return Method(name, towards, recipe=found.recipe)
+
+
+def symmetric(method: Method, name: str = "symmetric step") -> Method:
+    """The same edits in the symmetric step, in which both halves of Eq. 11 feel them."""
+    return replace(method, name=name, asymmetric=False)
+
+
+def cleanest(method: Method, steps: int, name: str = "cleanest fifth") -> Method:
+    """The same edits at the cleanest fifth of the `steps` only, four times as strong."""
+    late = range(steps - max(1, steps // 5), steps)
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.only(method.towards(c, strength), late)
+
+    grid = [4 * strength for strength in method.grid]
+    return replace(method, name=name, towards=towards, grid=grid)
 
 
 def dictionary_methods(study: Study, attribute: str) -> list[Method]:

@@ -24,12 +24,14 @@ from . import (
     artifacts,
     attribution,
     debiasing,
+    edits,
     evaluators,
     factors,
     features,
     keys,
     ksae,
     mediation,
+    methods,
     outcome,
     probes,
     sampling,
@@ -47,7 +49,7 @@ from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
 from .pages import PAGES, Page
-from .pipelines import Prompt, Subject
+from .pipelines import Prompt, Prompts, Subject
 from .probes import Fit, Heads
 from .sampling import Edit
 from .settings import Seeds, Settings
@@ -72,6 +74,10 @@ class Attribute(str):
     def uniform(self) -> list[float]:
         """The target of equal shares."""
         return [1 / len(self.classes)] * len(self.classes)
+
+    def with_last(self, share: float) -> list[float]:
+        """The target in which the last class has a share and the others share the rest."""
+        return edits.with_share(len(self.classes), len(self.classes) - 1, share)
 
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
@@ -129,6 +135,11 @@ class Study:
     def texts(self) -> list[str]:
         """The prompts that results are reported on; [""] for a model that reads none."""
         return self.subject.texts()
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of every stage, the held-out ones among them."""
+        return self.subject.prompts
 
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """The planted shares of a factor, under one prompt or on average: (classes,)."""
@@ -220,6 +231,18 @@ class Study:
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=changes)
 
+    def through_head(
+        self, attribute: str, baseline: str = "zero", points: int = 32, rule: str = "gauss"
+    ) -> Attribution:
+        """Attribution of the k-SAE's latents to what the h-classifier reads (Eq. 6).
+
+        It is integrated at `points` by a `rule`, on the first images of the recording.
+        """
+        rec = self.recording("learn")
+        rows = torch.arange(min(len(rec), 4 * self.settings.n_support))
+        heads = self.heads()[attribute]
+        return attribution.through_head(heads, self.ksae(), rec, rows, baseline, points, rule)
+
     def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
         """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
         labels = {attribute: self.labels("learn")[attribute]}
@@ -297,6 +320,17 @@ class Study:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
 
+    def base_under(self, prompts: Sequence[Prompt]) -> dict[str, debiasing.Array]:
+        """The same under other prompts, which nothing was learned from.
+
+        Half as many images as were recorded are drawn to count them.
+        """
+        n, s = self.settings.n_images // 2, self.settings
+        images = outcome.draw(
+            self.subject, None, n, self.seeds.held_out_base, s.steps, prompts=prompts
+        )
+        return debiasing.base_shares(self.subject, images, prompts)
+
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that features depend on, by which a search is known."""
         names = ("n_images", "k", "latents", "train_steps", "n_support", "n_measured")
@@ -316,6 +350,22 @@ class Study:
             recipe=self.recipe(method.recipe),
         )
         return Search(method, str(attribute), arms, self.base[attribute])
+
+    def retarget(self, search: Search, target: Sequence[float]) -> Search:
+        """The search that serves another target: the same one, as a rule.
+
+        H-Distribution takes the distribution itself, so its strengths are tried anew.
+        """
+        method = search.method
+        if method.network or not method.whole:
+            return search
+        heads = self.heads()[search.attribute]
+        guided = methods.guided(heads, target, f"{method.name} to {target[-1]:g}")
+        return self.search(guided, search.attribute)
+
+    def balance(self, method: Method, attribute: Attribute, *, n: int) -> Debiased:
+        """The whole protocol in one call: search, then `n` images with equal shares."""
+        return self.debias(self.search(method, attribute), attribute.uniform, n=n)
 
     def debias(
         self,
