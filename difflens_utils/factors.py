@@ -69,9 +69,7 @@ def best_factor(
 ) -> list[Tracked]:
     """For each unit of `response` (n, U) the class that it tells best from the rest."""
     names = [(factor, name) for factor in labels for name in classes[factor]]
-    columns = [
-        y == c for factor, y in labels.items() for c in range(len(classes[factor]))
-    ]
+    columns = [y == c for factor, y in labels.items() for c in range(len(classes[factor]))]
     scores = metrics.auroc(response, torch.stack(columns, 1).numpy())  # (U, classes)
     best = scores.argmax(1)
     return [Tracked(*names[b], float(row[b])) for b, row in zip(best, scores, strict=True)]

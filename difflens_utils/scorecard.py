@@ -1,31 +1,42 @@
 """The paper's claims, judged from result files and nothing else.
 
-A claim consists of checked statements: each was judged in the notebook that measured it, by a rule stated there. A claim holds if all
-of its statements hold, does not hold if none does even partly, and holds partly otherwise; without its statements it cannot be
-tested here.
+A claim consists of checked statements: each was judged in the notebook that measured it, by a rule
+stated there. A claim holds if all of its statements hold, does not hold if none does even partly,
+and holds partly otherwise; without its statements it cannot be tested here. `claims.yml` lists the
+claims, and says how their figures are put into words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from . import intervals
 
 Result = Mapping[str, Any]  # a result file
+Record = Mapping[str, Any]  # one of its records
 HOLDS, PARTLY, FAILS, UNTESTED = "holds", "partly", "does not hold", "cannot be tested here"
+
+FIELD = re.compile(r"\{([^{}:]+):?([^{}]*)\}")  # {name} or {name:form}
+REPEATED = re.compile(r"\[([^\[\]]+)\]")
+WORD = r"([\w-]+(?:\.\d+)?)"  # what * stands for: a part of a record's name, or a number
 
 
 class Claim(NamedTuple):
-    """`statements` are the beginnings of the checked statements, in `notebook`, that the claim consists of."""
+    """A claim of the paper: an entry of `claims.yml`, which explains the fields."""
 
     id: str
     text: str
-    paper: str  # the paper's figures
+    paper: str
     notebook: str
-    section: str  # of that notebook, with the figure
-    statements: tuple[str, ...]
+    section: str
+    statements: Sequence[str]
+    sentences: Sequence[str]
 
 
 class Row(NamedTuple):
@@ -39,114 +50,15 @@ class Row(NamedTuple):
     why: str
     notebook: str
     section: str
-    close: bool = (
-        False  # whether it rests on a statement whose figure is within noise of its target
-    )
+    close: bool = False  # whether the figure of a statement lies within noise of its target
 
 
-CLAIMS = (
-    Claim(
-        "C1",
-        "DiffLens lowers FD on every attribute and keeps CLIP-I high",
-        "FD 0.226 → 0.002, 0.592 → 0.401, 0.718 → 0.447; (cos + 1) / 2 of 0.948, 0.941, 0.911 (Table 1); with text FD 0.564 → 0.046, 0.752 → 0.049, 0.558 → 0.401 (Table 2)",
-        "06_debiasing",
-        "The plan, and the table",
-        ("DiffLens balances", "DiffLens keeps CLIP-I high"),
-    ),
-    Claim(
-        "C2",
-        "Edits at balanced ratio do not raise the Fréchet distance",
-        "FID 33.4 → 31.9, 31.7, 33.5 (Table 1); 120 → 113, 99, 120 (Table 2)",
-        "06_debiasing",
-        "The plan, and the table",
-        ("balancing does not raise the Fréchet distance",),
-    ),
-    Claim(
-        "C3",
-        "Non-target attributes survive a reversed gender ratio",
-        "shown in pictures (Figures 3, 12)",
-        "05_interventions",
-        "What else moved?",
-        ("the ratio of", "what has nothing to do with"),
-    ),
-    Claim(
-        "C4",
-        "Any ratio is reachable, at less loss of fidelity than with latent editing or H-Distribution",
-        "curves (Figures 4, 19)",
-        "06_debiasing",
-        "Any ratio",
-        ("any ratio that is asked for comes out", "fidelity falls less"),
-    ),
-    Claim(
-        "C5",
-        "The k-SAE raises coherence (CLIP-I), attribution raises precision (FD)",
-        "FD 0.190, 0.303, 0.072, 0.002; CLIP-I 0.806, 0.939, 0.860, 0.948 for Act@L, Act@S, Attr@L, DiffLens (Table 3)",
-        "07_ablations",
-        "Table 3",
-        ("the k-SAE raises coherence", "attribution raises precision"),
-    ),
-    Claim(
-        "C6",
-        "Larger k reconstructs better",
-        "CLIP-I 0.952, 0.970, 0.980 for k = 32, 64, 128 (Table 4)",
-        "02_ksae",
-        "Generating through the k-SAE",
-        ("larger k reconstructs h better", "larger k keeps images closer"),
-    ),
-    Claim(
-        "C7",
-        "Reconstruction is not the key: larger k debiases no better",
-        "FD 0.002, 0.005, 0.008 for k = 32, 64, 128 (Table 5)",
-        "07_ablations",
-        "Table 5",
-        ("a larger k debiases no better",),
-    ),
-    Claim(
-        "C8",
-        "10 to 30 features suffice; more features, better FD and CLIP-I",
-        "FD 0.003, 0.001, 0.002; CLIP-I 0.945, 0.947, 0.948 for N = 10, 20, 30 (Table 6)",
-        "07_ablations",
-        "Table 6",
-        ("10 to 30 features suffice", "more features keep more of the images"),
-    ),
-    Claim(
-        "C9",
-        "An attribute is driven by several features; some are shared between attributes",
-        "shown in pictures (Figure 6)",
-        "04_attribution",
-        "The bias features",
-        ("one attribute is driven by several features",),
-    ),
-    Claim(
-        "C10",
-        "Attributes are linearly readable from h, better towards the clean image",
-        "curves (Figure 10)",
-        "03_probes",
-        "Accuracy along the generation",
-        ("linearly readable from h",),
-    ),
-    Claim(
-        "C11",
-        "Several attributes can be steered at once without interference",
-        "shown in pictures (Figures 17, 18)",
-        "08_multi_attribute",
-        "Two at once",
-        (
-            "a second attribute does not interfere",
-            "two attributes meet",
-            "the joint distribution",
-            "single features are steered",
-        ),
-    ),
-    Claim(
-        "C12",
-        "One k-SAE serves all timesteps",
-        "FVU falls and stays low (Figure 9)",
-        "02_ksae",
-        "At every timestep?",
-        ("one k-SAE serves all timesteps",),
-    ),
-)
+def _claims() -> tuple[Claim, ...]:
+    entries = yaml.safe_load(Path(__file__).with_name("claims.yml").read_text(encoding="utf-8"))
+    return tuple(Claim(**entry) for entry in entries)
+
+
+CLAIMS = _claims()
 
 
 def number(value: object) -> str:
@@ -158,7 +70,7 @@ def number(value: object) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def estimate(record: Mapping[str, Any]) -> str:
+def estimate(record: Record) -> str:
     """A record's value, with its 95 % interval where it has one, marked if it lies outside."""
     value, low, high = (record.get(key) for key in ("value", "low", "high"))
     if low is None or high is None:
@@ -169,48 +81,151 @@ def estimate(record: Mapping[str, Any]) -> str:
 
 def judge(claim: Claim, results: Mapping[str, Result]) -> Row:
     """A claim's line, from the result files {notebook: result}."""
-    rest = claim.id, claim.text, claim.paper
-    found = [
-        _statements(results.get(claim.notebook, {}), beginning) for beginning in claim.statements
+    result = results.get(claim.notebook, {})
+    checked = []
+    for beginning in claim.statements:
+        statements = _statements(result, beginning)
+        if not statements:
+            return _row(claim, verdict=UNTESTED, why=f"nothing was measured of: {beginning}")
+        checked += statements
+    misses = [
+        f"{verdict['claim']} ({estimate(record)}; asked: {verdict['target']}): {verdict['verdict']}"
+        for verdict, record in checked
+        if verdict["verdict"] != HOLDS
     ]
-    if not all(found):
-        missing = next(s for s, f in zip(claim.statements, found, strict=True) if not f)
-        return Row(
-            *rest,
-            "",
-            UNTESTED,
-            f"nothing was measured of: {missing}",
-            claim.notebook,
-            claim.section,
-        )
-    checked = [pair for f in found for pair in f]
-    verdicts = [v["verdict"] for v, _ in checked]
-    verdict = HOLDS if set(verdicts) == {HOLDS} else FAILS if set(verdicts) == {FAILS} else PARTLY
-    short = [
-        f"{v['claim']} ({estimate(record)}; asked: {v['target']}): {v['verdict']}"
-        for v, record in checked
-        if v["verdict"] != HOLDS
-    ]
-    close = any(v.get("close") for v, _ in checked)
-    why = "; ".join(short) if short else f"every checked statement holds ({len(checked)})"
-    measured = dict.fromkeys(
-        f"{record['name'].replace('.difflens', '')} {estimate(record)}" for _, record in checked
-    )  # two statements may rest on one
-    return Row(*rest, "; ".join(measured), verdict, why, claim.notebook, claim.section, close)
+    return _row(
+        claim,
+        ours=words(claim.sentences, result),
+        verdict=_overall({verdict["verdict"] for verdict, _ in checked}),
+        why="; ".join(misses) or f"every checked statement holds ({len(checked)})",
+        close=any(verdict.get("close") for verdict, _ in checked),
+    )
 
 
-def _statements(
-    result: Result, beginning: str
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _row(claim: Claim, *, verdict: str, why: str, ours: str = "", close: bool = False) -> Row:
+    return Row(
+        claim.id,
+        claim.text,
+        claim.paper,
+        ours,
+        verdict,
+        why,
+        claim.notebook,
+        claim.section,
+        close,
+    )
+
+
+def _overall(verdicts: set[str]) -> str:
+    return verdicts.pop() if verdicts in ({HOLDS}, {FAILS}) else PARTLY
+
+
+def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any], Record]]:
     """The verdicts whose statement begins so, each with the record that it rests on."""
-    records = {r["name"]: r for r in result.get("records", [])}
+    records = {record["name"]: record for record in result.get("records", [])}
     return [
-        (v, records[v["record"]])
-        for v in result.get("verdicts", [])
-        if v["claim"].startswith(beginning)
+        (verdict, records[verdict["record"]])
+        for verdict in result.get("verdicts", [])
+        if verdict["claim"].startswith(beginning)
     ]
 
 
 def scorecard(results: Mapping[str, Result], claims: Sequence[Claim] = CLAIMS) -> list[Row]:
     """Every claim's line."""
     return [judge(claim, results) for claim in claims]
+
+
+def words(sentences: Sequence[str], result: Result) -> str:
+    """The sentences with the figures of a result file; those that lack a figure are left out.
+
+    `claims.yml` explains what stands in them.
+    """
+    figures = {
+        f"parameters.{name}": {"value": value}
+        for name, value in result.get("parameters", {}).items()
+    }
+    figures |= {record["name"]: record for record in result.get("records", [])}
+    filled = (_filled(sentence, figures) for sentence in sentences)
+    return " ".join(sentence for sentence in filled if sentence)
+
+
+def _filled(sentence: str, figures: Mapping[str, Record]) -> str:
+    """One sentence with its figures; empty if it lacks one."""
+    try:
+        repeated = REPEATED.sub(lambda part: _repeated(part[1], figures), sentence)
+        return _with_figures(repeated, figures)
+    except KeyError:
+        return ""
+
+
+def _repeated(part: str, figures: Mapping[str, Record]) -> str:
+    """A part of a sentence, once for each word that stands for the first * of its names.
+
+    Raises KeyError if nothing was measured for any of the words.
+    """
+    variants = []
+    for word in _words(part, figures):
+        known = {**figures, "*": {"value": word.replace("_", " ")}}
+        try:
+            variants.append(_with_figures(_with_word(part, word), known))
+        except KeyError:
+            continue  # not measured for this word
+    if not variants and "*" in part:
+        raise KeyError(part)
+    return ", ".join(variants)
+
+
+def _with_word(part: str, word: str) -> str:
+    """A part with a word in place of the first * of its names; {*} stays."""
+
+    def named(field: re.Match[str]) -> str:
+        return field[0] if field[1] == "*" else field[0].replace("*", word, 1)
+
+    return FIELD.sub(named, part)
+
+
+def _with_figures(text: str, figures: Mapping[str, Record]) -> str:
+    return FIELD.sub(lambda field: _shown(field[1], field[2], figures), text)
+
+
+def _words(part: str, figures: Mapping[str, Record]) -> list[str]:
+    """What the first * of a part's names can stand for, in the records' order."""
+    starred = [name for name, _ in FIELD.findall(part) if "*" in name and name != "*"]
+    if not starred:
+        return [""]
+    return list(dict.fromkeys(word for word, _ in _matches(starred[0], figures)))
+
+
+def _matches(name: str, figures: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
+    """The records that a name with * meets, each with the word that its first * stands for."""
+    pattern = re.compile(re.escape(name).replace(r"\*", WORD))
+    for candidate, record in figures.items():
+        if match := pattern.fullmatch(candidate):
+            yield match[1], record
+
+
+def _shown(name: str, form: str, figures: Mapping[str, Record]) -> str:
+    """A figure in one of the forms of `claims.yml`. Raises KeyError if there is none."""
+    if "*" in name and name not in figures:
+        return number(_chosen(name, form, figures))
+    record = figures[name]
+    if form == "i":
+        return estimate(record)
+    if form == "%":
+        return _percent(record["value"])
+    if form == "+":
+        return f"{record['value']:+.3g}".replace("-", "−")
+    return number(record["value"])
+
+
+def _chosen(name: str, form: str, figures: Mapping[str, Record]) -> float:
+    """One of the values that a name with * meets. Raises KeyError if it meets none."""
+    values = [record["value"] for _, record in _matches(name, figures)]
+    if not values:
+        raise KeyError(name)
+    choice = {"least": min(values), "most": max(values), "first": values[0], "last": values[-1]}
+    return float(choice[form])
+
+
+def _percent(share: float | str) -> str:
+    return f"{100 * float(share):.3g} %"

@@ -320,16 +320,12 @@ class Study:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
 
-    def base_under(self, prompts: Sequence[Prompt]) -> dict[str, debiasing.Array]:
-        """The same under other prompts, which nothing was learned from.
-
-        Half as many images as were recorded are drawn to count them.
-        """
-        n, s = self.settings.n_images // 2, self.settings
-        images = outcome.draw(
-            self.subject, None, n, self.seeds.held_out_base, s.steps, prompts=prompts
-        )
-        return debiasing.base_shares(self.subject, images, prompts)
+    def base_shares(
+        self, n: int, seed: int, prompts: Sequence[Prompt]
+    ) -> dict[str, debiasing.Array]:
+        """The unedited class shares under other prompts: {attribute: (G, classes)}."""
+        images = outcome.draw(self.subject, None, n, seed, self.settings.steps, prompts=prompts)
+        return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that features depend on, by which a search is known."""

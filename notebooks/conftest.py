@@ -6,8 +6,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives cells an hour for their output: nbval's 5 s are too short on a busy machine."""
     for item in items:
-        if hasattr(
-            item, "output_timeout"
-        ):  # 5 s by default, too short for the output of a cell on a busy machine
+        if hasattr(item, "output_timeout"):
             item.output_timeout = 3600

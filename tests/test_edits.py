@@ -6,6 +6,7 @@ import tiny
 import torch
 
 from difflens_utils import edits, sampling
+from difflens_utils.features import random_features
 from difflens_utils.ksae import Neurons, map_to_vectors
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -183,13 +184,13 @@ def test_draw_classes_for_whole_batches():
 def test_random_features_match_density_and_differ():
     density = torch.rand(300, generator=torch.Generator().manual_seed(0))
     features = torch.tensor([5, 80, 200])
-    chosen = features.random_features(features, density, 1)
+    chosen = random_features(features, density, 1)
     assert len(set(chosen.tolist()) | set(features.tolist())) == 6
     assert (density[chosen] - density[features]).abs().max() < 0.1
-    assert not torch.equal(chosen, features.random_features(features, density, 2))
-    assert features.random_features(features[:0], density, 1).dtype == torch.int64
+    assert not torch.equal(chosen, random_features(features, density, 2))
+    assert random_features(features[:0], density, 1).dtype == torch.int64
     with pytest.raises(ValueError, match="latents must be more than 4"):
-        features.random_features(torch.tensor([0, 1, 2]), torch.rand(4), 1)
+        random_features(torch.tensor([0, 1, 2]), torch.rand(4), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
-"""Executing, assembling and promoting notebooks: on tiny ones, and without a kernel wherever that is enough."""
+"""Executing, assembling and promoting notebooks: on tiny ones, without a kernel where possible."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -17,24 +19,42 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils import artifacts, subjects, weights
+from difflens_utils import artifacts, scorecard, subjects, weights
+from difflens_utils.settings import Settings
 from workflow import assemble, cost, execute, inputs, reference, verdicts
 
+REPOSITORY = Path(__file__).parents[1]
+
 PARAMETERS = """subject: str = "portraits"  # the model under study
-profile: str = "book"  # sizes
-seed: int = 0  # of every random draw
-device: str = "auto"  # auto, cpu or cuda
+settings: dict = {}  # fields of Settings
 β: float = 1.0  # strength; β = 1 is the identity
 ks: list[int] = [16, 32]  # active latents
-module: str | None = None  # the bottleneck if None"""
+layer: str | None = None  # the last one if None"""
 
 WRITES = """import json
 from pathlib import Path
 from workflow.execute import slug
-path = Path("_build/results", profile, slug(subject), "00_tiny.json")
+path = Path("_build/results", settings["profile"], slug(subject), "00_tiny.json")
 path.parent.mkdir(parents=True, exist_ok=True)
-_ = path.write_text(json.dumps({"notebook": "00_tiny", "subject": subject, "profile": profile,
-                                "parameters": {"seed": seed}, "environment": {}, "records": [], "verdicts": []}))"""
+_ = path.write_text(json.dumps({"notebook": "00_tiny", "subject": subject}))"""
+
+
+def ran(
+    command: str,
+    *words: object,
+    cwd: Path = REPOSITORY,
+    python: str | Path = sys.executable,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """What Python has done with the words of a command, and with further ones that have spaces."""
+    return subprocess.run(
+        [python, *command.split(), *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def tiny(*cells: str) -> nbformat.NotebookNode:
@@ -58,7 +78,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "workflow/profiles/quick.yml").write_text(
         "all: {seed: 3, elsewhere: 1}\n00_tiny: {ks: [8]}\n"
     )
-    nbformat.write(tiny("print(seed)"), tmp_path / "notebooks/00_tiny.ipynb")
+    nbformat.write(tiny("print(settings)"), tmp_path / "notebooks/00_tiny.ipynb")
     monkeypatch.setattr(execute, "ROOT", tmp_path)
     monkeypatch.setattr(execute, "BUILD", tmp_path / "_build")
     monkeypatch.setattr(execute, "PROFILES", ("book", "quick"))
@@ -67,44 +87,57 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def with_code(study: Path) -> None:
     """What a notebook of the study imports."""
-    for name in ("workflow/execute.py", "difflens_utils/names.py"):
+    for name in ("workflow/execute.py", "difflens_utils/names.py", "difflens_utils/settings.py"):
         (study / name).parent.mkdir(exist_ok=True)
-        shutil.copy(Path(__file__).parents[1] / name, study / name)
+        shutil.copy(REPOSITORY / name, study / name)
+
+
+def planned(profile: str = "book", subject: str = "portraits", **sizes: object) -> dict:
+    """What is injected, with settings that are given as `seed_`, and own sizes as they are."""
+    settings = {name[:-1]: sizes.pop(name) for name in list(sizes) if name.endswith("_")}
+    return {"subject": subject, "settings": {"profile": profile, **settings}, **sizes}
 
 
 def test_parameters_are_read_with_types_defaults_and_comments() -> None:
     known = execute.parameters(tiny())
-    assert list(known) == ["subject", "profile", "seed", "device", "β", "ks", "module"]
+    assert list(known) == ["subject", "settings", "β", "ks", "layer"]
     assert known["β"] == execute.Parameter("β", "float", 1.0, "strength; β = 1 is the identity")
-    assert known["ks"].default == [16, 32] and known["module"].type == "str | None"
+    assert known["ks"].default == [16, 32] and known["layer"].type == "str | None"
+    assert list(execute.own_sizes(tiny())) == ["β", "ks", "layer"]
+
+
+def test_settings_are_those_of_the_package() -> None:
+    assert {name: s.default for name, s in execute.SETTINGS.items()} == asdict(Settings())
+    assert {name: s.comment for name, s in execute.SETTINGS.items()} == Settings.meanings()
+    for setting in execute.SETTINGS.values():
+        assert setting.check(setting.default) == setting.default
 
 
 def test_plan_for_the_book_and_for_another_profile(study: Path) -> None:
-    assert execute.plan("00_tiny", "book", "portraits", []) == {
-        "subject": "portraits",
-        "profile": "book",
-    }
-    assert execute.plan("00_tiny", "quick", "portraits", []) == {
-        "subject": "portraits",
-        "profile": "quick",
-        "seed": 3,
-        "ks": [8],
-    }
+    assert execute.plan("00_tiny", "book", "portraits", []) == planned()
+    assert execute.plan("00_tiny", "quick", "portraits", []) == planned("quick", seed_=3, ks=[8])
 
 
 def test_values_of_ones_own_never_replace_a_page_of_the_book(study: Path) -> None:
-    assert execute.plan("00_tiny", "book", "portraits", [("seed", "5")])["profile"] == "mine"
-    assert (
-        execute.plan("notebooks/00_tiny.ipynb", "book", "a", [("subject", "b")])["profile"]
-        == "book"
+    assert execute.plan("00_tiny", "book", "a", [("seed", "5")]) == planned("mine", "a", seed_=5)
+    sizes = execute.plan("00_tiny", "quick", "a", [("ks", "[4]"), ("β", "2"), ("layer", "None")])
+    assert sizes == planned("mine", "a", seed_=3, ks=[4], β=2, layer=None)
+    # a device is where, not what
+    assert execute.plan("00_tiny", "book", "a", [("device", "cuda")]) == planned(
+        "book", "a", device_="cuda"
     )
-    own = execute.plan(
-        "00_tiny",
-        "book",
-        "a",
-        [("ks", "[4]"), ("β", "2"), ("module", "None"), ("profile", "trial")],
+
+
+def test_settings_reach_a_notebook_by_name_or_together_without_the_defaults(study: Path) -> None:
+    together = execute.plan("00_tiny", "quick", "a", [("settings", "{'seed': 0, 'k': 64}")])
+    by_name = execute.plan("notebooks/00_tiny.ipynb", "quick", "a", [("seed", "0"), ("k", "64")])
+    assert together == by_name == planned("mine", "a", k_=64, ks=[8])
+    last = execute.plan("00_tiny", "book", "a", [("k", "8"), ("settings", "{'k': 9}")])
+    assert last == planned("mine", "a", k_=9)
+    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {max_density: 1, module: mid}\n")
+    assert execute.plan("00_tiny", "quick", "a", []) == planned(
+        "quick", "a", module_="mid", max_density_=1.0
     )
-    assert own == {"subject": "a", "profile": "trial", "ks": [4], "β": 2, "module": None}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +148,12 @@ def test_values_of_ones_own_never_replace_a_page_of_the_book(study: Path) -> Non
         (("00_tiny", "huge", []), "profile must be one of book, quick"),
         (("00_tiny", "book", [("seed", "many")]), "seed must be of type int; got 'many'"),
         (("00_tiny", "book", [("seed", "True")]), "seed must be of type int; got True"),
+        (("00_tiny", "book", [("n_image", "1")]), "parameter of 00_tiny must be one of n_images, "),
+        (("00_tiny", "book", [("profile", "x")]), "parameter of 00_tiny must be one of "),
+        (("00_tiny", "book", [("settings", "{'ke': 1}")]), "a name in settings must be one of k, "),
+        (("00_tiny", "book", [("settings", "{'k': 'a'}")]), "k must be of type int; got 'a'"),
+        (("00_tiny", "book", [("settings", "{'profile': 'x'}")]), "a name in settings must be"),
+        (("00_tiny", "book", [("settings", "3")]), "settings must be of type dict[str, Any]"),
     ],
 )
 def test_bad_input_gets_one_line_before_anything_runs(
@@ -127,19 +166,13 @@ def test_bad_input_gets_one_line_before_anything_runs(
 
 
 def test_a_profile_with_an_unknown_parameter_is_refused(study: Path) -> None:
-    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {sizes: 3}\n")
-    with pytest.raises(ValueError, match="quick.yml: a parameter of 00_tiny must be one of"):
+    (study / "workflow/profiles/quick.yml").write_text("00_tiny: {stepps: 3}\n")
+    with pytest.raises(ValueError, match="quick.yml: a parameter of 00_tiny must be one of steps"):
         execute.plan("00_tiny", "quick", "portraits", [])
 
 
 def test_command_line_says_it_in_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "workflow/execute.py", "99_none"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ran("workflow/execute.py 99_none")
     assert done.returncode == 1 and done.stderr.startswith("error: notebook must be one of")
     assert done.stderr.count("\n") == 1
 
@@ -149,7 +182,8 @@ def test_an_executed_notebook_appears_whole_or_not_at_all(
 ) -> None:
     with_code(study)
     nbformat.write(
-        tiny(WRITES, "assert seed != 7, 'seed seven'"), study / "notebooks/00_tiny.ipynb"
+        tiny(WRITES, "assert settings.get('seed') != 7, 'seed seven'"),
+        study / "notebooks/00_tiny.ipynb",
     )
     with pytest.raises(
         SystemExit, match=r"00_tiny: AssertionError: seed seven \(cell 4; .*partial-00_tiny.ipynb"
@@ -214,51 +248,36 @@ def test_verdicts_are_rows_with_intervals() -> None:
 
 
 def test_a_close_verdict_is_marked() -> None:
-    assert verdicts.with_close({"verdict": "partly"}) == "partly"
-    assert verdicts.with_close({"verdict": "partly", "close": True}) == "partly (close)"
+    assert verdicts.with_close("partly", False) == "partly"
+    assert verdicts.with_close("partly", True) == "partly (close)"
 
 
-def test_the_scorecard_is_a_table_of_whoever_judged() -> None:
-    row = {
-        "id": "C1",
-        "claim": "a | b",
-        "paper": "0.2",
-        "ours": "0.3",
-        "verdict": "partly",
-        "why": "so",
-        "notebook": "06_x",
-        "section": "S",
-    }
-    table = verdicts.scorecard(
-        {"a": [*RESULTS, {"notebook": "09_scorecard", "scorecard": [row]}]},
-        lambda name: f"[{name}](x)",
-    ).splitlines()
-    assert len(table) == 3
-    assert table[2] == r"| C1 | a \| b ([06_x](x), *S*) | 0.2 | **partly**: 0.3 |"
+def test_the_scorecard_says_every_claim_once_and_each_subject_below_it() -> None:
+    names = ("portraits", "digits")
+    known = {name: verdicts.load(REPOSITORY / "results/book" / name) for name in names}
+    card = verdicts.scorecard(known, lambda name: f"[{name}](x)")
+    claims = card.split("\n\n**C")
+    assert len(claims) == len(scorecard.CLAIMS)
+    for claim, entry in zip(scorecard.CLAIMS, claims, strict=True):
+        lines = [line for line in entry.splitlines() if line.startswith("- ")]
+        assert claim.text in " ".join(entry.split()) and f"[{claim.notebook}](x)" in entry
+        assert [line.split("`")[1] for line in lines] == list(names)
+    assert "Shares asked for → drawn: 10 % → 13.5 %" in " ".join(claims[3].split())
+    assert max(map(len, card.splitlines())) <= verdicts.WIDTH + 40  # a link is not broken
     assert verdicts.scorecard({"a": RESULTS}) == ""
-    scored = (
-        [{"notebook": "09_scorecard", "scorecard": [row]}],
-        [{"notebook": "09_scorecard", "scorecard": [row | {"ours": "less"}]}],
-    )
-    header, _, line = verdicts.scorecard({"a": scored[0], "b": scored[1]}).splitlines()
-    assert (
-        "`a`" in header
-        and "`b`" in header
-        and "less" in line
-        and line.replace(r"\|", "").count("|") == header.count("|")
-    )
 
 
 def executed_twin(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """`source` as papermill leaves it."""
     done = nbformat.from_dict(source)
-    done.metadata["papermill"] = {"parameters": {"seed": 0}}
+    injected = {"subject": "portraits", "settings": {"profile": "book"}, "β": 1.0}
+    done.metadata["papermill"] = {"parameters": injected}
     for number, cell in enumerate(c for c in done.cells if c.cell_type == "code"):
         cell.execution_count, cell.metadata["papermill"] = number, {"duration": 1.0}
         cell.outputs = [
             new_output("execute_result", {"text/plain": str(number)}, execution_count=number)
         ]
-    done.cells.insert(2, new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]}))
+    done.cells.insert(2, new_code_cell("β = 1.0", metadata={"tags": ["injected-parameters"]}))
     return done
 
 
@@ -321,17 +340,20 @@ def test_a_model_card_shows_what_the_result_file_holds() -> None:
     assert "| hair length: short | 0.250 | 0.5 [0.48, 0.52] |" in card
 
 
-def test_readme_table_is_replaced_between_its_markers() -> None:
+def test_results_are_replaced_between_its_markers() -> None:
     readme = f"a\n{reference.START}\nold\n{reference.END}\nb\n"
-    assert reference.with_table(readme, "new") == f"a\n{reference.START}\nnew\n{reference.END}\nb\n"
+    assert (
+        reference.with_results(readme, "new") == f"a\n{reference.START}\nnew\n{reference.END}\nb\n"
+    )
 
 
 def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
     source = tiny("1")
     assert len(assemble.page_of(executed_twin(source), "portraits").cells) == len(source.cells)
-    other = executed_twin(source)
-    other.metadata["papermill"]["parameters"] = {"seed": 1}
-    assert len(assemble.page_of(other, "portraits").cells) == len(source.cells) + 1
+    for injected in ({"β": 2.0}, {"settings": {"profile": "book", "seed": 1}}, {"subject": "a"}):
+        other = executed_twin(source)
+        other.metadata["papermill"]["parameters"] |= injected
+        assert len(assemble.page_of(other, "portraits").cells) == len(source.cells) + 1
 
 
 def test_a_page_says_nothing_of_other_subjects() -> None:
@@ -385,28 +407,25 @@ def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> Non
 def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> None:
     (study / "workflow/profiles/book.a--b.yml").write_text("00_tiny: {ks: [2]}\n")
     (study / "workflow/profiles/quick.a--b.yml").write_text("all: {seed: 4}\n")
-    assert execute.plan("00_tiny", "book", "a/b", []) == {
-        "subject": "a/b",
-        "profile": "book",
-        "ks": [2],
-    }
-    assert execute.plan("00_tiny", "quick", "a/b", []) == {
-        "subject": "a/b",
-        "profile": "quick",
-        "seed": 4,
-        "ks": [8],
-    }
-    assert execute.plan("00_tiny", "book", "portraits", []) == {
-        "subject": "portraits",
-        "profile": "book",
-    }
+    assert execute.plan("00_tiny", "book", "a/b", []) == planned("book", "a/b", ks=[2])
+    assert execute.plan("00_tiny", "quick", "a/b", []) == planned("quick", "a/b", seed_=4, ks=[8])
+    assert execute.plan("00_tiny", "book", "portraits", []) == planned()
+
+
+def test_the_page_of_parameters_has_one_table_of_settings_and_one_of_sizes(study: Path) -> None:
+    page = assemble.parameters_page([study / "notebooks/00_tiny.ipynb"])
+    settings, sizes = page.split("## `00_tiny`")
+    assert "| `k` | int | `32` | active latents per vector of the k-SAE |" in settings
+    assert "| `layer` | str or None | `None` | the last one if None |" in sizes
+    assert "subject" not in sizes and "settings" not in sizes and "`ks`" not in settings
 
 
 def test_a_worker_keeps_neither_page_nor_result(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_code(study)
-    shown = 'import os\nopen("seen", "w").write(os.environ["DIFFLENS_WORKER"] + " " + os.environ["DIFFLENS_RESULTS"])'
+    shown = """import os
+open("seen", "w").write(os.environ["DIFFLENS_WORKER"] + " " + os.environ["DIFFLENS_RESULTS"])"""
     nbformat.write(tiny(shown), study / "notebooks/00_tiny.ipynb")
     monkeypatch.setenv("DIFFLENS_WORKER", "1/2")  # what `main` sets
     monkeypatch.setenv("DIFFLENS_RESULTS", "")  # restored after the test
@@ -426,25 +445,8 @@ def test_processes_of_accelerate_are_workers(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def snakemake(*arguments: str) -> str:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "-s",
-            "workflow/Snakefile",
-            "-n",
-            "--forceall",
-            "--nolock",
-            "--cores",
-            "1",
-            *arguments,
-        ],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = "-n --forceall --nolock --cores 1"
+    done = ran(f"-m snakemake -s workflow/Snakefile {options}", *arguments)
     return done.stdout + done.stderr
 
 
@@ -472,21 +474,16 @@ def test_shards_are_jobs_before_their_notebook_and_none_by_default() -> None:
 
 
 def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
-    cluster = Path(__file__).parents[1] / "workflow/profiles/local-cluster/cluster.py"
+    cluster = REPOSITORY / "workflow/profiles/local-cluster/cluster.py"
     (tmp_path / "job").write_text("#!/bin/sh\nexec sleep $1 5\n")
     (tmp_path / "good").write_text("#!/bin/sh\nexit 0\n")
     for script in ("job", "good"):
         (tmp_path / script).chmod(0o755)
 
     def call(*arguments: str, **environment: str) -> str:
-        return subprocess.run(
-            [sys.executable, cluster, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, **environment},
-        ).stdout.strip()
+        done = ran("", cluster, *arguments, cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     jobs = [
         call("submit", str(tmp_path / "job"), LOSE="1", LOSE_WITHIN="0.2"),
@@ -502,29 +499,24 @@ def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
 
 
 def test_kubernetes_jobs_are_filled_in_and_their_end_is_understood(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "workflow/profiles/kubernetes"
+    folder = REPOSITORY / "workflow/profiles/kubernetes"
     (tmp_path / "kubectl").write_text(
-        '#!/bin/sh\ncase $1 in create) cat > manifest; printf difflens-x1;; get) printf "$TOLD";; esac\n'
+        "#!/bin/sh\ncase $1 in\n"
+        'create) cat > manifest; printf difflens-x1;;\nget) printf "$TOLD";;\nesac\n'
     )
     (tmp_path / "kubectl").chmod(0o755)
 
     def call(*arguments: str, told: str = "") -> str:
-        return subprocess.run(
-            [sys.executable, folder / "cluster.py", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": told},
-        ).stdout.strip()
+        programs = f"{tmp_path}:{os.environ['PATH']}"
+        done = ran("", folder / "cluster.py", *arguments, cwd=tmp_path, PATH=programs, TOLD=told)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     assert call("submit", "4", "1", "a/job.sh") == "difflens-x1"
-    pod = yaml.safe_load((tmp_path / "manifest").read_text())["spec"]["template"]["spec"][
-        "containers"
-    ][0]
-    assert pod["command"] == ["sh", str(tmp_path / "a/job.sh")] and pod["workingDir"] == str(
-        tmp_path
-    )
+    job = yaml.safe_load((tmp_path / "manifest").read_text())["spec"]["template"]["spec"]
+    pod = job["containers"][0]
+    assert pod["command"] == ["sh", str(tmp_path / "a/job.sh")]
+    assert pod["workingDir"] == str(tmp_path)
     assert pod["resources"] == {
         "requests": {"cpu": 4, "memory": "32Gi"},
         "limits": {"nvidia.com/gpu": 1},
@@ -555,53 +547,68 @@ RATES = {
 }
 
 
+def counted(notebook: str, **drawn: int) -> dict:
+    ways = {way.replace("_", " "): number for way, number in drawn.items()}
+    return {
+        "notebook": notebook,
+        "parameters": {"steps": 50, "n_images": 2000},
+        "records": [],
+        "drawn": ways,
+    }
+
+
 def test_hours_are_images_times_steps_over_the_measured_rate() -> None:
     assert cost.hours(Counter({"sampling": 36000}), 50, RATES) == pytest.approx(5)
-    rows = {notebook: (count, hours) for notebook, count, hours in cost.table("paper", RATES)}
-    assert rows["00_bias"][0] == {"recording": 35000} and rows["00_bias"][1] == pytest.approx(
-        35000 * 5 / 8 / 3600
-    )
-    assert rows["06_debiasing"][0]["sampling"] == 500 + 10000 + 1000 + 152
-    text = {
-        notebook: count
-        for notebook, count, _ in cost.table("paper", RATES | {"subject": "portraits-t2i"})
-    }
-    assert text["00_bias"]["recording"] == 3 * 35000
+    results = [counted("00_bias", recording=6000), counted("06", asymmetric_edit=3600, sampling=0)]
+    bias, edits = cost.table([*results, {"notebook": "07", "records": []}], RATES)
+    assert bias.images == {"recording": 6000} and bias.hours == pytest.approx(6000 * 5 / 8 / 3600)
+    assert edits.notebook == "06" and edits.hours == pytest.approx(1)
+
+
+def test_the_recordings_of_a_profile_are_told_by_its_sizes() -> None:
+    three = cost.recording("paper", [counted("00_bias", recording=6000)], RATES)
+    assert three is not None and three.images == {"recording": 3 * 35000}
+    assert three.hours == pytest.approx(3 * 35000 * 5 / 8 / 3600)
+    assert cost.recording("paper", [counted("00_bias", recording=2001)], RATES) is None
+    assert cost.recording("paper", [{"notebook": "00_bias", "parameters": {}}], RATES) is None
+
+
+def test_counts_are_those_of_the_last_run_before_the_committed_ones(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "ROOT", study)
+    monkeypatch.setattr(cost, "BUILD", study / "_build")
+    assert cost.results_of("a/b") == {"book": []}
+    folders = ("results/book", "_build/results/book", "_build/results/quick", "_build/results/mine")
+    for number, folder in enumerate(folders):
+        path = study / folder / "a--b/00_bias.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(number))
+        expected = {"book": [min(number, 1)], "quick": [2]}
+        assert cost.results_of("a/b") == {k: expected[k] for k in list(expected)[: max(1, number)]}
 
 
 def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
     page = assemble.scaling_tables([RATES])
-    assert (
-        "Nothing here was measured on a GPU" in page
-        and "| portraits, X | 00_bias | 35,000 | 6.08 |" in page
-        and "sampling +10 %" in page
-    )
+    assert "Nothing here was measured on a GPU" in page and "sampling +10 %" in page
+    assert "counted" not in page and "profile" not in page  # result files without counts
+    assert "| portraits | X, float32 | 64 | 11 | 10 | 8 | 9 | 5 | 80 |" in page
     assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])
     assert "No rates were measured" in assemble.scaling_tables([])
+    results = {"portraits": {"book": [counted("00_bias", recording=2000)]}}
+    page = assemble.scaling_tables([RATES], results)
+    assert "| portraits, X | book | 00_bias | 0 | 2,000 | 0 | 0 | 0.347 |" in page
+    assert "| paper, recordings alone | 00_bias | 0 | 35,000 | 0 | 0 | 6.08 |" in page
 
 
 def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
-    shutil.copytree(Path(__file__).parents[1] / "workflow/profiles", tmp_path / "workflow/profiles")
+    shutil.copytree(REPOSITORY / "workflow/profiles", tmp_path / "workflow/profiles")
     (tmp_path / "Snakefile").write_text(
         'rule all:\n    input: "0", "1"\nrule part:\n    output: touch("{n}")\n    shell: "true"\n'
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--profile",
-            "workflow/profiles/local-cluster",
-            "--",
-            "0",
-            "1",
-        ],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"},
-    )
+    losses = {"LOSE": "0.5", "LOSE_SEED": "2", "LOSE_WITHIN": "0.3"}
+    profile = "workflow/profiles/local-cluster"
+    done = ran(f"-m snakemake --profile {profile} -- 0 1", cwd=tmp_path, **losses)
     logs = [path.read_text() for path in (tmp_path / "_build/cluster").glob("*.log")]
     assert done.returncode == 0, done.stderr[-2000:]
     assert (
@@ -614,8 +621,6 @@ def test_lost_jobs_are_submitted_again(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------
 # What people type: values, names with spaces, folders seen from elsewhere; and what then is stale
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -824,7 +829,7 @@ def test_the_command_line_means_what_is_in_its_folder(
     ):
         monkeypatch.setattr(sys, "argv", ["execute.py", "00_tiny", *given])
         execute.main()
-        assert ran.pop() == {"subject": "studies/m", "profile": "quick", "seed": 3, "ks": [5]}
+        assert ran.pop() == planned("quick", "studies/m", seed_=3, ks=[5])
     assert (
         os.environ["DIFFLENS_ARTIFACTS"] == str(study / "studies/my store")
         and "DIFFLENS_WEIGHTS" not in os.environ
@@ -845,9 +850,7 @@ def test_the_kernel_is_the_python_that_executes(
         study / "notebooks/00_tiny.ipynb",
     )
     (study / "done").mkdir()
-    execute.execute(
-        "00_tiny", {"subject": "portraits", "profile": "book"}, study / "done/00_tiny.ipynb"
-    )
+    execute.execute("00_tiny", planned(), study / "done/00_tiny.ipynb")
     assert (study / "python").read_text() == sys.executable
 
 
@@ -1010,29 +1013,10 @@ def test_a_folder_with_odd_characters_and_what_is_stale_in_it(odd: Path) -> None
     target = f"_build/executed/quick/{execute.slug(subject)}/00_bias.ipynb"
 
     def make(*options: str) -> str:
-        # the folder's own link to Python has the odd path too
-        done = subprocess.run(
-            [
-                odd / ".venv/bin/python",
-                "-m",
-                "snakemake",
-                "-s",
-                "workflow/Snakefile",
-                "--cores",
-                "1",
-                "--nolock",
-                *options,
-                "--config",
-                "profile=quick",
-                "--",
-                target,
-            ],
-            cwd=odd,
-            env={**os.environ, "SUBJECT": subject},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        rules = "-m snakemake -s workflow/Snakefile --cores 1 --nolock"
+        words = (*options, "--config", "profile=quick", "--", target)
+        python = odd / ".venv/bin/python"  # the folder's own link to Python has the odd path too
+        done = ran(rules, *words, cwd=odd, python=python, SUBJECT=subject)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -1090,26 +1074,8 @@ rule missing:
 
 def test_what_snakemake_swallows_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "1",
-            "-k",
-            "--nolock",
-            "--latency-wait",
-            "0",
-            "--quiet",
-            "all",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
+    options = "--cores 1 -k --nolock --latency-wait 0 --quiet all"
+    done = ran(f"-m snakemake {options}", cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     told = sorted(done.stderr.splitlines())
     assert len(told) == 3 and "some output files are missing" in told[0] and "missing" in told[0]
     assert told[1:] == [
@@ -1125,12 +1091,9 @@ def test_a_job_of_kubernetes_runs_in_a_folder_with_odd_characters(tmp_path: Path
     (programs / "kubectl").write_text("#!/bin/sh\ncat > manifest\n")
     (programs / "kubectl").chmod(0o755)
     cluster = REPOSITORY / "workflow/profiles/kubernetes/cluster.py"
-    subprocess.run(
-        [sys.executable, cluster, "submit", "4", "1", "a/job.sh"],
-        cwd=folder,
-        check=True,
-        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
-    )
+    path = f"{programs}:{os.environ['PATH']}"
+    done = ran("", cluster, "submit", 4, 1, "a/job.sh", cwd=folder, PATH=path)
+    assert done.returncode == 0, done.stderr
     job = yaml.safe_load((folder / "manifest").read_text())["spec"]["template"]["spec"]
     assert job["containers"][0]["workingDir"] == str(folder)
     assert job["containers"][0]["command"] == ["sh", str(folder / "a/job.sh")]
@@ -1142,4 +1105,4 @@ def test_defaults_and_profiles_are_of_the_annotated_types() -> None:
             assert parameter.type and parameter.check(parameter.default) == parameter.default
         for profile in execute.PROFILES:
             for subject in execute.KNOWN:
-                assert execute.plan(path.stem, profile, subject, [])["profile"] == profile
+                assert execute.profile_of(execute.plan(path.stem, profile, subject, [])) == profile

@@ -11,6 +11,7 @@ import ast
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,6 +211,20 @@ def cells(name: str) -> list[tuple[str, list[str]]]:
     ]
 
 
+def settings() -> dict[str, object]:
+    """The settings with their defaults."""
+    return asdict(Settings())
+
+
+def injected(name: str, values: Mapping[str, object]) -> dict[str, object]:
+    """Values as the parameters cell of a notebook takes them: its own, and `settings`."""
+    own = parameters(name)
+    chosen = {k: v for k, v in values.items() if k in own}
+    shared = {k: v for k, v in values.items() if k not in own}
+    assert shared.keys() <= settings().keys(), f"{name} has no parameters {shared.keys()}"
+    return chosen | ({"settings": shared} if "settings" in own else {})
+
+
 def run(name: str, values: Mapping[str, object]) -> dict[str, object]:
     """Execute a notebook's code cells in one namespace, and show what each ends with.
 
@@ -219,12 +234,11 @@ def run(name: str, values: Mapping[str, object]) -> dict[str, object]:
         "__name__": "__main__",
         "display": lambda *shown: [_show(s) for s in shown],
     }
-    unknown = values.keys() - parameters(name).keys()
-    assert not unknown, f"{name} has no parameters {unknown}"
+    given = injected(name, values)
     for source, tags in cells(name):
         _execute(source, space, f"{name}, {source.splitlines()[0]}")
         if "parameters" in tags:
-            space |= values
+            space |= given
     return space
 
 

@@ -1,8 +1,10 @@
-"""From executed notebooks and the pages of book/ to a site that opens from disk: `_build/source`, then `_build/html`.
+"""From executed notebooks and the pages of book/ to a site that opens from disk.
 
-The pages that hold results are made here, from the result files: the scorecard (included by index.md), the table of all verdicts, the
-table of the bench, the reference of parameters. A warning fails the build, and so does what
-`sitecheck` finds: loads from the network, dead links, pictures without words.
+The source of the book goes to `_build/source`, and the site to `_build/html`. The pages that hold
+results are made here, from the result files: the scorecard (included by index.md), the table of all
+verdicts, the tables of the bench and of the costs, the reference of parameters. A warning fails the
+build, and so does what `sitecheck` finds: loads from the network, dead links, pictures without
+words.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -22,8 +25,20 @@ import yaml
 from nbformat.v4 import new_output
 
 from difflens_utils import intervals
+from difflens_utils.scorecard import number
 from workflow import cost, sitecheck, verdicts
-from workflow.execute import BUILD, ROOT, executed_path, parameters, result_path, slug, subjects_of
+from workflow.execute import (
+    BUILD,
+    ROOT,
+    SETTINGS,
+    Parameter,
+    executed_path,
+    own_sizes,
+    parameters,
+    result_path,
+    slug,
+    subjects_of,
+)
 
 CODE = Path(__file__).resolve().parents[1]
 SOURCE, HTML = BUILD / "source", BUILD / "html"
@@ -33,6 +48,13 @@ CAPTIONS = {
     "digits": "Part III: handwritten digits, as your own model",
 }
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+COUNTED = (
+    "The images below were counted while they were drawn. A notebook's row holds all that it is "
+    "made from, also what another had already drawn, so that the rows do not add up to the whole. "
+    "Only profiles that were run are shown: searches decide as they go how many images they draw, "
+    "so the sizes of another profile tell only how many its recordings have. "
+    "Hours = images × steps / (measured images per second × steps of the measurement)."
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -49,35 +71,40 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookNode:
-    """An executed notebook as readers see it: without papermill's cell where that repeats the defaults, and without what is said of other subjects.
+    """An executed notebook as readers see it.
 
-    Text about the drawn portraits is tagged `portraits`, text about any labelled images `labelled`, about the digits `digits`.
+    Without papermill's cell where that repeats the defaults, and without text about other
+    subjects: text about the drawn portraits is tagged `portraits`, text about any labelled images
+    `labelled`, text about the digits `digits`.
     """
-    drawn = subject.startswith("portraits")
-    others = {
-        tag
-        for tag, wanted in (
-            ("portraits", drawn),
-            ("labelled", not drawn),
-            ("digits", subject == "digits"),
-        )
-        if not wanted
-    }
-    executed.cells = [c for c in executed.cells if not others & set(c.metadata.get("tags", []))]
+    hidden = _tags_of_others(subject)
+    if _repeats_defaults(executed):
+        hidden.add("injected-parameters")
+    executed.cells = [c for c in executed.cells if not hidden & set(c.metadata.get("tags", []))]
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
             cell.outputs = shown_outputs(cell.outputs)
     name_part(executed, part_of(subject))
-    defaults = {name: parameter.default for name, parameter in parameters(executed).items()}
-    injected = executed.metadata.get("papermill", {}).get("parameters", {})
-    if all(defaults.get(name) == value for name, value in injected.items()):
-        executed.cells = [
-            c for c in executed.cells if "injected-parameters" not in c.metadata.get("tags", [])
-        ]
     for key in ("papermill", "widgets"):  # paths of this machine, and the state of progress bars
         executed.metadata.pop(key, None)
     return executed
+
+
+def _tags_of_others(subject: str) -> set[str]:
+    is_drawn = subject.startswith("portraits")
+    applies = {"portraits": is_drawn, "labelled": not is_drawn, "digits": subject == "digits"}
+    return {tag for tag, here in applies.items() if not here}
+
+
+def _repeats_defaults(executed: nbformat.NotebookNode) -> bool:
+    """Whether the parameters that papermill injected are the defaults."""
+    injected = dict(executed.metadata.get("papermill", {}).get("parameters", {}))
+    injected |= injected.pop("settings", {})
+    defaults = SETTINGS | parameters(executed)
+    return all(
+        name in defaults and defaults[name].default == value for name, value in injected.items()
+    )
 
 
 def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
@@ -102,143 +129,142 @@ def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
 
 
 def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
-    """The tables of verdicts of every subject, and the scorecard of them all, with links to the notebooks' pages: {name: Markdown}."""
-
-    def link(subject: str) -> Callable[[str], str]:
-        return lambda name: f"[{name}](notebooks/{slug(subject)}/{name}.ipynb)"
-
+    """The scorecard of all subjects and the tables of their verdicts: {name: Markdown}."""
     results = {
         subject: verdicts.load(result_path(profile, subject, "").parent) for subject in subjects
     }
-    title = "**{}, profile `" + profile + "`**\n\n{}\n"
-    tables = [
-        title.format(f"Subject `{subject}`", verdicts.markdown(own, link(subject)))
-        for subject, own in results.items()
-    ]
-    names = " and ".join(f"`{subject}`" for subject in subjects)
-    return {
-        "markdown": "\n".join(tables),
-        "scorecard": title.format(
-            f"Subject{'s' * (len(subjects) > 1)} {names}",
-            verdicts.scorecard(results, link(subjects[0])),
-        ),
-    }
+    tables = []
+    for subject, files in results.items():
+        table = verdicts.markdown(files, partial(_link, subject))
+        tables.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{table}\n")
+    card = verdicts.scorecard(results, partial(_link, subjects[0]))
+    return {"markdown": "\n".join(tables), "scorecard": f"Profile `{profile}`.\n\n{card}\n"}
+
+
+def _link(subject: str, notebook: str) -> str:
+    return f"[{notebook}](notebooks/{slug(subject)}/{notebook}.ipynb)"
+
+
+def _row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _header(*cells: str) -> list[str]:
+    return [_row(*cells), _row(*("---" for _ in cells))]
 
 
 def parameters_page(notebooks: list[Path]) -> str:
-    """Every parameter of every notebook, with its default in the profile `book`."""
-    parts = [
+    """The settings that all notebooks share, and every notebook's own sizes."""
+    blocks = [
         "# Parameters",
-        "Made from the notebooks' own parameters cells. {doc}`howto` says how to set them.",
+        "Every notebook takes a `subject`, the `settings` that all notebooks share, and sizes of "
+        "its own. The defaults are those of the profile `book`. {doc}`howto` says how to set them.",
+        "## Settings",
+        _parameters_table(SETTINGS),
     ]
     for path in notebooks:
-        table = ["| name | type | default | what it is |", "| --- | --- | --- | --- |"]
-        for p in parameters(nbformat.read(path, as_version=4)).values():
-            table.append(
-                f"| `{p.name}` | {p.type} | `{p.default!r}` | {p.comment} |".replace(
-                    " | None", " or None"
-                )
-            )
-        parts += [f"## `{path.stem}`", "\n".join(table)]
-    return "\n\n".join(parts) + "\n"
+        sizes = own_sizes(nbformat.read(path, as_version=4))
+        blocks += [f"## `{path.stem}`", _parameters_table(sizes) if sizes else "None of its own."]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _parameters_table(known: Mapping[str, Parameter]) -> str:
+    lines = _header("name", "type", "default", "what it is")
+    for p in known.values():
+        lines.append(_row(f"`{p.name}`", p.type.replace("|", "or"), f"`{p.default!r}`", p.comment))
+    return "\n".join(lines)
 
 
 def bench_page(bench: dict) -> str:
-    """The table of `make bench`: ours, what it is measured beside, their ratio, the target, and whether it is met."""
+    """The table of `make bench`, the notes to its rows, and the machine it was measured on."""
     met = {True: "yes", False: "**no**", None: "not measured"}
-    table = [
-        "| what | ours | beside | ratio | target | met |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ("ours", "beside", "ratio", "target")
+    lines = _header("what", *columns, "met")
     for row in bench["rows"]:
-        shown = (
-            "–" if row[k] is None else verdicts.number(row[k])
-            for k in ("ours", "beside", "ratio", "target")
-        )
-        table.append("| " + " | ".join([row["what"], *shown, met[row["met"]]]) + " |")
-    notes = "\n".join(f"- {row['what']}: {row['note']}" for row in bench["rows"] if row.get("note"))
-    environment = "\n".join(f"- {name}: {value}" for name, value in bench["environment"].items())
-    parts = [
+        figures = ("–" if row[name] is None else number(row[name]) for name in columns)
+        lines.append(_row(row["what"], *figures, met[row["met"]]))
+    notes = [f"- {row['what']}: {row['note']}" for row in bench["rows"] if row.get("note")]
+    environment = [f"- {name}: {value}" for name, value in bench["environment"].items()]
+    blocks = [
         "# Speed and memory",
         "Measured by `make bench`: one run, medians, ratios beside the same work done by "
         "others. Ratios carry over to other machines, absolute figures do not.",
-        "\n".join(table),
-        notes,
+        "\n".join(lines),
+        "\n".join(notes),
         "## Measured on",
-        environment,
+        "\n".join(environment),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def scaling_tables(rates: list[dict], profile: str = "paper") -> str:
-    """What was measured on each device, and the hours that a profile's images take at these rates, as Markdown."""
+def scaling_tables(rates: list[dict], results: Mapping[str, cost.Results] | None = None) -> str:
+    """The rates of each device, and what the images of each measured profile cost at them.
+
+    `results` are the result files of each subject, by profile.
+    """
     if not rates:
         return "No rates were measured: `python -m bench.rates` measures them."
-    measured = [
-        "| subject | device, precision | batch | images/s: bare | ours | recording | symmetric edit | asymmetric edit | h/s to disk |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    blocks = []
+    if not any(entry["cuda"] for entry in rates):
+        blocks.append(
+            "**Nothing here was measured on a GPU**: none was at hand. On a GPU, "
+            "`python -m bench.rates` adds its rates to `results/rates.json`, and this page shows "
+            "them."
+        )
+    added, sizes = [], []
     for entry in rates:
-        per_second = (
-            verdicts.number(entry["images_per_second"][name])
-            for name in (
-                "bare pipeline",
-                cost.PLAIN,
-                cost.RECORDED,
-                cost.SYMMETRIC,
-                cost.ASYMMETRIC,
-            )
-        )
-        measured.append(
-            f"| {entry['subject']} | {entry['device']}, {entry['precision']} | {entry['batch']} | "
-            + " | ".join(per_second)
-            + f" | {verdicts.number(entry['activations_per_second'])} |"
-        )
-    over = [
-        f"- {entry['subject']} on {entry['device']}: "
-        + ", ".join(f"{name} {value:+.0f} %" for name, value in entry["over_bare_percent"].items())
-        for entry in rates
+        device = f"{entry['subject']} on {entry['device']}"
+        over = [f"{name} {value:+.0f} %" for name, value in entry["over_bare_percent"].items()]
+        added.append(f"- {device}: {', '.join(over)}")
+        drawn = f"{entry['images']} images, {entry['steps']} steps, seed {entry['seed']}"
+        sizes.append(f"- {device}: {drawn}, median of {entry['repeats']}")
+    blocks += [
+        "Images per second:",
+        _rates_table(rates),
+        "What each adds to the bare pipeline:",
+        "\n".join(added),
     ]
-    sizes = [
-        f"- {entry['subject']} on {entry['device']}: {entry['images']} images, {entry['steps']} steps, seed {entry['seed']}, "
-        f"median of {entry['repeats']}"
-        for entry in rates
-    ]
-    spent = ["| subject, device | notebook | images | hours |", "| --- | --- | --- | --- |"]
+    blocks += ["Measured with:", "\n".join(sizes), *_costs(rates, results or {})]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _rates_table(rates: list[dict]) -> str:
+    ways = ("bare pipeline", *cost.WAYS)
+    lines = _header("subject", "device, precision", "batch", *ways, "h/s to disk")
     for entry in rates:
-        rows = [
-            (name, sum(count.values()), hours) for name, count, hours in cost.table(profile, entry)
+        per_second = [number(entry["images_per_second"][way]) for way in ways]
+        activations = number(entry["activations_per_second"])
+        device = f"{entry['device']}, {entry['precision']}"
+        lines.append(_row(entry["subject"], device, entry["batch"], *per_second, activations))
+    return "\n".join(lines)
+
+
+def _costs(rates: list[dict], results: Mapping[str, cost.Results]) -> list[str]:
+    """A table of what was counted; nothing if nothing was."""
+    lines = []
+    for entry in rates:
+        profiles = results.get(entry["subject"], {})
+        costs = [
+            (name, row) for name, files in profiles.items() for row in cost.table(files, entry)
         ]
-        for name, count, hours in [
-            *rows,
-            ("**all**", sum(row[1] for row in rows), sum(row[2] for row in rows)),
-        ]:
-            spent.append(
-                f"| {entry['subject']}, {entry['device']} | {name} | {verdicts.number(count)} | {verdicts.number(hours)} |"
-            )
-    without = (
-        []
-        if any(entry["cuda"] for entry in rates)
-        else [
-            "**Nothing here was measured on a GPU**: none was at hand. The hours below are those of the processor named above; on a GPU, "
-            "`python -m bench.rates` adds its rates to `results/rates.json`, and this page its hours."
-        ]
-    )
-    return (
-        "\n\n".join(
-            [
-                *without,
-                "\n".join(measured),
-                "What each adds to the bare pipeline:",
-                "\n".join(over),
-                "Measured with:",
-                "\n".join(sizes),
-                f"### The profile `{profile}`",
-                "\n".join(spent),
-            ]
-        )
-        + "\n"
-    )
+        recording = cost.recording("paper", profiles.get("book", []), entry)
+        if recording and "paper" not in profiles:
+            costs.append(("paper, recordings alone", recording))
+        for profile, row in costs:
+            device = f"{entry['subject']}, {entry['device']}"
+            counts = [number(row.images[way]) for way in cost.WAYS]
+            lines.append(_row(device, profile, row.notebook, *counts, number(row.hours)))
+    header = _header("subject, device", "profile", "notebook", *cost.WAYS, "hours")
+    return [COUNTED, "\n".join([*header, *lines])] if lines else []
+
+
+def measured_scaling() -> str:
+    """`scaling_tables` of the rates and result files that are there."""
+    path = ROOT / "results/rates.json"
+    rates = json.loads(path.read_text())["rates"] if path.exists() else []
+    results = {entry["subject"]: cost.results_of(entry["subject"]) for entry in rates}
+    return scaling_tables(rates, results)
 
 
 def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
@@ -265,7 +291,10 @@ def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool)
 
 
 def gather(profile: str, subjects: list[str]) -> None:
-    """Write the whole source of the book to `_build/source`, from nothing, so that no page outlives its notebook."""
+    """Write the whole source of the book to `_build/source`.
+
+    It is made from nothing, so that no page outlives its notebook.
+    """
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT / "book", SOURCE)
     shutil.copy(ROOT / "_config.yml", SOURCE)
@@ -284,16 +313,12 @@ def gather(profile: str, subjects: list[str]) -> None:
     bench = ROOT / "results/bench.json"
     if bench.exists():
         (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
-    rates = ROOT / "results/rates.json"
-    (SOURCE / "scaling.md").write_text(
-        (SOURCE / "scaling.md").read_text()
-        + "\n"
-        + scaling_tables(json.loads(rates.read_text())["rates"] if rates.exists() else [])
-    )
+    with (SOURCE / "scaling.md").open("a") as scaling:
+        scaling.write("\n" + measured_scaling())
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
-    for name, page in results_pages(profile, subjects).items():
-        (SOURCE / f"generated/{name}.md").write_text(page)
+    for name, text in results_pages(profile, subjects).items():
+        (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
     toc = contents(subjects, titles, bench.exists())
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
@@ -302,39 +327,25 @@ def gather(profile: str, subjects: list[str]) -> None:
 def build() -> None:
     """Run jupyter-book and put its site at `_build/html`.
 
-    SystemExit with its warnings, or with what `sitecheck` finds.
+    Raises SystemExit with its warnings, or with what `sitecheck` finds.
     """
     print("building the book (about half a minute)", file=sys.stderr, flush=True)
     nested = BUILD / "jupyter-book"
     shutil.rmtree(nested, ignore_errors=True)
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(CODE)}  # of sphinx_pages
+    program = Path(sys.executable).with_name("jupyter-book")
+    strict = ["-n", "-W", "--keep-going", "-q"]
     done = subprocess.run(
-        [
-            Path(sys.executable).with_name("jupyter-book"),
-            "build",
-            SOURCE,
-            "--path-output",
-            nested,
-            "-n",
-            "-W",
-            "--keep-going",
-            "-q",
-        ],
+        [program, "build", SOURCE, "--path-output", nested, *strict],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        env=environment,
+        env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(CODE)},  # of sphinx_pages
     )
     if done.returncode:
-        told = [
-            line
-            for line in done.stdout.splitlines()
-            if re.search("warning|error", line, re.IGNORECASE)
-        ]
-        raise SystemExit(
-            "\n".join(["jupyter-book failed:", *(told or done.stdout.splitlines()[-20:])])
-        )
+        lines = done.stdout.splitlines()
+        warnings = [line for line in lines if re.search("warning|error", line, re.IGNORECASE)]
+        raise SystemExit("\n".join(["jupyter-book failed:", *(warnings or lines[-20:])]))
     site = nested / "_build/html"
     if faults := sitecheck.faults(site):
         raise SystemExit("\n".join(["the built book is not whole:", *faults[:20]]))

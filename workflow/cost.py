@@ -1,152 +1,92 @@
-"""What the images of a profile cost: how many are drawn in which way, times the measured seconds per image and step.
+"""What the images of a study cost: their number, times the measured seconds per image and step.
 
     hours = sum over the ways of (images x steps / (rate x the steps of the measurement)) / 3600
 
-A count is an upper bound where the notebooks decide as they go: images that a plan leaves unedited are not drawn again. Not counted are
-what needs no sampling (training k-SAEs and h-classifiers, evaluators, references) and what methods learn.
+Images are counted while they are drawn, and every result file holds the counts of its notebook. An
+image that the notebook found in the store counts too, with the artifact that it belongs to. Not
+counted is what needs no sampling, such as training k-SAEs, evaluators and references.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import nbformat
+from workflow.execute import BUILD, ROOT, SETTINGS, plan, settings_of, slug
 
-from difflens_utils import methods
-from workflow.execute import ROOT, parameters, plan
+Results = Mapping[str, list[dict[str, Any]]]  # {profile: result files of a subject}
 
-RECORDED, PLAIN, SYMMETRIC, ASYMMETRIC = WAYS = (
-    "recording",
-    "sampling",
-    "symmetric edit",
-    "asymmetric edit",
-)  # as bench/rates.py calls them
-ROWS = 9  # of notebook 07, besides those that its lists name: four dictionaries, three ways to edit, two kinds of k-SAE
+RECORDED = "recording"
+WAYS = ("sampling", RECORDED, "symmetric edit", "asymmetric edit")  # as bench/rates.py names them
 
 
-@dataclass(frozen=True)
-class Study:
-    """What of a subject decides how much is drawn."""
+class Cost(NamedTuple):
+    """What one notebook drew."""
 
-    classes: tuple[int, ...] = (2, 3, 4)  # per attribute
-    text: bool = False
-
-    def searched(self, grid: int, whole: bool = False) -> int:
-        """Points of the searches of one method, for all attributes."""
-        return sum(grid * (1 if whole else c) for c in self.classes)
+    notebook: str
+    images: Counter[str]  # by way
+    hours: float
 
 
-def values_of(notebook: str, profile: str, subject: str) -> dict[str, object]:
-    """Every parameter of a notebook as a profile sets it."""
-    known = parameters(nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4))
-    return {name: p.default for name, p in known.items()} | plan(notebook, profile, subject, [])
-
-
-def images(notebook: str, v: dict[str, object], study: Study) -> Counter[str]:
-    """Images that a notebook draws, by way, where those before it have been executed."""
-    return COUNTS[notebook](v, study) if notebook in COUNTS else Counter()
-
-
-def _bias(v: dict, study: Study) -> Counter[str]:
-    return Counter(
-        {RECORDED: (3 if study.text else 1) * v["n_images"]}
-    )  # of what is evaluated, learned and probed from text
-
-
-def _ksae(v: dict, study: Study) -> Counter[str]:
-    return Counter(
-        {PLAIN: 2 * v["n_reconstructed"], SYMMETRIC: (len(v["ks"]) + 1) * v["n_reconstructed"]}
-    )
-
-
-def _attribution(v: dict, study: Study) -> Counter[str]:
-    """Slopes of every class, each as dear as an edit; and candidates at two steps, half as many again as are kept."""
-    measured = sum(study.classes) * int(1.5 * v["n_features"]) * v["n_measured"] * 2 // v["steps"]
-    return Counter(
-        {PLAIN: v["n_support"], ASYMMETRIC: sum(study.classes) * v["n_support"] + measured}
-    )
-
-
-def _interventions(v: dict, study: Study) -> Counter[str]:
-    curves = 2 * (len(v["betas"]) + 2) + sum(study.classes[1:])
-    return Counter(
-        {PLAIN: v["n_curve"] + v["n_final"], ASYMMETRIC: curves * v["n_curve"] + 4 * v["n_final"]}
-    )
-
-
-def _debiasing(v: dict, study: Study) -> Counter[str]:
-    cells, ratios, grid = len(study.classes), len(v["ratios"]), len(methods.GUIDED)
-    edited = 3 * study.searched(len(methods.DENSE)) + 3 * study.searched(len(methods.SPARSE))
-    whole = study.searched(grid, whole=True) + ratios * grid
-    count = Counter(
-        {
-            PLAIN: v["n_tuned"] + v["n_final"] + v["n_sweep"] + v["n_wanted"],
-            ASYMMETRIC: edited * v["n_tuned"]
-            + (6 * cells + 1) * v["n_final"]
-            + 2 * ratios * v["n_sweep"]
-            + len(v["wanted"]) * v["n_wanted"],
-            SYMMETRIC: whole * v["n_tuned"] + cells * v["n_final"] + ratios * v["n_sweep"],
-        }
-    )
-    if study.text:
-        learned = study.searched(len(methods.DIRECTION)) + study.searched(
-            len(methods.TUNED), whole=True
-        )
-        count.update(
-            {
-                PLAIN: v["n_final"] + v["n_images"] // 2,
-                SYMMETRIC: learned * v["n_tuned"] + 2 * cells * v["n_final"],
-                ASYMMETRIC: 2 * cells * v["n_final"],
-            }
-        )
-    return count
-
-
-def _ablations(v: dict, study: Study) -> Counter[str]:
-    rows = ROWS + len(v["ks"]) + len(v["counts"]) + len(v["seeds"])
-    return Counter(
-        {
-            PLAIN: v["n_tuned"] + v["n_final"],
-            ASYMMETRIC: rows
-            * (len(methods.SPARSE) * study.classes[0] * v["n_tuned"] + v["n_final"]),
-        }
-    )
-
-
-def _multi(v: dict, study: Study) -> Counter[str]:
-    pairs = (sum(study.classes) ** 2 - sum(c * c for c in study.classes)) // 2
-    singles = len(v["singles"]) * (1 + study.classes[0])
-    return Counter(
-        {
-            PLAIN: v["n_pair"] + v["n_final"],
-            ASYMMETRIC: (sum(study.classes) + pairs + singles) * v["n_pair"] + v["n_final"],
-        }
-    )
-
-
-COUNTS = {
-    "00_bias": _bias,
-    "02_ksae": _ksae,
-    "04_attribution": _attribution,
-    "05_interventions": _interventions,
-    "06_debiasing": _debiasing,
-    "07_ablations": _ablations,
-    "08_multi_attribute": _multi,
-}
-
-
-def hours(count: Counter[str], steps: int, rates: dict) -> float:
-    """Hours of one device for a count of images of `steps` steps, at rates that were measured on it."""
+def hours(images: Mapping[str, int], steps: int, rates: Mapping[str, Any]) -> float:
+    """Hours of one device for images of `steps` steps, at rates that were measured on it."""
     per_second = rates["images_per_second"]
-    return sum(n * steps / (per_second[way] * rates["steps"]) for way, n in count.items()) / 3600
+    seconds = [n * steps / (per_second[way] * rates["steps"]) for way, n in images.items()]
+    return sum(seconds) / 3600
 
 
-def table(profile: str, entry: dict) -> list[tuple[str, Counter[str], float]]:
-    """(notebook, images by way, hours) of every notebook that samples, for the subject of one measurement on its device."""
-    study, found = Study(text=entry["subject"] != "portraits"), []
-    for notebook in COUNTS:
-        v = values_of(notebook, profile, entry["subject"])
-        count = images(notebook, v, study)
-        found.append((notebook, count, hours(count, v["steps"], entry)))
-    return found
+def results_of(subject: str) -> Results:
+    """The result files of one subject: {profile: those of all notebooks}.
+
+    Those of the last run take the place of the committed ones. Runs with values of their own,
+    under the profile `mine`, are no profile's.
+    """
+    folders = {"book": ROOT / "results/book" / slug(subject)}
+    for folder in sorted((BUILD / "results").glob(f"*/{slug(subject)}")):
+        folders[folder.parent.name] = folder
+    folders.pop("mine", None)
+    return {profile: _load(folder) for profile, folder in folders.items()}
+
+
+def _load(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+
+
+def table(results: list[dict[str, Any]], rates: Mapping[str, Any]) -> list[Cost]:
+    """What each notebook drew, and the hours of that at the rates of a device.
+
+    Result files without counts, and notebooks that draw nothing, are left out.
+    """
+    costs = []
+    for result in results:
+        images = Counter(result.get("drawn") or {})
+        if images.total():
+            steps = result["parameters"]["steps"]
+            costs.append(Cost(result["notebook"], images, hours(images, steps, rates)))
+    return costs
+
+
+def recording(profile: str, files: list[dict[str, Any]], rates: Mapping[str, Any]) -> Cost | None:
+    """What the recordings of h cost in a profile that was not run; None where nothing was counted.
+
+    Nothing decides on the way how many images these are: as many times `n_images` as in the result
+    files of another profile.
+    """
+    counted = {result["notebook"]: result for result in files if result.get("drawn")}
+    bias = counted.get("00_bias")
+    if bias is None:
+        return None
+    times, rest = divmod(bias["drawn"].get(RECORDED, 0), bias["parameters"]["n_images"])
+    if rest or not times:
+        return None
+    settings = _settings(profile, rates["subject"])
+    images = Counter({RECORDED: times * settings["n_images"]})
+    return Cost("00_bias", images, hours(images, settings["steps"], rates))
+
+
+def _settings(profile: str, subject: str) -> dict[str, Any]:
+    changed = settings_of(plan("00_bias", profile, subject, []))
+    return {name: setting.default for name, setting in SETTINGS.items()} | changed

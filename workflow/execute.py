@@ -1,11 +1,14 @@
-"""Execute one notebook: `python workflow/execute.py 05_interventions -p n_images 64 -p subject portraits`.
+"""Execute one notebook: `python workflow/execute.py 05_interventions -p n_curve 64 -p k 16`.
 
-Everything is checked against the notebook's parameters cell before a kernel starts: papermill itself only warns about
-an unknown parameter and then runs for as long as it takes, with the default. A run with values of its own (`-p`) is
-kept under the profile name `mine`, so that it never replaces a page of the book.
+`-p` sets a size of the notebook's own, or any of the settings that all notebooks share
+(`difflens_utils/settings.py`). Everything is checked before a kernel starts: papermill itself only
+warns about an unknown parameter and then runs for as long as it takes, with the default. A run with
+values of its own is kept under the profile name `mine`, so that it never replaces a page of the
+book.
 
-Several processes may execute the same notebook and share its samplings: `--worker 1/4` is the second of four, whose page and
-result file are thrown away. Under `accelerate launch` every process is such a worker, and the first keeps page and result.
+Several processes may execute the same notebook and share its samplings: `--worker 1/4` is the
+second of four, whose page and result file are thrown away. Under `accelerate launch` every process
+is such a worker, and the first keeps page and result.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import sys
 import tempfile
 import time
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
@@ -40,15 +44,19 @@ PROFILES = (
 )
 
 
-def _names() -> ModuleType:
-    """difflens_utils/names.py without the package around it, whose import takes torch's seconds."""
-    spec = importlib.util.spec_from_file_location("names", ROOT / "difflens_utils/names.py")
+def _module(name: str) -> ModuleType:
+    """A file of the package without the package around it, whose import takes torch's seconds."""
+    path = ROOT / f"difflens_utils/{name}.py"
+    spec = importlib.util.spec_from_file_location(f"difflens_{name}_alone", path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look annotations up
     spec.loader.exec_module(module)
     return module
 
 
-names = _names()
+names = _module("names")
+Settings = _module("settings").Settings
 slug = names.slug
 KNOWN = (*names.SHIPPED, *names.FETCHED)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -72,7 +80,8 @@ def located(subject: str) -> str:
         raise ValueError(f"subject {subject}: {full} has no model_index.json, as a pipeline has")
     if "/" in subject and not HUB_ID.fullmatch(subject):
         raise ValueError(f"subject {subject}: there is no folder {full}")
-    if (other := ROOT / path).exists():  # the kernel runs there, and would find it
+    other = ROOT / path
+    if other.exists():  # the kernel runs there, and would find it
         raise ValueError(f"subject {subject}: there is no folder {full}; do you mean {other}?")
     if "/" not in subject:
         one_of("subject", subject, [*KNOWN, "a folder with a model_index.json", "a hub id"])
@@ -81,24 +90,27 @@ def located(subject: str) -> str:
 
 def subjects_of(text: str) -> list[str]:
     """The subjects of a list with commas, as `located` calls them; folders may have commas too."""
-    pieces, found = text.split(","), []
+    pieces, subjects = text.split(","), []
     while pieces:
         joined = {n: ",".join(pieces[:n]).strip() for n in range(len(pieces), 0, -1)}
         count = next((n for n, name in joined.items() if name and Path(name).exists()), 1)
-        found += [located(joined[count])] if joined[count] else []
+        if joined[count]:
+            subjects.append(located(joined[count]))
         pieces = pieces[count:]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(subjects))
 
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
-    from difflens_utils.errors import (
-        one_of,
-    )  # imports torch: seconds that the workflow itself can do without
+    """Raises ValueError, in one line, unless `value` is allowed."""
+    allowed = [str(name) for name in allowed]
+    if str(value) not in allowed:
+        from difflens_utils import errors  # takes torch's seconds
 
-    one_of(parameter, value, allowed)
+        errors.one_of(parameter, value, allowed)
 
 
 def check_worker(text: str) -> None:
+    """Raises ValueError, in one line, unless `text` names a worker, such as 1/4."""
     from difflens_utils.workers import worker
 
     worker(text)
@@ -115,7 +127,7 @@ def result_path(profile: str, subject: str, notebook: str) -> Path:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a parameters cell: `name: type = default  # comment`."""
+    """One line of a parameters cell, `name: type = default  # comment`, or one of the settings."""
 
     name: str
     type: str  # as annotated, "" if it is not
@@ -123,39 +135,37 @@ class Parameter:
     comment: str
 
     def parse(self, text: str) -> object:
-        """The value that a command line means by `text`; ValueError if it is not of the annotated type."""
+        """The value that a command line means by `text`.
+
+        Raises ValueError if it is not of the annotated type.
+        """
         if self.type == "str":
             return text
         try:
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+            literal = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError, TypeError):
             return self.check(text)
         try:
-            return self.check(value)
-        except ValueError as error:  # of `str | None`, 5 may be a text
-            try:
+            return self.check(literal)
+        except ValueError:
+            with suppress(ValueError):  # of `str | None`, 5 may be a text
                 return self.check(text)
-            except ValueError:
-                raise error from None
+            raise
 
     def check(self, value: object) -> object:
-        """The value as the annotated type has it; ValueError, in one line, if it has no such value.
+        """The value as the annotated type has it.
 
         An integer is a number too, a truth value is neither, and a list of YAML may be a tuple.
-        Numbers are finite.
+        Raises ValueError, in one line, for a value of another type, and for a number that is not
+        finite.
         """
-        refused = ValueError(f"{self.name} must be of type {self.type or 'any'}; got {value!r}")
-        if not _finite(value):
+        if not _is_finite(value):
             raise ValueError(f"{self.name} must be finite; got {value!r}")
-        try:
-            return self._adapter.validate_python(value)
-        except ValidationError:
-            if not isinstance(value, list):
-                raise refused from None
-        try:
-            return self._adapter.validate_python(tuple(value))
-        except ValidationError:
-            raise refused from None
+        readings = [value, tuple(value)] if isinstance(value, list) else [value]
+        for reading in readings:
+            with suppress(ValidationError):
+                return self._adapter.validate_python(reading)
+        raise ValueError(f"{self.name} must be of type {self.type or 'any'}; got {value!r}")
 
     @property
     def _adapter(self) -> TypeAdapter:
@@ -164,98 +174,160 @@ class Parameter:
             annotated = eval(self.type or "Any", vars(typing) | vars(builtins))
             return TypeAdapter(annotated, config=ConfigDict(strict=True))
         except Exception as error:
-            told = f"{self.name} has an annotation that is no type, {self.type}: {error}"
-            raise ValueError(told) from None
+            fault = f"{self.name} has an annotation that is no type, {self.type}: {error}"
+            raise ValueError(fault) from None
 
 
-def _finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     """Whether every number in a value is finite."""
     if isinstance(value, dict):
-        return all(map(_finite, value.values()))
+        return all(map(_is_finite, value.values()))
     if isinstance(value, list | tuple | set):
-        return all(map(_finite, value))
+        return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+SETTINGS = {
+    field.name: Parameter(field.name, str(field.type), field.default, field.metadata["meaning"])
+    for field in fields(Settings)
+}
 
 
 def parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
     """The parameters of a notebook, in order.
 
-    Read from the syntax tree: `papermill.inspect_notebook` drops a line whose comment holds an equals sign.
+    Read from the syntax tree: `papermill.inspect_notebook` drops a line whose comment holds an
+    equals sign.
     """
-    source = next(
-        (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), ""
-    )
-    lines, found = source.splitlines(), {}
+    cells = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    source = cells[0] if cells else ""
+    lines, known = source.splitlines(), {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-        # ast counts columns in UTF-8 bytes
-        after = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()
-        found[target.id] = Parameter(
+        assert isinstance(target, ast.Name) and node.end_lineno and node.end_col_offset
+        last = lines[node.end_lineno - 1].encode()  # ast counts columns in UTF-8 bytes
+        after = last[node.end_col_offset :].decode().strip()
+        known[target.id] = Parameter(
             target.id,
             ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else "",
             ast.literal_eval(node.value),
             after.removeprefix("#").strip(),
         )
-    return found
+    return known
+
+
+def own_sizes(notebook: nbformat.NotebookNode) -> dict[str, Parameter]:
+    """The parameters that a notebook has besides the subject and the settings."""
+    shared = {"subject", "settings", *SETTINGS}
+    return {name: p for name, p in parameters(notebook).items() if name not in shared}
 
 
 def profile_files(profile: str, subject: str) -> list[Path]:
-    """Where the sizes of a profile stand: for every subject, for this one in any profile, and for both. Without them they are the notebooks' own defaults.
+    """Where the values of a profile stand; without any they are the defaults.
 
-    A file that is not for every subject names its own behind the first dot, separated by commas: `any.sd-v1-5,sdxl.yml`.
+    First the file for every subject, then the files for this subject in any profile, then those for
+    this subject in this profile. A file that is not for every subject names its own behind the
+    first dot, separated by commas: `any.sd-v1-5,sdxl.yml`.
     """
     folder = ROOT / "workflow/profiles"
-    own = [
-        path
-        for name in ("any", profile)
-        for path in sorted(folder.glob(f"{name}.*.yml"))
-        if slug(subject) in path.stem.partition(".")[2].split(",")
-    ]
-    return [path for path in (folder / f"{profile}.yml", *own) if path.exists()]
+    files = [folder / f"{profile}.yml"]
+    for name in ("any", profile):
+        for path in sorted(folder.glob(f"{name}.*.yml")):
+            if slug(subject) in path.stem.partition(".")[2].split(","):
+                files.append(path)
+    return [path for path in files if path.exists()]
 
 
 def overrides(
-    notebook: str, profile: str, subject: str, known: dict[str, Parameter]
+    notebook: str, profile: str, subject: str, known: Mapping[str, Parameter]
 ) -> dict[str, object]:
-    """What a profile sets for a notebook. `all` reaches every notebook that has the parameter."""
+    """What a profile sets for a notebook: {name of a setting or of an own size: value}.
+
+    `all` reaches every notebook that has the size, and its settings reach all notebooks.
+    """
     one_of("profile", profile, PROFILES)
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for path in profile_files(profile, subject):
-        values = yaml.safe_load(path.read_text()) or {}
-        for name in (own := values.get(notebook) or {}):
+        sections = yaml.safe_load(path.read_text()) or {}
+        for_all, for_this = sections.get("all") or {}, sections.get(notebook) or {}
+        for name in for_this:
             one_of(f"{path.name}: a parameter of {notebook}", name, known)
-        found |= {k: v for k, v in (values.get("all") or {}).items() if k in known} | own
-    return {name: known[name].check(value) for name, value in found.items()}
+        values |= {name: value for name, value in for_all.items() if name in known}
+        values |= for_this
+    return {name: known[name].check(value) for name, value in values.items()}
 
 
 def plan(
-    notebook: str, profile: str, subject: str, own: list[tuple[str, str]]
+    notebook: str, profile: str, subject: str, choices: Iterable[tuple[str, str]]
 ) -> dict[str, object]:
-    """The parameters to inject; ValueError, in one line, for anything that the notebook does not know."""
+    """The parameters to inject: the subject, the settings that are no defaults, and own sizes.
+
+    `choices` are names and values as they were typed. Raises ValueError, in one line, for anything
+    that neither the notebook nor the settings know.
+    """
     stem = Path(notebook).stem
-    one_of(
-        "notebook", stem, sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    )
-    known = parameters(nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4))
-    for name, _ in own:
-        one_of(f"parameter of {stem}", name, known)
-    values = {"subject": subject, "profile": profile, **overrides(stem, profile, subject, known)}
-    chosen = {name: known[name].parse(text) for name, text in own}
-    if chosen.keys() - {"subject", "device", "profile"}:
-        values["profile"] = "mine"
-    return {**values, **chosen}
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    one_of("notebook", stem, [path.stem for path in notebooks])
+    source = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
+    known = {**own_sizes(source), **SETTINGS}
+    del known["profile"]  # which is named beside them
+    values = overrides(stem, profile, subject, known)
+    chosen: dict[str, object] = {}
+    for name, text in choices:
+        chosen |= _chosen(stem, name, text, known)
+    values |= chosen
+    label = "mine" if chosen.keys() - {"device"} else profile
+    settings: dict[str, object] = {"profile": label}
+    for name in [name for name in SETTINGS if name in values]:
+        value = values.pop(name)
+        if value != SETTINGS[name].default:
+            settings[name] = value
+    return {"subject": subject, "settings": settings, **values}
+
+
+def _chosen(
+    notebook: str, name: str, text: str, known: Mapping[str, Parameter]
+) -> dict[str, object]:
+    """What `-p name text` sets: one value, or those of a dictionary of settings."""
+    if name != "settings":
+        one_of(f"parameter of {notebook}", name, known)
+        return {name: known[name].parse(text)}
+    values = Parameter("settings", "dict[str, Any]", {}, "").parse(text)
+    assert isinstance(values, dict)
+    allowed = [setting for setting in SETTINGS if setting in known]
+    for setting in values:
+        one_of("a name in settings", setting, allowed)
+    return {setting: SETTINGS[setting].check(value) for setting, value in values.items()}
 
 
 def launched() -> str | None:
-    """Which worker this process is, if `accelerate launch` or torchrun has started several; the kernel is no member of their group."""
+    """Which worker this process is, if `accelerate launch` or torchrun has started several.
+
+    The variables go, because the kernel is no member of their group.
+    """
     rank, count = (os.environ.pop(name, None) for name in ("RANK", "WORLD_SIZE"))
     return None if count in (None, "1") else f"{rank}/{count}"
 
 
+def settings_of(values: Mapping[str, object]) -> dict[str, typing.Any]:
+    """The settings among the parameters to inject."""
+    settings = values["settings"]
+    assert isinstance(settings, dict)
+    return settings
+
+
+def profile_of(values: Mapping[str, object]) -> str:
+    """The profile under which a run with these parameters is kept."""
+    return str(settings_of(values)["profile"])
+
+
 def share(notebook: str, values: dict[str, object]) -> None:
-    """Execute as a worker, into the store alone: page and result file go; SystemExit, in one line, if it fails."""
+    """Execute as a worker, into the store alone: page and result file are deleted.
+
+    Raises SystemExit, in one line, if it fails.
+    """
     (BUILD / "workers").mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{notebook}-", dir=BUILD / "workers"))
     os.environ["DIFFLENS_RESULTS"] = str(folder)
@@ -264,122 +336,117 @@ def share(notebook: str, values: dict[str, object]) -> None:
 
 
 def run(notebook: str, values: dict[str, object]) -> Path:
-    """Execute and return the executed notebook's path; SystemExit, in one line, if it fails or has no result."""
-    where = (str(values["profile"]), str(values["subject"]), notebook)
-    target, result = executed_path(*where), result_path(*where)
+    """Execute and return the executed notebook's path.
+
+    Raises SystemExit, in one line, if it fails or writes no result file.
+    """
+    place = (profile_of(values), str(values["subject"]), notebook)
+    target, result = executed_path(*place), result_path(*place)
     partial = target.with_name(f"partial-{notebook}.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    began = time.time()
+    began = time.time() - 1  # file systems may keep whole seconds only
     execute(notebook, values, partial)
-    if (
-        not result.exists() or result.stat().st_mtime < began - 1
-    ):  # file systems may keep whole seconds only
-        raise SystemExit(
-            f"{notebook}: ran, but wrote no {result.relative_to(ROOT)} (the notebook: {partial.relative_to(ROOT)})"
-        )
+    if not result.exists() or result.stat().st_mtime < began:
+        missing, kept = result.relative_to(ROOT), partial.relative_to(ROOT)
+        raise SystemExit(f"{notebook}: ran, but wrote no {missing} (the notebook: {kept})")
     os.replace(partial, target)
     return target
 
 
 def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
-    """Execute a notebook into a file that holds it up to where it came; SystemExit, in one line, if it fails."""
+    """Execute a notebook into a file that holds it up to where it came.
+
+    Raises SystemExit, in one line, if it fails.
+    """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    worker = os.environ.get("DIFFLENS_WORKER")
-    print(
-        f"{notebook}  subject={values['subject']}  profile={values['profile']}{f'  worker={worker}' * bool(worker)}",
-        file=sys.stderr,
-        flush=True,
-    )
-    shown = partial.relative_to(ROOT)
+    started = f"{notebook}  subject={values['subject']}  profile={profile_of(values)}"
+    if worker := os.environ.get("DIFFLENS_WORKER"):
+        started += f"  worker={worker}"
+    print(started, file=sys.stderr, flush=True)
+    kept = f"the notebook up to there: {partial.relative_to(ROOT)}"
     logging.getLogger("papermill").setLevel(logging.ERROR)  # warns of what `parameters` can read
     try:
-        # The progress bars of the cells are their stderr. ipykernel warns, on each start, of its local TCP connection.
         papermill.execute_notebook(
             ROOT / "notebooks" / f"{notebook}.ipynb",
             partial,
             values,
             kernel_name="python3",
             cwd=ROOT,
-            kernel_manager_class=_own_python(),
+            kernel_manager_class=_this_python(),
             progress_bar=True,
-            stderr_file=sys.stderr,
-            extra_arguments=["--log-level=ERROR"],
+            stderr_file=sys.stderr,  # the progress bars of the cells
+            extra_arguments=["--log-level=ERROR"],  # ipykernel warns of its TCP connection
         )
     except papermill.PapermillExecutionError as error:
-        raise SystemExit(
-            f"{notebook}: {error.ename}: {error.evalue.splitlines()[-1] if error.evalue else ''} "
-            f"(cell {error.cell_index}; the notebook up to there: {shown})"
-        ) from None
+        reason = error.evalue.splitlines()[-1] if error.evalue else ""
+        failure = f"{error.ename}: {reason} (cell {error.cell_index}; {kept})"
+        raise SystemExit(f"{notebook}: {failure}") from None
     except (DeadKernelError, CellTimeoutError, OSError) as error:
-        raise SystemExit(
-            f"{notebook}: {type(error).__name__}: {error} (the notebook up to there: {shown})"
-        ) from None
+        raise SystemExit(f"{notebook}: {type(error).__name__}: {error} ({kept})") from None
     except KeyboardInterrupt:
-        raise SystemExit(
-            f"{notebook}: interrupted; the same command goes on from the stored artifacts"
-        ) from None
+        resumes = "the same command goes on from the stored artifacts"
+        raise SystemExit(f"{notebook}: interrupted; {resumes}") from None
 
 
-def _own_python() -> type:
+def _this_python() -> type:
     """A manager whose kernels run this process's Python, whatever `python3` means to Jupyter."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class OwnPython(AsyncKernelManager):
+    class ThisPython(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(**get_kernel_dict())
 
-    return OwnPython
+    return ThisPython
 
 
 def _resolve_folders() -> None:
     """Make folders that the environment names absolute: the kernel runs elsewhere."""
     for name in ("DIFFLENS_ARTIFACTS", "DIFFLENS_WEIGHTS", "DIFFLENS_RESULTS"):
-        if folder := os.environ.get(name):
+        folder = os.environ.pop(name, "")  # an empty one would be the current folder
+        if folder:
             os.environ[name] = os.path.abspath(Path(folder).expanduser())
-        else:
-            os.environ.pop(name, None)  # an empty one would be the current folder
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    subjects = f"{', '.join(KNOWN)}, a folder with a model_index.json, or a hub id"
+    profiles = f"sizes to run with: {', '.join(PROFILES)}"
     parser.add_argument("notebook", help="its name, such as 05_interventions")
-    parser.add_argument(
-        "--profile", default="book", help=f"sizes to run with: {', '.join(PROFILES)}"
-    )
-    parser.add_argument(
-        "--subject",
-        default="portraits",
-        help=f"{', '.join(KNOWN)}, a folder with a model_index.json, or a hub id",
-    )
+    parser.add_argument("--profile", default="book", help=profiles)
+    parser.add_argument("--subject", default="portraits", help=subjects)
     parser.add_argument(
         "-p",
         nargs=2,
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        dest="own",
-        help="set one parameter of the notebook; may be repeated",
+        dest="choices",
+        help="set a size of the notebook or one of the settings; may be repeated",
     )
     parser.add_argument(
         "--worker",
         metavar="I/N",
         help="share the samplings with the other workers 0/N .. (N-1)/N, and keep nothing else",
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = _parser().parse_args()
     worker = args.worker or launched()
     # The sizes are those of the subject and the profile, whichever way these are named.
-    named = {"subject": args.subject, "profile": args.profile} | dict(args.own)
-    own = [(name, value) for name, value in args.own if name not in ("subject", "profile")]
+    named = {"subject": args.subject, "profile": args.profile} | dict(args.choices)
+    choices = [choice for choice in args.choices if choice[0] not in ("subject", "profile")]
     _resolve_folders()
     try:
-        values = plan(args.notebook, named["profile"], located(named["subject"]), own)
+        values = plan(args.notebook, named["profile"], located(named["subject"]), choices)
         if worker:
             check_worker(worker)
             os.environ["DIFFLENS_WORKER"] = worker  # the kernel inherits it

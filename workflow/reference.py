@@ -1,7 +1,10 @@
-"""Make the last book the reference: its results go to results/book, README.md, the model card and the committed notebooks.
+"""Make the last book the reference.
 
-A committed notebook holds the outputs of the cells tagged `nbval-check-output` and nothing else, so a change of
-it in git is a change of the text, the code or a checked result.
+Its results go to results/book, README.md and the model cards, and the outputs of checked cells to
+the committed notebooks. A committed notebook holds the outputs of the cells tagged
+`nbval-check-output` and nothing else, so a change of it in git is a change of the text, the code or
+a checked result. With `--texts` only README.md and the model cards are written again, from the
+committed results.
 """
 
 from __future__ import annotations
@@ -11,17 +14,25 @@ import base64
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
+from difflens_utils.scorecard import estimate
 from workflow import verdicts
 from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
 
+Records = dict[str, dict[str, Any]]
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
+def results_folder(subject: str) -> Path:
+    """Where the reference results of one subject lie."""
+    return ROOT / "results/book" / slug(subject)
+
+
 def replace(path: Path, content: str | bytes) -> None:
-    """Write through a temporary file, and only if something changes, so that time stamps mean changes."""
+    """Write through a temporary file, and only what changes, so that time stamps mean changes."""
     content = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,24 +45,22 @@ def replace(path: Path, content: str | bytes) -> None:
 def with_checked_outputs(
     source: nbformat.NotebookNode, executed: nbformat.NotebookNode
 ) -> nbformat.NotebookNode:
-    """`source` with the outputs that `executed` has in the tagged cells; ValueError if they differ."""
-    ran = [
-        cell
-        for cell in executed.cells
-        if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-    if [cell.source for cell in source.cells] != [cell.source for cell in ran]:
+    """`source` with the outputs that `executed` has in the tagged cells.
+
+    Raises ValueError if other cells were executed.
+    """
+    cells = [cell for cell in executed.cells if not _is_tagged(cell, "injected-parameters")]
+    if [cell.source for cell in source.cells] != [cell.source for cell in cells]:
         raise ValueError("the notebook has changed since it was executed: run make book first")
     number = 0
-    for cell, done in zip(source.cells, ran, strict=True):
+    for cell, done in zip(source.cells, cells, strict=True):
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
         number += 1
-        checked = "nbval-check-output" in cell.metadata.get("tags", [])
-        cell.outputs = done.outputs if checked else []
-        # nbval refuses outputs of a cell that has no count; the cell's place is one that never changes by itself
+        cell.outputs = done.outputs if _is_tagged(cell, "nbval-check-output") else []
+        # nbval refuses outputs of a cell without a count; the cell's place never changes by itself
         cell.execution_count = number if cell.outputs else None
         for output in cell.outputs:
             if "execution_count" in output:
@@ -62,91 +71,141 @@ def with_checked_outputs(
     return source
 
 
+def _is_tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
 def picture(executed: nbformat.NotebookNode) -> bytes | None:
-    """The PNG of the cell tagged `result-picture`, if the notebook has one: what the README shows."""
-    cells = [cell for cell in executed.cells if "result-picture" in cell.metadata.get("tags", [])]
-    shown = [
-        output.data["image/png"]
-        for cell in cells
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    return base64.b64decode(shown[0]) if shown else None
+    """The PNG of the cell tagged `result-picture`, if there is one: what the README shows."""
+    for cell in executed.cells:
+        for output in cell.outputs if _is_tagged(cell, "result-picture") else []:
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output.data["image/png"])
+    return None
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with a new table between its two markers."""
-    before, rest = readme.split(START)
-    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
+def with_results(page: str, results: str) -> str:
+    """A page with new results between its two markers."""
+    before, rest = page.split(START)
+    return f"{before}{START}\n{results}\n{END}{rest.split(END)[1]}"
 
 
-def model_card(result: dict) -> str:
-    """The figures of a subject's card, from the result file of 00_bias: quality, then the share of every class."""
+def model_card(result: dict[str, Any]) -> str:
+    """The figures of a subject's card, from the result file of 00_bias.
+
+    Quality, what prompts name and what they leave open, and the share of every class.
+    """
     records = {record["name"]: record for record in result["records"]}
-
-    def shown(name: str) -> str:
-        return verdicts.estimate(records[name])
-
-    n, seed = records["quality.frechet"]["n"], records["quality.frechet"]["seed"]
-    lines = [
-        f"Of {n:,} generated images ({result['parameters']['steps']} DDIM steps, seed {seed}), with 95 % intervals.",
-        "",
-        "| quality | generated | floor: two sets of the data |",
-        "| --- | --- | --- |",
-        f"| Fréchet distance to the data, features of the scorer | {shown('quality.frechet')} | {shown('quality.frechet_floor')} |",
+    quality, steps = records["quality.frechet"], result["parameters"]["steps"]
+    images = f"{quality['n']:,} generated images ({steps} DDIM steps, seed {quality['seed']})"
+    blocks = [
+        f"Of {images}, with 95 % intervals.",
+        _table("quality | generated | floor: two sets of the data", _quality(records)),
+        _table("drawn as the prompt names it | share", _obeyed(records)),
+        _table("prompt: class | planted | generated", _of_prompts(records)),
+        _table("factor: class | planted | generated", _of_factors(records)),
     ]
-    agree = "quality.agreement."
-    lines += [
-        f"| both evaluators agree on {name.removeprefix(agree)} | {shown(name)} | |"
-        for name in records
-        if name.startswith(agree)
-    ]
-    if asked := [name for name in records if name.endswith(".obeyed")]:
-        lines += ["", "| drawn as the prompt names it | share |", "| --- | --- |"]
-        lines += [
-            f"| {factor}, prompts of the stage *{stage}* | {shown(name)} |"
-            for name in asked
-            for _, stage, factor, _ in [name.split(".")]
-        ]
-    if biased := [name for name in records if name.startswith("planted.prompts.")]:
-        lines += ["", "| prompt: class | planted | generated |", "| --- | --- | --- |"]
-        lines += [
-            f"| a face of a {prompt}: {attribute} {label} | {records[name]['value']:.3f} | {shown(name.removeprefix('planted.'))} |"
-            for name in biased
-            for _, _, prompt, attribute, label in [name.split(".")]
-        ]
-    lines += ["", "| factor: class | planted | generated |", "| --- | --- | --- |"]
-    for name in (name.removeprefix("share.") for name in records if name.startswith("share.")):
-        factor, label = name.split(".")
-        lines.append(
-            f"| {factor.replace('_', ' ')}: {label} | {records[f'planted.{name}']['value']:.3f} | {shown(f'share.{name}')} |"
-        )
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, blocks))
+
+
+def _table(header: str, rows: list[str]) -> str:
+    """A Markdown table, empty without rows. Cells are separated by |."""
+    rule = " | ".join("---" for _ in header.split("|"))
+    return "\n".join(f"| {row} |" for row in [header, rule, *rows]) if rows else ""
+
+
+def _quality(records: Records) -> list[str]:
+    generated, floor = (
+        estimate(records[f"quality.{name}"]) for name in ("frechet", "frechet_floor")
+    )
+    rows = [f"Fréchet distance to the data, features of the scorer | {generated} | {floor}"]
+    for name, record in records.items():
+        if name.startswith("quality.agreement."):
+            attribute = name.removeprefix("quality.agreement.")
+            rows.append(f"both evaluators agree on {attribute} | {estimate(record)} |")
+    return rows
+
+
+def _obeyed(records: Records) -> list[str]:
+    rows = []
+    for name, record in records.items():
+        if name.endswith(".obeyed"):
+            _, stage, factor, _ = name.split(".")
+            share = estimate(record)
+            rows.append(f"{factor}, prompts of the stage *{stage}* | {share}")
+    return rows
+
+
+def _of_prompts(records: Records) -> list[str]:
+    rows = []
+    for name, record in records.items():
+        if name.startswith("planted.prompts."):
+            _, _, prompt, attribute, label = name.split(".")
+            generated = estimate(records[name.removeprefix("planted.")])
+            what = f"a face of a {prompt}: {attribute} {label}"
+            rows.append(f"{what} | {record['value']:.3f} | {generated}")
+    return rows
+
+
+def _of_factors(records: Records) -> list[str]:
+    rows = []
+    for name, record in records.items():
+        if name.startswith("share."):
+            _, factor, label = name.split(".")
+            planted = records[f"planted.{factor}.{label}"]["value"]
+            what = f"{factor.replace('_', ' ')}: {label}"
+            rows.append(f"{what} | {planted:.3f} | {estimate(record)}")
+    return rows
 
 
 def promote(subject: str) -> None:
-    """The last book's results of one subject to results/book and its card; of the portraits, the checked outputs and the picture too."""
-    folder = ROOT / "results/book" / slug(subject)
+    """The last book's results of one subject to results/book.
+
+    Of the portraits, the checked outputs and the README's picture too. Raises ValueError where a
+    notebook was not executed, or has changed since.
+    """
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        result = json.loads(result_path("book", subject, path.stem).read_text())
-        replace(
-            folder / f"{path.stem}.json",
-            json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        )
+        source = result_path("book", subject, path.stem)
+        if not source.exists():
+            raise ValueError(f"{path.stem} has no results of {subject}: run make book first")
+        result = json.loads(source.read_text())
+        content = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)
+        replace(results_folder(subject) / f"{path.stem}.json", content + "\n")
         if subject == "portraits":  # the subject that the committed notebooks name
-            executed = nbformat.read(executed_path("book", subject, path.stem), as_version=4)
-            reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
-            replace(path, nbformat.writes(reference) + "\n")
-            if (shown := picture(executed)) is not None:
-                replace(ROOT / "book/_static/result.png", shown)
+            _promote_outputs(path)
+
+
+def _promote_outputs(path: Path) -> None:
+    """The outputs of the last book's page to a committed notebook, and its picture."""
+    executed = nbformat.read(executed_path("book", "portraits", path.stem), as_version=4)
+    try:
+        reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
+    except ValueError as error:
+        raise ValueError(f"{path.stem}: {error}") from None
+    replace(path, nbformat.writes(reference) + "\n")
+    image = picture(executed)
+    if image is not None:
+        replace(ROOT / "book/_static/result.png", image)
+
+
+def write_card(subject: str) -> None:
+    """The figures of a subject's model card, if it has one."""
     card = ROOT / "models" / slug(subject) / "README.md"
     if card.exists():
-        replace(
-            card,
-            with_table(
-                card.read_text(), model_card(json.loads((folder / "00_bias.json").read_text()))
-            ),
-        )
+        bias = json.loads((results_folder(subject) / "00_bias.json").read_text())
+        replace(card, with_results(card.read_text(), model_card(bias)))
+
+
+def write_readme(subjects: list[str]) -> None:
+    """The scorecard of README.md: these subjects first, then all others that have results."""
+    names = [folder.name for folder in sorted((ROOT / "results/book").iterdir())]
+    first = [slug(subject) for subject in subjects if slug(subject) in names]
+    results = {
+        name: verdicts.load(ROOT / "results/book" / name) for name in dict.fromkeys(first + names)
+    }
+    card = verdicts.scorecard(results, lambda name: f"[{name}](notebooks/{name}.ipynb)")
+    readme = ROOT / "README.md"
+    replace(readme, with_results(readme.read_text(), card))
 
 
 def main() -> None:
@@ -156,26 +215,20 @@ def main() -> None:
     parser.add_argument(
         "--subject", default="portraits", help="one subject, or several separated by commas"
     )
-    subjects = subjects_of(parser.parse_args().subject)
-    for subject in subjects:
-        promote(subject)
+    parser.add_argument(
+        "--texts", action="store_true", help="only README.md and model cards, from results/book"
+    )
+    args = parser.parse_args()
+    try:
+        subjects = subjects_of(args.subject)
+        for subject in subjects:
+            if not args.texts:
+                promote(subject)
+            write_card(subject)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     if "portraits" in subjects:
-        first = {slug(subject): place for place, subject in enumerate(subjects)}
-        readme, folders = (
-            ROOT / "README.md",
-            sorted(
-                (ROOT / "results/book").iterdir(),
-                key=lambda p: (first.get(p.name, len(first)), p.name),
-            ),
-        )
-        known = {path.name: verdicts.load(path) for path in folders}
-        replace(
-            readme,
-            with_table(
-                readme.read_text(),
-                verdicts.scorecard(known, lambda name: f"[{name}](notebooks/{name}.ipynb)"),
-            ),
-        )
+        write_readme(subjects)
 
 
 if __name__ == "__main__":

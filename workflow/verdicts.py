@@ -1,101 +1,117 @@
-"""The table of verdicts, made from result files and nothing else: for the terminal, the book and the README."""
+"""The verdicts, made from result files alone: for the terminal, the book and the README."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from difflens_utils.intervals import explained
-from difflens_utils.scorecard import estimate, number
+from difflens_utils.intervals import MARK, WHY, explained
+from difflens_utils.scorecard import UNTESTED, Row, estimate, number
+from difflens_utils.scorecard import scorecard as judged
 from workflow.execute import result_path, slug, subjects_of
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")
+WIDTH = 110  # characters of a line of the scorecard's Markdown
+
+Result = dict[str, Any]
 
 
-def load(folder: Path) -> list[dict]:
+def load(folder: Path) -> list[Result]:
     """The result files of one profile and subject, in the notebooks' order."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
 
 
-def measured(verdict: dict, records: dict[str, dict]) -> str:
-    """What a verdict rests on: the record it names, with its 95 % interval, or what it states itself."""
-    record = records.get(verdict.get("record", ""), {})
-    return number(verdict["measured"]) if "measured" in verdict else estimate(record)
+def measured(verdict: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The record that a verdict names, with its interval, or what the verdict states itself."""
+    if "measured" in verdict:
+        return number(verdict["measured"])
+    return estimate(records.get(verdict.get("record", ""), {}))
 
 
-def with_close(judged: dict) -> str:
+def with_close(verdict: str, close: bool) -> str:
     """A verdict, marked where its figure lies within noise of its target."""
-    return judged["verdict"] + (" (close)" if judged.get("close") else "")
+    return f"{verdict} (close)" if close else verdict
 
 
-def rows(results: list[dict]) -> list[tuple[str, ...]]:
+def rows(results: list[Result]) -> list[tuple[str, ...]]:
     """One row per verdict, in the order of HEADER."""
-    found = []
+    lines: list[tuple[str, ...]] = []
     for result in results:
         records = {record["name"]: record for record in result.get("records", [])}
         for verdict in result.get("verdicts", []):
-            found.append(
-                (
-                    result["notebook"],
-                    verdict["claim"],
-                    measured(verdict, records),
-                    number(verdict["target"]),
-                    with_close(verdict),
-                )
+            line = (
+                result["notebook"],
+                verdict["claim"],
+                measured(verdict, records),
+                number(verdict["target"]),
+                with_close(verdict["verdict"], verdict.get("close", False)),
             )
-    return found
+            lines.append(line)
+    return lines
 
 
-def markdown(results: list[dict], link: Callable[[str], str] = str) -> str:
+def markdown(results: list[Result], link: Callable[[str], str] = str) -> str:
     """A Markdown table; `link` turns a notebook's name into what its column shows."""
-    table = _markdown(HEADER, [(link(first), *rest) for first, *rest in rows(results)])
-    return explained(table)
+    lines = [HEADER, tuple("---" for _ in HEADER)]
+    lines += [(link(notebook), *rest) for notebook, *rest in rows(results)]
+    table = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
+    return explained("\n".join(f"| {line} |" for line in table))
 
 
-def scorecard(results: Mapping[str, list[dict]], link: Callable[[str], str] = str) -> str:
-    """The paper's claims as a Markdown table with a column per subject: {subject: result files}; empty if no notebook judged them."""
-    scored = {
-        subject: {row["id"]: row for result in own for row in result.get("scorecard", [])}
-        for subject, own in results.items()
+def scorecard(results: Mapping[str, list[Result]], link: Callable[[str], str] = str) -> str:
+    """The paper's claims in Markdown, each followed by a sentence per subject.
+
+    `results` are the result files of each subject, and `link` turns a notebook's name into what is
+    shown. Empty if nothing was measured of any claim.
+    """
+    cards = {
+        subject: judged({result["notebook"]: result for result in files})
+        for subject, files in results.items()
     }
-    scored = {subject: rows for subject, rows in scored.items() if rows}
-    if not scored:
+    if all(row.verdict == UNTESTED for card in cards.values() for row in card):
         return ""
-    here = ["here"] if len(scored) == 1 else [f"`{subject}`" for subject in scored]
-    lines = []
-    for claim, row in next(iter(scored.values())).items():
-        found = [
-            f"**{with_close(r)}**: {r['ours'].replace('_', ' ')}"
-            for r in (rows[claim] for rows in scored.values())
-        ]
-        lines.append(
-            (
-                claim,
-                f"{row['claim']} ({link(row['notebook'])}, *{row['section']}*)",
-                row["paper"],
-                *found,
-            )
-        )
-    return explained(_markdown(("", "claim", "the paper", *here), lines))
+    entries = []
+    for claim in zip(*cards.values(), strict=True):
+        lines = [_claim(claim[0], link)]
+        lines += [_finding(subject, row) for subject, row in zip(cards, claim, strict=True)]
+        entries.append("\n".join(lines))
+    if any(MARK in entry for entry in entries):
+        entries.append(_wrapped(WHY))
+    return "\n\n".join(entries)
 
 
-def _markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+def _claim(row: Row, link: Callable[[str], str]) -> str:
+    """What the paper claims, and where this study measures it."""
+    where = f"{link(row.notebook)}, *{row.section}*"
+    return _wrapped(f"**{row.id}. {row.claim}.** The paper: {row.paper}. Here: {where}.") + "\n"
+
+
+def _finding(subject: str, row: Row) -> str:
+    """What was measured on one subject."""
+    verdict = f"*{with_close(row.verdict, row.close)}*"
+    return _wrapped(f"- `{subject}`: {verdict}. {row.ours}", indent="  ")
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
-def text(results: list[dict]) -> str:
-    """The same table for a terminal."""
+def text(results: list[Result]) -> str:
+    """The table of `markdown` for a terminal."""
     lines = [HEADER, *rows(results)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
-    shown = (zip(line, widths, strict=True) for line in lines)
-    table = "\n".join("  ".join(c.ljust(w) for c, w in line).rstrip() for line in shown)
-    return explained(table)
+    shown = []
+    for line in lines:
+        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        shown.append("  ".join(padded).rstrip())
+    return explained("\n".join(shown))
 
 
 def main() -> None:

@@ -22,15 +22,10 @@ def shares(folder: Path) -> dict[str, dict]:
     rows = {}
     for attribute in subject.attributes:
         planted = subject.world.marginal(attribute)
-        moved = mediation.through_module(
-            subject,
-            attribute,
-            int(planted.argmax()),
-            int(planted.argmin()),
-            times,
-            n=PAIRS,
-            seed=SEED,
-        )
+        classes = subject.classes(attribute)
+        ends = classes[int(planted.argmax())], classes[int(planted.argmin())]
+        exchange = mediation.Exchange(attribute, *ends)
+        moved = mediation.through_module(subject, exchange, times, n=PAIRS, seed=SEED)
         rows[attribute] = moved.share(features.deciding_steps(STEPS))._asdict()
     return rows
 

@@ -28,7 +28,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 
 def submit(cpus: str, gpus: str, script: str) -> str:
     manifest = Template(Path(__file__).with_name("job.yaml").read_text())
-    # The script lies in a temporary folder of Snakemake's under the repository, and so on the volume.
+    # The script lies in a temporary folder of Snakemake's under the repository: on the volume.
     # JSON's strings are YAML's too, whatever characters a folder's name has.
     paths = {"folder": json.dumps(os.getcwd()), "script": json.dumps(os.path.abspath(script))}
     return kubectl(

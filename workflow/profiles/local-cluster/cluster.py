@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A cluster of one machine that loses one job in ten: what a submission of work to many machines has to survive.
+"""A cluster of one machine that loses one job in ten, as work on many machines has to survive.
 
     cluster.py submit JOBSCRIPT    start it in the background and print its number
     cluster.py status NUMBER       running, success or failed
 
-Job i is killed, with all that it has started, if a draw seeded by LOSE_SEED (default 0) and i says so; LOSE (default 0.1) is the share of
-these, LOSE_WITHIN (default 20) the seconds within which it happens. Logs are kept in _build/cluster.
+A draw that is seeded by LOSE_SEED (default 0) and i decides whether job i is killed, with all that
+it has started. LOSE (default 0.1) is the share of jobs that are killed, and LOSE_WITHIN (default
+20) the seconds within which it happens. Logs are kept in _build/cluster.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def run(number: str, script: str) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Every process that a process has started, and those that they have: a kernel has a process group of its own."""
+    """Every process that a process has started, and those that they have started.
+
+    A kernel has a process group of its own.
+    """
     listed = subprocess.run(
         ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
     ).stdout
