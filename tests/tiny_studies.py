@@ -35,6 +35,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from difflens_utils import pipelines, sampling
 from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.pipelines import MODELS, Prompts
+from difflens_utils.settings import Settings
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
