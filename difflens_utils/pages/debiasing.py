@@ -128,7 +128,8 @@ class Debiasing(Page):
         short = outcome.short_names(self.study.texts)
         prompts = [text for text in self.study.texts if text]
         for number, text in enumerate(prompts):
-            fd = made.outcome.of(number).fairness(attribute).soft
+            scored = made.outcome.of(number).scored[attribute]
+            fd = metrics.fairness_discrepancy(scored).soft
             self.add(f"{row}.fd.{short[text]}", fd)
 
     def _paper(self, attribute: str, name: str) -> dict[str, str | float]:
