@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from .ablations import Ablations
 from .debiasing import Debiasing
 from .page import Page
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
 PAGES: dict[str, type[Page]] = {
     "06_debiasing": Debiasing,
+    "07_ablations": Ablations,
 }
 
 __all__ = ["PAGES", "Page"]
