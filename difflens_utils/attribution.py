@@ -13,7 +13,7 @@ Both give scores per class and latent. Positive means: more of the latent, more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, gpu, keys, sampling
+from . import artifacts, sampling
 from .activations import Recording
-from .errors import one_of
-from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
+from .errors import all_positive, one_of
+from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .pipelines import Subject
 from .precision import full_precision, planar
 from .probes import Heads
 from .sampling import Moment
-
-Dictionary = KSAE | Neurons
 
 
 class Attribution(NamedTuple):
@@ -149,7 +147,7 @@ def through_image(
     respect to the scale beta of an intervention at beta = 1. More points integrate along the path,
     by Gauss-Legendre. Kept in the store.
     """
-    artifacts.check_sizes(n_support=support.n, points=support.points)
+    all_positive(n_support=support.n, points=support.points)
     classes = {a: subject.classes(a) for a in attributes}
     tensors = _through_image(subject, ksae, classes, support)
     sizes = [len(names) for names in classes.values()]
@@ -232,7 +230,7 @@ def _step_scores(
     moment: Moment, ksae: Dictionary, measure: Measure, nodes: list[tuple[float, float]]
 ) -> _StepScores:
     h, outcome = _measured_at(moment, measure, lambda h: h)
-    ksae = gpu.on(ksae, h.device)
+    ksae = ksae.on_device(h.device)
     latents = ksae.latents(map_to_vectors(h.detach().float()))  # (B, P, D)
     written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents add to h
     centred = latents - latents.mean(0)
@@ -332,27 +330,27 @@ def measured(
     trial; the labeller reads the predicted clean images. Only what lies behind the module runs
     again. Kept in the store one by one, since rankings have features in common.
     """
-    arguments = {"subject": subject, "ksae": ksae, "aim": aim, "trial": trial}
-    common = keys.of(measured, arguments, reads=("texts", "labeller"))
-    parameters = [
-        common | {"feature": feature, "unit": keys.digest(moved)}
-        for feature, moved in zip(features.tolist(), unit.unbind(-1), strict=True)
-    ]
-    if not parameters:
+    if not len(features):
         return Effect(torch.empty(0), torch.empty(0))
-
-    def make(missing: list[int]) -> Tensor:
-        moved = trial.beta * unit[..., missing]
-        return _all_gains(subject, ksae, aim, features[missing], moved, trial)
-
-    gain = torch.stack(artifacts.cached_each("measured", parameters, make))
+    moves = list(zip(features.tolist(), unit.unbind(-1), strict=True))
+    gain = _measured(subject, ksae, aim, moves, trial)
     return Effect(gain.mean(1), gain.std(1) / trial.n**0.5)
 
 
-def _all_gains(
-    subject: Subject, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor, trial: Trial
+@artifacts.stored_each("measured", "moves", reads=("texts", "labeller"))
+def _measured(
+    subject: Subject,
+    ksae: Dictionary,
+    aim: Aim,
+    moves: Sequence[tuple[int, Tensor]],
+    trial: Trial,
 ) -> Tensor:
-    """The gain of every feature on every image, mean over the steps of the trial: (N, n)."""
+    """The gain of every image under each move, a feature and its unit (T, P): (M, n).
+
+    It is the mean over the steps of the trial.
+    """
+    features = torch.tensor([feature for feature, _ in moves])
+    change = trial.beta * torch.stack([unit for _, unit in moves], -1)
     s = sampling.trajectory(subject, trial.steps)
     gains = []
     for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):
@@ -367,7 +365,7 @@ def _all_gains(
 def _gains(moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor) -> Tensor:
     """Change of the class's log-probability at one step, each feature moved alone: (N, B)."""
     subject = moment.subject
-    ksae = gpu.on(ksae, moment.x.device)
+    ksae = ksae.on_device(moment.x.device)
     rows = []
     for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import metrics, sampling
 from .pipelines import Subject
 from .settings import Seeds
-from .worlds import Portraits
+from .worlds import Scenes
 
 BATCH = 128
 
@@ -25,7 +25,7 @@ class FactorSet(NamedTuple):
     timesteps: tuple[int, ...]
 
 
-def factor_labels(subject: Subject, n: int, seed: int) -> Portraits:
+def factor_labels(subject: Subject, n: int, seed: int) -> Scenes:
     """The images of `factor_set` before they are drawn: every factor uniform and independent."""
     return subject.data.sample(n, Seeds.of(seed).factors, balanced=True)
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from . import artifacts, hooks, metrics, sampling
+from .errors import all_positive
 from .metrics import Estimate
 from .pipelines import Subject
 from .precision import full_precision
-from .worlds import Portraits, World
+from .worlds import Scenes, World
 
 CONTROL = "background"  # the factor that the control changes: it depends on no attribute
 
@@ -62,7 +63,7 @@ def through_module(
     another image with the labels of the first. Kept in the store. Raises ValueError for sizes <= 0
     or a subject without a world.
     """
-    artifacts.check_sizes(n_pairs=n)
+    all_positive(n_pairs=n)
     return Mediation(**_exchanged(subject, exchange, timesteps, n, seed))
 
 
@@ -94,7 +95,7 @@ def _exchanged(
     return {name: torch.stack(c).cpu() for name, c in zip(names, columns, strict=True)}
 
 
-def _control(world: World, before: Portraits) -> Portraits:
+def _control(world: World, before: Scenes) -> Scenes:
     if CONTROL not in world.factors:
         return replace(before, nuisance=-before.nuisance)
     other = (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)

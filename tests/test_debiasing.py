@@ -199,7 +199,7 @@ def test_scores_of_an_unedited_set(subject) -> None:
 
 def test_what_depends_on_an_attribute_is_related(subject) -> None:
     assert debiasing.unrelated(subject, "gender") == [
-        f for f in subject.factors if f not in ("gender", *subject.world.planted_causes("gender"))
+        f for f in subject.factors if f not in ("gender", *subject.world.effects("gender"))
     ]
     assert "glasses" in debiasing.unrelated(subject, "tone") and "gender" in debiasing.unrelated(
         subject, "tone"

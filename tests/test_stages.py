@@ -9,7 +9,7 @@ from difflens_utils import activations, edits, features, outcome, sampling
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def outcome(classes: list[int]) -> outcome.Outcome:
+def certain(classes: list[int]) -> outcome.Outcome:
     """What evaluators that are certain of gender say."""
     hot = {"gender": torch.eye(2)[torch.tensor(classes)]}
     return outcome.Outcome(
@@ -23,7 +23,7 @@ def outcome(classes: list[int]) -> outcome.Outcome:
 
 
 def test_a_gain_is_paired_by_seed() -> None:
-    before, after = outcome([0, 0, 1, 0, 1, 1]), outcome([1, 0, 1, 1])
+    before, after = certain([0, 0, 1, 0, 1, 1]), certain([1, 0, 1, 1])
     gain = after.gain(before, "gender", 1)
     assert gain.value == pytest.approx(0.5) and gain.n == 4
     assert (

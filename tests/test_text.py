@@ -34,7 +34,7 @@ def subject():
 
 
 def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
-    """Same noise, same prompts, same guidance: diffusers' own `StableDiffusionPipeline` draws the same latents."""
+    """diffusers' own pipeline draws the same images of the same noise, prompts and guidance."""
     texts = subject.texts()
     x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
@@ -158,16 +158,16 @@ def test_fairness_is_taken_per_prompt() -> None:
     """Two opposite biases do not cancel."""
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
     )
-    assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
-    assert outcome.of(0).share("gender", 0).value == 1.0
+    assert images.fairness("gender").soft.value == pytest.approx(0.5**0.5)
+    assert images.of(0).share("gender", 0).value == 1.0
 
 
 def test_what_a_prompt_names_is_looked_for(subject) -> None:
     hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         torch.zeros(4, 3),
         {"gender": hot},
         {"gender": hot},
@@ -176,13 +176,13 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
         sampling.assigned(4, 2),
     )
     got = outcome.obeyed(
-        outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
+        images, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
     )
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
     several = Prompt("a cup, light blue", {"gender": "light blue"})
     within = Prompt("a bluebell", {"gender": "blue"})
     prompts = [several, within]
-    assert outcome.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
+    assert outcome.obeyed(images, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:
@@ -191,12 +191,12 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 
     heads, h = Heads(torch.randn(1, 2, 6, 2, 2), torch.zeros(1, 2)), torch.randn(8, 6, 2, 2)
     edit, prompt = edits.guide(heads, (0.5, 0.5), 100.0), sampling.assigned(8, 2)
-    got = edit(h, sampling.Step(0, 9, torch.arange(0, 8), prompt))
+    got = edit(h, sampling.Step(0, 9, torch.arange(8), prompt))
     for g in (0, 1):
-        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, torch.arange(0, 4))))
+        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, torch.arange(4))))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The two methods that need text
 
 
@@ -211,7 +211,7 @@ class BrightClip:
 
 
 class Reddish:
-    """A labeller that takes redder images than the untrained model's median for female: every image alike, before it is tuned."""
+    """A labeller that takes images for female that are redder than the untrained model's median."""
 
     def fingerprint(self) -> str:
         return "reddish"
@@ -222,7 +222,9 @@ class Reddish:
 
 
 def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
-    """On images of its class, under a prompt without it, which is the loss that it was learned for; on noise it never saw."""
+    """The loss that it was learned for, on noise it never saw: images of its class, under a prompt
+    without it.
+    """
     subject = tiny.text_subject()
     vectors = latent_direction.learn(
         subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
@@ -264,9 +266,8 @@ def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
 
 
 def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path) -> None:
-    subject = tiny.text_subject()
     judge = Reddish()
-    subject.__dict__["_judges"] = (judge, judge, BrightClip())
+    subject = tiny.text_subject(evaluators=lambda: (judge, judge, BrightClip()))
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
     change = finetuning.learn(
         subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False

@@ -1,4 +1,4 @@
-"""Whole studies small enough for unit tests: images, labels, evaluators, a CLIP and a diffusion model.
+"""Whole studies small enough for unit tests: images, labels, evaluators, a CLIP and a model.
 
 All weights are random.
 
@@ -20,7 +20,6 @@ import pandas as pd
 import tiny
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
     DiffusionPipeline,
@@ -91,18 +90,8 @@ def dit() -> DiTPipeline:
     )
     for value in network.parameters():  # a DiT starts as the identity
         value.data += 0.1 * torch.randn_like(value)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=2 * SIDE,
-        scaling_factor=0.5,
-    )
-    return DiTPipeline(
-        network, vae, DDIMScheduler(1000, clip_sample=False), {0: "red fish", 1: "blue fish"}
-    )
+    steps = DDIMScheduler(1000, clip_sample=False)
+    return DiTPipeline(network, tiny.autoencoder(), steps, {0: "red fish", 1: "blue fish"})
 
 
 def shallow(features: int) -> nn.Sequential:
