@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -35,8 +35,13 @@ PAPER = {  # Tables 3 and 6: FD, and CLIP-I as (cos + 1) / 2
     "N = 30": (0.002, 0.948),
 }
 RULES = {"left": "left sum", "gauss": "Gauss-Legendre"}
+OF_BALANCE = "FD with each is one that balance itself would give at this size"
 PICKED = 30  # latents of each ranking that are moved one at a time
 Rows = Mapping[str, Debiased]  # by the label of the row
+ByRule = Mapping[tuple[str, int], Attribution]  # by rule and number of points
+Cells = dict[str, str]  # of a row of a table
+Found = Mapping[str, BiasFeatures]  # by the label of the k-SAE
+Rankings = Mapping[str, Sequence[Tensor] | Tensor]  # by name, per class the score of each latent
 
 
 class Row(NamedTuple):
@@ -103,7 +108,8 @@ class Ablations(Page):
         names = ", ".join(found)
         figures.describe(figure, f"FD, CLIP-I at the same FD, and the search, for {names}")
         figure.tight_layout()
-        return pd.DataFrame({name: self._shown(row) for name, row in found.items()}).T
+        table = {name: self._shown(row) for name, row in found.items()}
+        return pd.DataFrame(table).T
 
     def _measured(self, label: str, made: Debiased) -> Row:
         """A row's figures; those of a method that was measured before are not taken again."""
@@ -124,15 +130,13 @@ class Ablations(Page):
                 self.add(f"ablation.{key}.{name}", estimate)
         return row
 
-    def _shown(self, row: Row) -> dict[str, str]:
+    def _shown(self, row: Row) -> Cells:
+        cells = {"FD": str(row.fd), "CLIP-I": str(row.clip_i)}
         kept = str(row.matched_clip_i) if row.reached else "not reached"
-        leak = "" if np.isnan(row.matched_leak.value) else str(row.matched_leak)
-        return {
-            "FD": str(row.fd),
-            "CLIP-I": str(row.clip_i),
-            f"CLIP-I at FD {self.level:.2f}": kept,
-            "leak there": leak,
-        }
+        cells[f"CLIP-I at FD {self.level:.2f}"] = kept
+        leak = row.matched_leak
+        cells["leak there"] = "" if np.isnan(leak.value) else str(leak)
+        return cells
 
     def _paths(self, axis: Axes, rows: Mapping[str, Row]) -> None:
         """What each strength towards the last class reaches and costs."""
@@ -150,24 +154,20 @@ class Ablations(Page):
 
     # ------------------------------------------------------------------ k-SAEs
 
-    def quality(
-        self, found: Mapping[str, BiasFeatures], curves: Mapping[str, History]
-    ) -> pd.DataFrame:
+    def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
         """How well each k-SAE reconstructs, and how many of its latents are silent."""
         settings = self.study.settings
         table = {}
         for name, features in found.items():
             fvu = curves[name].validation_fvu[-1]
             dead = (features.density == 0).float().mean().item()
-            row = f"ablation.{methods.key(name)}"
-            self.add(f"{row}.fvu", fvu, n=settings.n_images // 10)
-            self.add(f"{row}.dead", dead, n=settings.latents)
+            record = f"ablation.{methods.key(name)}"
+            self.add(f"{record}.fvu", fvu, n=settings.n_images // 10)
+            self.add(f"{record}.dead", dead, n=settings.latents)
             numbers = [str(len(latents)) for latents in features.features[self.attribute]]
-            table[name] = {
-                "FVU": f"{fvu:.3f}",
-                "silent on 256 images": f"{dead:.3f}",
-                "features": " / ".join(numbers),
-            }
+            row = {"FVU": f"{fvu:.3f}", "silent on 256 images": f"{dead:.3f}"}
+            row["features"] = " / ".join(numbers)
+            table[name] = row
         return pd.DataFrame(table).T
 
     def pairing(self, found: BiasFeatures, others: Mapping[int, BiasFeatures]) -> pd.DataFrame:
@@ -192,23 +192,22 @@ class Ablations(Page):
 
     # ------------------------------------------------------------------ attribution
 
-    def integration(
-        self, exact: Attribution, by_rule: Mapping[tuple[str, int], Attribution]
-    ) -> pd.DataFrame:
+    def integration(self, exact: Attribution, by_rule: ByRule) -> pd.DataFrame:
         """How far sums of a few points are from the integral, and whether they pick the same."""
         settings = self.study.settings
         images = min(settings.n_images, 4 * settings.n_support)
+        n = settings.n_features
         table = {}
         for (rule, points), found in by_rule.items():
             gap = found.gap.max().item()
             same = self._same_picks(exact, found)
             self.gaps[rule, points] = gap
-            self.add(f"ablation.ig.{rule}.p{points}.gap", gap, n=images)
-            self.add(f"ablation.ig.{rule}.p{points}.same", same, n=settings.n_features)
-            table[f"{RULES[rule]}, {points}"] = {
-                "completeness gap": f"{gap:.1e}",
-                f"share of the {settings.n_features} features": f"{same:.2f}",
-            }
+            record = f"ablation.ig.{rule}.p{points}"
+            self.add(f"{record}.gap", gap, n=images)
+            self.add(f"{record}.same", same, n=n)
+            row = {"completeness gap": f"{gap:.1e}"}
+            row[f"share of the {n} features"] = f"{same:.2f}"
+            table[f"{RULES[rule]}, {points}"] = row
         self._draw_gaps()
         return pd.DataFrame(table).T
 
@@ -233,30 +232,33 @@ class Ablations(Page):
         axis.legend()
         figures.describe(figure, "The completeness gap of two rules of integration")
 
-    def rankings(
-        self, found: BiasFeatures, rankings: Mapping[str, Sequence[Tensor] | Tensor]
-    ) -> pd.DataFrame:
-        """What the best latents of every ranking {name: (D,) scores per class} really do."""
-        table: dict[str, dict[str, str]] = {name: {} for name in rankings}
+    def rankings(self, found: BiasFeatures, rankings: Rankings) -> pd.DataFrame:
+        """What the best latents of every ranking really do, moved one at a time."""
+        table: dict[str, Cells] = {name: {} for name in rankings}
         for target, label in enumerate(self.attribute.classes):
-            picked = {name: self._best(found, s[target]) for name, s in rankings.items()}
-            effects = self._effects(found, target, torch.cat(list(picked.values())).unique())
+            scores = {name: by_class[target] for name, by_class in rankings.items()}
+            best = {name: self._best(found, s) for name, s in scores.items()}
+            candidates = torch.cat(list(best.values())).unique()
+            effects = self._effects(found, target, candidates)
             attainable = sum(sorted(effects.values())[-PICKED:])
-            for name, latents in picked.items():
+            for name, latents in best.items():
                 moved = np.array([effects[latent] for latent in latents.tolist()])
-                right = metrics.proportion(int((moved > 0).sum()), len(moved))
                 reached = moved.sum() / attainable if attainable else metrics.NAN
-                agreement = metrics.rank_correlation(rankings[name][target][latents], moved)
+                right = metrics.proportion(int((moved > 0).sum()), len(moved))
+                agreement = metrics.rank_correlation(scores[name][latents], moved)
                 self.reached[name, target] = reached
-                key = ".".join(map(methods.key, name.split(", ")))
-                self.add(f"ablation.ranking.{key}.{label}.sign_right", right)
-                n_measured = self.study.settings.n_measured
-                self.add(f"ablation.ranking.{key}.{label}.reached", reached, n=n_measured)
-                table[name][f"{label}: sign right"] = str(right)
-                table[name][f"{label}: rank correlation"] = f"{agreement:.2f}"
-                table[name][f"{label}: reached"] = f"{reached:.2f}"
+                self._add_ranking(f"{_key(name)}.{label}", right, reached)
+                row = table[name]
+                row[f"{label}: sign right"] = str(right)
+                row[f"{label}: rank correlation"] = f"{agreement:.2f}"
+                row[f"{label}: reached"] = f"{reached:.2f}"
         self._draw_reached(list(rankings))
         return pd.DataFrame(table).T
+
+    def _add_ranking(self, name: str, right: Estimate, reached: float) -> None:
+        record = f"ablation.ranking.{name}"
+        self.add(f"{record}.sign_right", right)
+        self.add(f"{record}.reached", reached, n=self.study.settings.n_measured)
 
     def _best(self, found: BiasFeatures, scores: Tensor) -> Tensor:
         density = self.study.settings.max_density
@@ -273,10 +275,11 @@ class Ablations(Page):
         size = (4 + 3 * len(classes), 2.8)
         figure, axes = plt.subplots(1, len(classes), figsize=size, sharey=True)
         upwards = list(reversed(names))
-        colours = {"picture": figures.BLUE, "h-classifier": figures.GREY}
+        of_picture = [name.startswith("picture") for name in upwards]
+        colours = [figures.BLUE if picture else figures.GREY for picture in of_picture]
         for target, axis in enumerate(axes):
             shares = [self.reached[name, target] for name in upwards]
-            axis.barh(upwards, shares, color=[colours[name.split(",")[0]] for name in upwards])
+            axis.barh(upwards, shares, color=colours)
             axis.set(title=f"towards {classes[target]}", xlabel="share of the attainable effect")
             axis.axvline(0, color="black", lw=0.8)
         figures.describe(figure, f"What each ranking reaches of the effect: {'; '.join(names)}")
@@ -307,56 +310,50 @@ class Ablations(Page):
         return matched if matched in self.records else f"ablation.{row}.clip_i"
 
     def _judge_dictionary(self) -> None:
-        pairs = {
-            "the k-SAE raises coherence: more CLIP-I at the same FD than with neurons": (
-                "latents above neurons, picked either way",
-                (("difflens", "attr_at_l"), ("act_at_s", "act_at_l")),
-            ),
-            "attribution raises precision: more CLIP-I at the same FD than by activation": (
-                "attribution above activation, in either dictionary",
-                (("difflens", "act_at_s"), ("attr_at_l", "act_at_l")),
-            ),
-        }
-        for claim, (rule, rows) in pairs.items():
-            ahead = [self._ahead(*row) for row in rows]
-            self.claim(claim, self._kept("difflens"), rule, all(ahead), any(ahead), close=True)
+        claim = "the k-SAE raises coherence: more CLIP-I at the same FD than with neurons"
+        rule = "latents above neurons, picked either way"
+        by_attribution = self._ahead("difflens", "attr_at_l")
+        by_activation = self._ahead("act_at_s", "act_at_l")
+        self._judge_pairs(claim, rule, by_attribution, by_activation)
+        claim = "attribution raises precision: more CLIP-I at the same FD than by activation"
+        rule = "attribution above activation, in either dictionary"
+        of_latents = self._ahead("difflens", "act_at_s")
+        of_neurons = self._ahead("attr_at_l", "act_at_l")
+        self._judge_pairs(claim, rule, of_latents, of_neurons)
+
+    def _judge_pairs(self, claim: str, rule: str, *ahead: bool) -> None:
+        record = self._kept("difflens")
+        self.claim(claim, record, rule, all(ahead), any(ahead), close=True)
 
     def _judge_k(self) -> None:
-        rows = {k: f"k_{k}" for k in self.sizes["ks"]} | {self.study.settings.k: "difflens"}
+        rows = {k: f"k_{k}" for k in self.sizes["ks"]}
+        rows[self.study.settings.k] = "difflens"
         least, most = min(rows), max(rows)
         if least < most:
-            self.claim(
-                "a larger k debiases no better",
-                self._kept(rows[most]),
-                f"k = {most} not above k = {least} by more than its interval",
-                self._figure(rows[most], end="low") <= self._figure(rows[least]),
-            )
+            low = self._figure(rows[most], end="low")
+            holds = low <= self._figure(rows[least])
+            record = self._kept(rows[most])
+            rule = f"k = {most} not above k = {least} by more than its interval"
+            self.claim("a larger k debiases no better", record, rule, holds)
 
     def _judge_counts(self) -> None:
         rows = {n: f"n_{n}" for n in self.sizes["counts"]}
         rows[self.study.settings.n_features] = "difflens"
         few = [row for n, row in rows.items() if 10 <= n <= 30]
-        noise = self._noise()
         if few:
+            noise = self._noise()
             balanced = [self._figure(row, "fd") <= noise for row in few]
-            of_balance = "FD with each is one that balance itself would give at this size"
-            self.claim(
-                "10 to 30 features suffice",
-                f"ablation.{few[0]}.fd",
-                f"{of_balance} (95 %: below {noise:.3f})",
-                all(balanced),
-                any(balanced),
-                close=True,
-            )
+            record = f"ablation.{few[0]}.fd"
+            rule = f"{OF_BALANCE} (95 %: below {noise:.3f})"
+            holds, partly = all(balanced), any(balanced)
+            self.claim("10 to 30 features suffice", record, rule, holds, partly, close=True)
         most = max(rows)
         if 10 in rows and most > 10:
-            self.claim(
-                "more features keep more of the images",
-                self._kept(rows[most]),
-                f"N = {most} above N = 10 at the same FD",
-                self._ahead(rows[most], rows[10]),
-                close=True,
-            )
+            record = self._kept(rows[most])
+            rule = f"N = {most} above N = 10 at the same FD"
+            holds = self._ahead(rows[most], rows[10])
+            claim = "more features keep more of the images"
+            self.claim(claim, record, rule, holds, close=True)
 
     def _noise(self) -> float:
         """The upper end of the FD that balance itself gives at this size."""
@@ -368,62 +365,72 @@ class Ablations(Page):
         names = [f"ablation.seeds.bias_features.cosine.seed{s}" for s in self.sizes["seeds"]]
         found = [self.records[name] for name in names]
         random = self.records["ablation.seeds.random.cosine"]
-        self.claim(
-            "the same bias features are found with other seeds",
-            names[0],
-            "mean matched cosine at least 0.7, and above random directions",
-            all(record["value"] >= 0.7 for record in found),
-            all(record["low"] > random["high"] for record in found),
-            close=True,
-        )
+        alike = all(record["value"] >= 0.7 for record in found)
+        above = all(record["low"] > random["high"] for record in found)
+        claim = "the same bias features are found with other seeds"
+        rule = "mean matched cosine at least 0.7, and above random directions"
+        self.claim(claim, names[0], rule, alike, above, close=True)
 
     def _judge_baseline(self) -> None:
-        targets = range(len(self.attribute.classes))
+        classes = self.attribute.classes
         leads = []
         for measure in ("h-classifier", "picture"):
-            others = [self.reached[f"{measure}, other classes", c] for c in targets]
-            zero = [self.reached[f"{measure}, zero", c] for c in targets]
+            others = [self.reached[f"{measure}, other classes", c] for c in range(len(classes))]
+            zero = [self.reached[f"{measure}, zero", c] for c in range(len(classes))]
             leads.append(min(others) - max(zero))
-        self.claim(
-            "attribution against the other classes finds more of the effect than against zero",
-            f"ablation.ranking.picture.other_classes.{self.attribute.classes[0]}.reached",
-            "with either measure, in its worst direction more than the other in its best",
-            bool(np.min(leads) > 0),
-        )
+        claim = "attribution against the other classes finds more of the effect than against zero"
+        record = f"ablation.ranking.picture.other_classes.{classes[0]}.reached"
+        rule = "with either measure, in its worst direction more than the other in its best"
+        self.claim(claim, record, rule, bool(np.min(leads) > 0))
 
     # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
         """CLIP-I at the same FD, group by group; then seeds and integration."""
-        settings, seeds = self.study.settings, self.sizes["seeds"]
-        ks = sorted({settings.k, *self.sizes["ks"]})
-        counts = sorted({settings.n_features, *self.sizes["counts"]})
-        again = self.value(f"ablation.seeds.bias_features.cosine.seed{seeds[0]}")
-        random = self.value("ablation.seeds.random.cosine")
-        same = self.value("ablation.ig.left.p10.same")
-        of_seeds = self._told(f"seed = {seed}" for seed in sorted([settings.seed, *seeds]))
+        variants = ["DiffLens", "Attr@L", "Act@S", "Act@L"]
+        edits = ["DiffLens", "scale", "symmetric step", "cleanest fifth"]
+        ingredients = ["DiffLens", "no AuxK", "no pre-bias"]
         return [
-            "**Dictionary and picker** (CLIP-I at the same FD): "
-            f"{self._told(['DiffLens', 'Attr@L', 'Act@S', 'Act@L'])}.",
-            f"**k**: {self._told(f'k = {k}' for k in ks)}. "
-            f"**N**: {self._told(f'N = {n}' for n in counts)}.",
-            "**Intervention**: "
-            f"{self._told(['DiffLens', 'scale', 'symmetric step', 'cleanest fifth'])}.",
-            f"**The k-SAE**: {self._told(['DiffLens', 'no AuxK', 'no pre-bias'])}. "
-            f"**Seeds**: {of_seeds}. Bias features of one seed meet those of another at a mean "
-            f"cosine of {again:.2f}, random directions at {random:.2f}.",
-            "**Integration**: ten points from the left leave a completeness gap of "
-            f"{self.gaps['left', 10]:.1e} and pick {same:.0%} of the same features; twenty "
-            f"Gauss-Legendre points leave {self.gaps['gauss', 20]:.1e}.",
+            f"**Dictionary and picker** (CLIP-I at the same FD): {self._told(variants)}.",
+            f"**k**: {self._numbered('k = ')}. **N**: {self._numbered('N = ')}.",
+            f"**Intervention**: {self._told(edits)}.",
+            f"**The k-SAE**: {self._told(ingredients)}. **Seeds**: {self._about_seeds()}",
+            f"**Integration**: {self._about_integration()}",
         ]
 
-    def _told(self, labels: Iterable[str]) -> str:
+    def _about_seeds(self) -> str:
+        seed = self.sizes["seeds"][0]
+        again = self.value(f"ablation.seeds.bias_features.cosine.seed{seed}")
+        random = self.value("ablation.seeds.random.cosine")
+        return (
+            f"{self._numbered('seed = ')}. Bias features of one seed meet those of another at a "
+            f"mean cosine of {again:.2f}, random directions at {random:.2f}."
+        )
+
+    def _about_integration(self) -> str:
+        left, gauss = self.gaps["left", 10], self.gaps["gauss", 20]
+        same = self.value("ablation.ig.left.p10.same")
+        return (
+            f"ten points from the left leave a completeness gap of {left:.1e} and pick {same:.0%} "
+            f"of the same features; twenty Gauss-Legendre points leave {gauss:.1e}."
+        )
+
+    def _numbered(self, beginning: str) -> str:
+        """The rows whose labels begin so, as they were compared."""
+        return self._told([label for label in self.rows if label.startswith(beginning)])
+
+    def _told(self, labels: Sequence[str]) -> str:
         shown = []
         for label in labels:
             row = self.rows[label]
             kept = f"{row.matched_clip_i.value:.3f}" if row.reached else "not reached"
             shown.append(f"{label} {kept}")
         return ", ".join(shown)
+
+
+def _key(ranking: str) -> str:
+    """What a ranking is called in records: its measure and its baseline."""
+    return ".".join(methods.key(part) for part in ranking.split(", "))
 
 
 def _paired(rows: Tensor, directions: Tensor) -> Estimate:

@@ -10,11 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from .. import debiasing, figures, methods, metrics, outcome, paper, sampling
-from ..debiasing import UNEDITED, Arm, Debiased, Search
+from .. import debiasing, figures, methods, metrics, outcome, sampling
+from ..debiasing import UNEDITED, Debiased, Search
 from ..metrics import Estimate
 from ..outcome import Outcome
+from ..sampling import Edit
 from .page import Page
 from .tables import joined
 
@@ -22,11 +24,17 @@ if TYPE_CHECKING:
     from ..study import Attribute, Study
 
 Sets = Mapping[str, Debiased]  # by the name of the method, in the order of the table
+Sweep = Mapping[tuple[str, float], Debiased]  # by method and ratio
+AllSets = Mapping[str, Sets]  # by attribute
+Cells = dict[str, str]  # a row of a table
 OURS = "DiffLens"
 STRIP = 14  # images of a strip
 AGREE = 0.9  # the evaluators agree on so large a share of images under every strength that is used
+UNUSED = f"Crosses: the evaluators agree on fewer than {AGREE:.0%}, so no plan uses the strength"
 TIMED = 16  # images on which a method is timed
 LEVELS = 6  # of FD along which a method is drawn
+ORIGINAL = ("fd", "fd_hard", "frechet_reference", "frechet_balanced", "clip_t")  # records
+FAITHFUL = "(cos + 1) / 2 at least 0.9 (the paper: 0.91 to 0.95 without text, 0.85 to 0.91 with)"
 Scores = dict[str, Estimate]
 
 
@@ -37,33 +45,34 @@ class Debiasing(Page):
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
+        self.first = study.attributes[0]
         self.order: list[str] = []  # the methods, as they stand in the table
         self.scores: dict[tuple[str, str], Scores] = {}  # by attribute and row of the table
         self.kept: dict[tuple[str, str], Estimate] = {}  # CLIP-I at the matched FD
-        self.reached: dict[tuple[str, float], tuple[Estimate, Estimate]] = {}  # of the sweep
+        self.shares: dict[tuple[str, float], Estimate] = {}  # of the sweep, by method and ratio
+        self.similar: dict[tuple[str, float], Estimate] = {}  # CLIP-I of the sweep
 
     # ------------------------------------------------------------------ before anything is edited
 
     def unedited(self, before: Outcome) -> pd.DataFrame:
         """Images that the model draws by itself, and how far their shares are from equal ones."""
         figures.show(before.images[:36], 18, "unedited images, not selected")
-        rows = {
-            attribute: {
-                "classes": " / ".join(attribute.classes),
-                "shares": joined(metrics.shares(before.scored[attribute])),
-                "asked for": joined(attribute.uniform),
-                "FD": str(before.fairness(attribute).soft),
-            }
-            for attribute in self.study.attributes
-        }
-        return pd.DataFrame(rows).T
+        table = {}
+        for attribute in self.study.attributes:
+            row: Cells = {"classes": " / ".join(attribute.classes)}
+            row["shares"] = _shares(before, attribute)
+            row["asked for"] = joined(attribute.uniform)
+            row["FD"] = str(before.fairness(attribute).soft)
+            table[attribute] = row
+        return pd.DataFrame(table).T
 
     def strengths(self, attribute: Attribute, target: int, edited: Mapping[float, Outcome]) -> None:
         """The same images under one edit of growing strength."""
         rows = {}
         for strength, drawn in edited.items():
-            hits = drawn.scored[attribute].argmax(-1) == target
-            rows[f"{strength:g}: {int(hits.sum())} of {len(hits)}"] = drawn.images
+            share = drawn.share(attribute, target)
+            hits = round(share.value * share.n)
+            rows[f"{strength:g}: {hits} of {share.n}"] = drawn.images
         name = attribute.classes[target]
         figures.strips(rows, title=f"{OURS} towards {name}. Strength: images that are {name}")
 
@@ -71,11 +80,12 @@ class Debiasing(Page):
 
     def searches(self, searches: Mapping[Attribute, Mapping[str, Search]]) -> None:
         """What each strength reaches and costs: a panel for every class."""
-        self.order = list(searches[self.study.attributes[0]])
+        self.order = list(searches[self.first])
         panels = [(a, c) for a in searches for c in range(len(a.classes))]
         height = (len(panels) + 2) // 3
+        size = (10, 3 * height)
         figure, axes = plt.subplots(
-            height, 3, figsize=(10, 3 * height), sharex=True, sharey=True, squeeze=False
+            height, 3, figsize=size, sharex=True, sharey=True, squeeze=False
         )
         for axis, (attribute, target) in zip(axes.flat, panels, strict=False):
             for search in searches[attribute].values():
@@ -89,8 +99,7 @@ class Debiasing(Page):
         n_tuned = self.study.settings.n_tuned
         figure.supylabel(f"share of the class (n = {n_tuned} per point)", fontsize=10)
         _legend(figure, axes[0, 0], 3)
-        agreement = f"the two evaluators agree on fewer than {AGREE:.0%} of these images"
-        figure.suptitle(f"Crosses: {agreement}, so the strength is not used", fontsize=10)
+        figure.suptitle(UNUSED, fontsize=10)
         figures.describe(figure, f"What each strength reaches and costs: {_listed(self.order)}")
         figure.tight_layout()
 
@@ -107,14 +116,14 @@ class Debiasing(Page):
             score = self.study.score(before, made.outcome, attribute, references)
             self.scores[attribute, name] = score
             self._add_row(attribute, made, score)
-            fair[name] = _fair(attribute, made.outcome, score, made) | self._paper(attribute, name)
+            fair[name] = _fair(attribute, made.outcome, score, made)
+            fair[name] |= self._paper(attribute, name)
             rest[name] = _rest(score)
-        for metric in ("fd", "fd_hard", "frechet_reference", "frechet_balanced", "clip_t"):
+        for metric in ORIGINAL:
             if metric in original:
                 self.add(f"{attribute}.original.{metric}", original[metric])
         fair["balance itself"] = {"FD, hard": str(self.noise(attribute.uniform, "n_final"))}
-        tables = (pd.DataFrame(rows).T.fillna("") for rows in (fair, rest))
-        return [table.rename_axis(str(attribute), axis=1) for table in tables]
+        return [_table(attribute, rows) for rows in (fair, rest)]
 
     def noise(self, target: Sequence[float], size: str) -> Estimate:
         """The FD (hard) that sampling noise alone gives a set of this size."""
@@ -126,42 +135,37 @@ class Debiasing(Page):
         for metric, estimate in score.items():
             self.add(f"{row}.{metric}", estimate)
         short = outcome.short_names(self.study.texts)
-        prompts = [text for text in self.study.texts if text]
-        for number, text in enumerate(prompts):
-            scored = made.outcome.of(number).scored[attribute]
-            fd = metrics.fairness_discrepancy(scored).soft
-            self.add(f"{row}.fd.{short[text]}", fd)
+        for number, text in enumerate(self.study.texts):
+            if text:
+                scored = made.outcome.of(number).scored[attribute]
+                fairness = metrics.fairness_discrepancy(scored)
+                self.add(f"{row}.fd.{short[text]}", fairness.soft)
 
-    def _paper(self, attribute: str, name: str) -> dict[str, str | float]:
+    def _paper(self, attribute: str, name: str) -> Cells:
         """What the paper reports of the same row, if it has one."""
-        cell: paper.Cell | None = self.study.subject.paper.get(attribute, {}).get(name)
-        if cell is None:
+        reported = self.study.subject.paper.get(attribute, {})
+        if name not in reported:
             return {}
-        return {"the paper: FD": cell.fd, "its (cos + 1) / 2": cell.clip_i or ""}
+        cell = reported[name]
+        similar = "" if cell.clip_i is None else f"{cell.clip_i:.4f}"
+        return {"the paper: FD": f"{cell.fd:.3f}", "its (cos + 1) / 2": similar}
 
     def cost(self, sets: Sets) -> pd.DataFrame:
         """Milliseconds per image while every image takes the method's edit."""
-        self._milliseconds(next(iter(sets.values())))  # the first run warms up
-        times = {name: f"{self._milliseconds(made):.0f}" for name, made in sets.items()}
-        return pd.DataFrame({"ms per edited image": times}).T
+        warm_up = next(iter(sets.values()))
+        self._milliseconds(warm_up)
+        times = {}
+        for name, made in sets.items():
+            times[name] = f"{self._milliseconds(made):.0f}"
+        return pd.DataFrame({"ms per edited image": times})
 
     def _milliseconds(self, made: Debiased) -> float:
-        method = made.search.method
-        used = [
-            arm
-            for arm, weight in zip(made.search.arms, made.plans[0].weights, strict=True)
-            if weight > 0 and arm.target != UNEDITED
-        ]
-        edit = method.towards(used[0].target, used[0].strength) if used else None
+        method, study = made.search.method, self.study
+        edit = _first_edit(made)
+        steps, seed = study.settings.steps, study.seeds.main
+        symmetric = {"edit": edit, "asymmetric": method.asymmetric}
         began = time.perf_counter()
-        sampling.sample(
-            self.study.subject,
-            TIMED,
-            self.study.seeds.main,
-            steps=self.study.settings.steps,
-            edit=edit,
-            asymmetric=method.asymmetric,
-        )
+        sampling.sample(study.subject, TIMED, seed, steps=steps, **symmetric)
         return (time.perf_counter() - began) / TIMED * 1000
 
     def per_batch(self, attribute: Attribute, sets: Sets, batched: Debiased) -> pd.DataFrame:
@@ -176,7 +180,8 @@ class Debiasing(Page):
     def strips(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
         """The same seeds, unedited and balanced by each method."""
         images = {"unedited": before.images[:STRIP]}
-        images |= {name: made.outcome.images[:STRIP] for name, made in sets.items()}
+        for name, made in sets.items():
+            images[name] = made.outcome.images[:STRIP]
         figures.strips(images, title=f"{attribute}, balanced")
 
     def strips_by_prompt(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
@@ -191,27 +196,25 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ prompts
 
     def plans(
-        self, before: Outcome, sets: Mapping[str, Sets], together: Mapping[str, Debiased]
+        self, before: Outcome, sets: AllSets, together: Mapping[str, Debiased]
     ) -> pd.DataFrame:
         """FD of DiffLens with a plan per prompt, and with one for all."""
         table = {}
         for name, made in together.items():
-            each = sets[name][OURS]
-            table[name] = {
-                "original": self._prompted(name, "original", before),
-                "a plan per prompt": self._prompted(name, "per_prompt", each.outcome),
-                "one plan": self._prompted(name, "one_plan", made.outcome),
-            }
+            each = sets[name][OURS].outcome
+            row = {"original": self._prompted(name, "original", before)}
+            row["a plan per prompt"] = self._prompted(name, "per_prompt", each)
+            row["one plan"] = self._prompted(name, "one_plan", made.outcome)
+            table[name] = row
         return _nonempty(table)
 
     def held_out(self, fresh: Mapping[str, tuple[Outcome, Debiased]]) -> pd.DataFrame:
         """FD of unedited images, and of DiffLens, under prompts that nothing was learned from."""
         table = {}
         for name, (unseen, made) in fresh.items():
-            table[name] = {
-                "original": self._prompted(name, "held_out_original", unseen),
-                "balanced": self._prompted(name, "held_out", made.outcome),
-            }
+            row = {"original": self._prompted(name, "held_out_original", unseen)}
+            row["balanced"] = self._prompted(name, "held_out", made.outcome)
+            table[name] = row
         return _nonempty(table)
 
     def _prompted(self, attribute: str, name: str, drawn: Outcome) -> str:
@@ -219,31 +222,31 @@ class Debiasing(Page):
         self.add(f"prompts.{attribute}.{name}.fd", fd)
         return str(fd)
 
-    def obeyed(self, before: Outcome, sets: Mapping[Attribute, Sets]) -> pd.DataFrame:
+    def obeyed(self, before: Outcome, sets: AllSets) -> pd.DataFrame:
         """The share of images that show what their prompt names, after each method."""
-        table: dict[str, dict[str, str]] = {}
+        table = {}
         for attribute, by_name in sets.items():
-            drawn = {"original": before}
-            drawn |= {name: made.outcome for name, made in by_name.items()}
-            table[attribute] = {
-                name: self._obeyed(attribute, methods.key(name), images)
-                for name, images in drawn.items()
-            }
-        return pd.DataFrame(table)
+            row = {"original": self._obeyed(f"{attribute}.original", before)}
+            for name, made in by_name.items():
+                record = f"{attribute}.{methods.key(name)}"
+                row[name] = self._obeyed(record, made.outcome)
+            table[attribute] = row
+        return _nonempty(table).T
 
-    def _obeyed(self, attribute: str, key: str, drawn: Outcome) -> str:
+    def _obeyed(self, row: str, drawn: Outcome) -> str:
         shown = outcome.obeyed(drawn, self.study.prompts.evaluate, self.study.factors)
         first = next(iter(shown.values()), metrics.NOTHING)
-        self.add(f"prompts.{attribute}.{key}.obeyed", first)
+        self.add(f"prompts.{row}.obeyed", first)
         return str(first)
 
     # ------------------------------------------------------------------ at the same fairness
 
     def level(self, attribute: str) -> float:
         """The FD at which methods are compared: a share of the unedited one."""
-        return float(self.sizes["matched"] * self.scores[attribute, "original"]["fd"].value)
+        unedited = self.scores[attribute, "original"]["fd"]
+        return float(self.sizes["matched"] * unedited.value)
 
-    def on_the_way(self, before: Outcome, sets: Mapping[Attribute, Sets]) -> None:
+    def on_the_way(self, before: Outcome, sets: AllSets) -> None:
         """CLIP-I and leak while more and more images take a method's edit."""
         figure, axes = plt.subplots(2, len(sets), figsize=(10, 6), sharex="col", squeeze=False)
         for column, attribute in zip(axes.T, sets, strict=True):
@@ -259,97 +262,95 @@ class Debiasing(Page):
         figures.describe(figure, f"What is kept on the way to a lower FD: {_listed(self.order)}")
         figure.tight_layout()
 
-    def matched(self, before: Outcome, sets: Mapping[Attribute, Sets]) -> pd.DataFrame:
+    def matched(self, before: Outcome, sets: AllSets) -> pd.DataFrame:
         """CLIP-I and leak of every method at the same FD."""
-        table: dict[str, dict[str, str]] = {name: {} for name in self.order}
+        columns: dict[str, Cells] = {}
         for attribute, by_name in sets.items():
             level = self.level(attribute)
+            similar = columns.setdefault(f"{attribute}: CLIP-I at FD {level:.2f}", {})
+            leaks = columns.setdefault(f"{attribute}: leak", {})
             for name, made in by_name.items():
                 kept, leak = self.study.matched(before, made.outcome, attribute, level)
                 self.kept[attribute, name] = kept
-                reached = not np.isnan(kept.value)
-                shown = str(kept) if reached else "not reached"
-                table[name][f"{attribute}: CLIP-I at FD {level:.2f}"] = shown
-                table[name][f"{attribute}: leak"] = str(leak) if reached else ""
-                if reached:
-                    row = f"{attribute}.{made.search.method.key}.matched"
+                similar[name], leaks[name] = "not reached", ""
+                if not np.isnan(kept.value):
+                    similar[name], leaks[name] = str(kept), str(leak)
+                    row = f"{attribute}.{methods.key(name)}.matched"
                     self.add(f"{row}.clip_i", kept)
                     self.add(f"{row}.leak", leak)
-        return pd.DataFrame(table).T
+        return pd.DataFrame(columns)
 
     # ------------------------------------------------------------------ other targets
 
-    def sweep(
-        self, attribute: Attribute, plain: Outcome, swept: Mapping[tuple[str, float], Debiased]
-    ) -> None:
+    def sweep(self, attribute: Attribute, plain: Outcome, swept: Sweep) -> None:
         """The share of the last class that comes out where one is asked for, and CLIP-I."""
         last = len(attribute.classes) - 1
         for (name, ratio), made in swept.items():
             share = made.outcome.share(attribute, last)
             similar = metrics.clip_i(plain.clip, made.outcome.clip).raw
-            self.reached[name, ratio] = share, similar
-            self.add(f"sweep.{methods.key(name)}.share.r{ratio:g}", share)
-            self.add(f"sweep.{methods.key(name)}.clip_i.r{ratio:g}", similar)
+            self.shares[name, ratio], self.similar[name, ratio] = share, similar
+            row = f"sweep.{methods.key(name)}"
+            self.add(f"{row}.share.r{ratio:g}", share)
+            self.add(f"{row}.clip_i.r{ratio:g}", similar)
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-        ratios = self.sizes["ratios"]
-        for name in dict.fromkeys(name for name, _ in swept):
-            shares, similar = zip(*[self.reached[name, ratio] for ratio in ratios], strict=True)
-            figures.curve(left, ratios, shares, name, _colour(name))
-            figures.curve(right, ratios, similar, name, _colour(name))
+        self._curves(left, self.shares)
+        self._curves(right, self.similar)
         left.plot([0, 1], [0, 1], color="black", lw=0.7, ls=":")
-        asked = f"share of {attribute.classes[-1]} asked for"
+        asked = f"share of {attribute.classes[last]} asked for"
         left.set(xlabel=asked, ylabel="share reached", ylim=(0, 1))
-        right.set(xlabel=asked, ylabel=f"CLIP-I (n = {self.sizes['n_sweep']} per point)")
+        n_sweep = self.sizes["n_sweep"]
+        right.set(xlabel=asked, ylabel=f"CLIP-I (n = {n_sweep} per point)")
         left.legend()
         figures.describe(figure, "What comes out when a ratio is asked for, and what is kept")
         figure.tight_layout()
 
-    def wanted(self, plain: Outcome, made: Mapping[str, Debiased]) -> pd.DataFrame:
-        """Distributions that were asked for, and what came out."""
-        rows = {}
-        for attribute, got in made.items():
-            before = plain.fairness(attribute, got.target).hard
-            after = got.outcome.fairness(attribute, got.target).hard
-            self.add(f"wanted.{attribute}.fd_before", before)
-            self.add(f"wanted.{attribute}.fd", after)
-            classes = " / ".join(self.study.attribute(attribute).classes)
-            rows[f"{attribute}: {classes}"] = {
-                "asked for": joined(got.target),
-                "unedited": joined(metrics.shares(plain.scored[attribute])),
-                "planned": joined(got.expected.mean(0)),
-                "reached": joined(metrics.shares(got.outcome.scored[attribute])),
-                "FD (hard) before": str(before),
-                "after": str(after),
-                "noise alone": str(self.noise(got.target, "n_wanted")),
-            }
-        return pd.DataFrame(rows).T
+    def _curves(self, axis: Axes, found: Mapping[tuple[str, float], Estimate]) -> None:
+        """A curve over the ratios for every method of the sweep."""
+        ratios = self.sizes["ratios"]
+        for name in dict.fromkeys(name for name, _ in found):
+            estimates = [found[name, ratio] for ratio in ratios]
+            figures.curve(axis, ratios, estimates, name, _colour(name))
+
+    def wanted(self, plain: Outcome, made: Sets) -> pd.DataFrame:
+        """Distributions that were asked for, by attribute, and what came out."""
+        table = {}
+        for name, got in made.items():
+            attribute, target = self.study.attribute(name), got.target
+            before = plain.fairness(name, target).hard
+            after = got.outcome.fairness(name, target).hard
+            self.add(f"wanted.{name}.fd_before", before)
+            self.add(f"wanted.{name}.fd", after)
+            row: Cells = {"asked for": joined(target)}
+            row["unedited"] = _shares(plain, attribute)
+            row["planned"] = joined(got.expected.mean(0))
+            row["reached"] = _shares(got.outcome, attribute)
+            row["FD (hard) before"] = str(before)
+            row["after"] = str(after)
+            row["noise alone"] = str(self.noise(target, "n_wanted"))
+            classes = " / ".join(attribute.classes)
+            table[f"{name}: {classes}"] = row
+        return pd.DataFrame(table).T
 
     # ------------------------------------------------------------------ what else moved
 
     def moved(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
         """How far each method moves every other factor; planted effects stand above."""
         seed = self.study.seeds.main
+        effects = list(self.study.world.planted_causes(attribute))
         moved = {}
         for name, made in sets.items():
             leaks = metrics.leakage(before.scored, made.outcome.scored, seed=seed)
-            moved[name] = {leak.factor: leak.shift.value for leak in leaks}
-        effects = list(self.study.world.planted_causes(attribute))
-        for name, shifts in moved.items():
+            shifts = {leak.factor: leak.shift.value for leak in leaks}
             mean = float(np.mean([shifts[f] for f in effects])) if effects else 0.0
-            row = f"{attribute}.{methods.key(name)}"
-            self.add(f"{row}.causes_moved", mean, n=self.sizes["n_final"])
+            record = f"{attribute}.{methods.key(name)}.causes_moved"
+            self.add(record, mean, n=self.sizes["n_final"])
+            moved[name] = shifts
         others = debiasing.unrelated(self.study.subject, attribute)
         table = pd.DataFrame(moved).loc[[*effects, *others]]
         if table.empty:
             print(f"{attribute} is the only factor that is read: nothing else could move.")
-            return
-        labels = {f: f.replace("_", " ") + (" ←" if f in effects else "") for f in table.index}
-        figure, axis = plt.subplots(figsize=(8, 2 + 0.22 * len(table)))
-        label = "total variation of shares"
-        figures.heat(axis, table.rename(index=labels), label=label, cmap="Oranges", center=None)
-        axis.axhline(len(effects), color="black", lw=1.5)
-        figures.describe(figure, "How far each method moves planted effects (←) and other factors")
-        figure.tight_layout()
+        else:
+            _draw_moved(table, effects)
 
     # ------------------------------------------------------------------ verdicts
 
@@ -357,6 +358,7 @@ class Debiasing(Page):
         """Decide what holds of DiffLens for every attribute, of the sweep and of other targets."""
         for attribute in self.study.attributes:
             self._judge_balance(attribute)
+            self._judge_fidelity(attribute)
             self._judge_frechet(attribute)
             self._judge_matched(attribute)
             self._judge_random(attribute)
@@ -365,94 +367,86 @@ class Debiasing(Page):
         super().judge()
 
     def _judge_balance(self, attribute: Attribute) -> None:
-        fd, start = (self.value(f"{attribute}.{row}.fd") for row in ("difflens", "original"))
-        claim, record = f"DiffLens balances {attribute}", f"{attribute}.difflens.fd"
-        if attribute == self.study.attributes[0]:
+        record = f"{attribute}.difflens.fd"
+        fd = self.value(record)
+        start = self.value(f"{attribute}.original.fd")
+        claim = f"DiffLens balances {attribute}"
+        half = fd <= 0.5 * start
+        if attribute == self.first:
             rule = "FD at most 0.05 (the paper: 0.002 without text, 0.046 with)"
-            self.claim(claim, record, rule, fd <= 0.05, fd <= 0.5 * start, close=True)
+            self.claim(claim, record, rule, fd <= 0.05, half, close=True)
         else:
             rule = f"at most half of the original's {start:.3f}"
-            self.claim(claim, record, rule, fd <= 0.5 * start, fd <= 0.75 * start)
+            self.claim(claim, record, rule, half, fd <= 0.75 * start)
+
+    def _judge_fidelity(self, attribute: Attribute) -> None:
         record = f"{attribute}.difflens.clip_i_rescaled"
-        self.claim(
-            f"DiffLens keeps CLIP-I high: {attribute}",
-            record,
-            "(cos + 1) / 2 at least 0.9 (the paper: 0.91 to 0.95 without text, 0.85 to 0.91 with)",
-            self.value(record) >= 0.9,
-            close=attribute in self.study.attributes[1:2],
-        )
+        claim = f"DiffLens keeps CLIP-I high: {attribute}"
+        holds = self.value(record) >= 0.9
+        close = attribute in self.study.attributes[1:2]
+        self.claim(claim, record, FAITHFUL, holds, close=close)
 
     def _judge_frechet(self, attribute: Attribute) -> None:
         kinds = {"reference": "the biased data", "balanced": "data with balanced classes"}
         for reference, kind in kinds.items():
-            limit = self.records[f"{attribute}.original.frechet_{reference}"]["high"]
+            original = self.records[f"{attribute}.original.frechet_{reference}"]
+            limit = original["high"]
             record = f"{attribute}.difflens.frechet_{reference}"
-            self.claim(
-                f"balancing does not raise the Fréchet distance to {kind}: {attribute}",
-                record,
-                f"not above the upper end of the unedited set's interval, {limit:.0f}",
-                self.value(record) <= limit,
-                close=attribute == self.study.attributes[0],
-            )
+            claim = f"balancing does not raise the Fréchet distance to {kind}: {attribute}"
+            rule = f"not above the upper end of the unedited set's interval, {limit:.0f}"
+            holds = self.value(record) <= limit
+            self.claim(claim, record, rule, holds, close=attribute == self.first)
 
     def _judge_matched(self, attribute: Attribute) -> None:
         ours = self.kept[attribute, OURS].value
         if np.isnan(ours):
             return
-        names = [name for name in self.order if name not in (OURS, *methods.CONTROLS)]
+        apart = (OURS, *methods.CONTROLS)
+        names = [name for name in self.order if name not in apart]
         rivals = [self.kept[attribute, name].value for name in names]
         beaten = [np.isnan(rival) or ours > rival for rival in rivals]
         nearest = abs(ours - np.nanmax([0.0, *rivals]))
-        self.claim(
-            f"at the same FD, DiffLens keeps more CLIP-I than every baseline: {attribute}",
-            f"{attribute}.difflens.matched.clip_i",
-            f"above {', '.join(names)}, or they do not get there",
-            all(beaten),
-            any(beaten),
-            close=attribute == self.study.attributes[0] or bool(nearest < 0.01),
-        )
+        close = attribute == self.first or bool(nearest < 0.01)
+        claim = f"at the same FD, DiffLens keeps more CLIP-I than every baseline: {attribute}"
+        record = f"{attribute}.difflens.matched.clip_i"
+        rule = f"above {_listed(names)}, or they do not get there"
+        self.claim(claim, record, rule, all(beaten), any(beaten), close)
 
     def _judge_random(self, attribute: Attribute) -> None:
-        if not any(map(len, self.study.features().features[attribute])):
+        found = self.study.features().features[attribute]
+        if not any(map(len, found)):
             return  # no features, so none at random in their place
         record = f"{attribute}.random_features.fd"
-        self.claim(
-            f"random features do not balance {attribute}",
-            record,
-            "FD above three quarters of the original's",
-            self.value(record) > 0.75 * self.value(f"{attribute}.original.fd"),
-            close=attribute != self.study.attributes[0],
-        )
+        start = self.value(f"{attribute}.original.fd")
+        holds = self.value(record) > 0.75 * start
+        claim = f"random features do not balance {attribute}"
+        rule = "FD above three quarters of the original's"
+        self.claim(claim, record, rule, holds, close=attribute != self.first)
 
     def _judge_sweep(self) -> None:
-        ratios, n = self.sizes["ratios"], self.sizes["n_sweep"]
-        miss = max(abs(self.reached[OURS, ratio][0].value - ratio) for ratio in ratios)
-        self.add("sweep.difflens.worst_miss", miss, n=n)
-        self.claim(
-            "any ratio that is asked for comes out",
-            "sweep.difflens.worst_miss",
-            "within 0.08 at every ratio",
-            miss <= 0.08,
-            miss <= 0.16,
-            close=True,
-        )
+        n, record = self.sizes["n_sweep"], "sweep.difflens.worst_miss"
+        misses = []
+        for ratio in self.sizes["ratios"]:
+            reached = self.shares[OURS, ratio].value
+            misses.append(abs(reached - ratio))
+        miss = max(misses)
+        self.add(record, miss, n=n)
+        claim, rule = "any ratio that is asked for comes out", "within 0.08 at every ratio"
+        self.claim(claim, record, rule, miss <= 0.08, miss <= 0.16, close=True)
         leads = [self._least_lead(name) for name in ("latent editing", "H-Distribution")]
-        self.add("sweep.difflens.least_lead", min(leads), n=n)
-        self.claim(
-            "fidelity falls less than with latent editing or H-Distribution",
-            "sweep.difflens.least_lead",
-            "CLIP-I above both from balance to nine in ten",
-            min(leads) > 0,
-            max(leads) > 0,
-            close=True,
-        )
+        least, record = min(leads), "sweep.difflens.least_lead"
+        self.add(record, least, n=n)
+        claim = "fidelity falls less than with latent editing or H-Distribution"
+        rule = "CLIP-I above both from balance to nine in ten"
+        self.claim(claim, record, rule, least > 0, max(leads) > 0, close=True)
 
     def _least_lead(self, name: str) -> float:
         """By how much more CLIP-I DiffLens keeps than another method, from balance on."""
         leads = []
         for ratio in self.sizes["ratios"]:
             if ratio >= 0.5:
-                ours, theirs = (self.reached[row, ratio][1].value for row in (OURS, name))
+                ours = self.similar[OURS, ratio].value
+                theirs = self.similar[name, ratio].value
                 leads.append(ours - theirs)
         return min(leads, default=metrics.NAN)
 
@@ -460,17 +454,14 @@ class Debiasing(Page):
         rests = []
         for attribute in self.sizes["wanted"]:
             before = self.value(f"wanted.{attribute}.fd_before")
+            after = self.value(f"wanted.{attribute}.fd")
             if before > 0:
-                rests.append(self.value(f"wanted.{attribute}.fd") / before)
-        worst = max(rests, default=metrics.NAN)
-        self.add("wanted.worst_rest", worst, n=self.sizes["n_wanted"])
-        self.claim(
-            "the planner reaches distributions that are not uniform",
-            "wanted.worst_rest",
-            "FD at most half of the unedited one, for each",
-            worst <= 0.5,
-            worst <= 0.75,
-        )
+                rests.append(after / before)
+        worst, record = max(rests, default=metrics.NAN), "wanted.worst_rest"
+        self.add(record, worst, n=self.sizes["n_wanted"])
+        claim = "the planner reaches distributions that are not uniform"
+        rule = "FD at most half of the unedited one, for each"
+        self.claim(claim, record, rule, worst <= 0.5, worst <= 0.75)
 
     # ------------------------------------------------------------------ what was found
 
@@ -482,45 +473,54 @@ class Debiasing(Page):
         return found
 
     def _ranking(self, attribute: Attribute) -> str:
-        rows = ("original", "difflens", "latent_editing", "h_distribution")
-        start, ours, latent, h_distribution = (self.value(f"{attribute}.{r}.fd") for r in rows)
+        start = self.value(f"{attribute}.original.fd")
+        falls = []
+        for name in (OURS, "latent editing", "H-Distribution"):
+            fd = self.value(f"{attribute}.{methods.key(name)}.fd")
+            falls.append(f"{fd:.3f} with {name}")
         kept = {name: self.kept[attribute, name].value for name in self.order}
         there = [name for name in self.order if not np.isnan(kept[name])]
-        ranked = sorted(there, key=lambda name: -kept[name])
-        most = ", then ".join(f"{name} ({kept[name]:.3f})" for name in ranked)
+        there.sort(key=lambda name: -kept[name])
         missing = [name for name in self.order if name not in there]
-        rest = f" It is not reached by {', '.join(missing)}." if missing else ""
-        return (
-            f"**{attribute}**: FD falls from {start:.3f} to {ours:.3f} with DiffLens, "
-            f"{latent:.3f} with latent editing and {h_distribution:.3f} with H-Distribution. "
-            f"At half the unedited FD the most CLIP-I is left by {most or 'none'}.{rest}"
-        )
+        ranked = [f"{name} ({kept[name]:.3f})" for name in there]
+        level = f"FD {self.level(attribute):.2f}"
+        most = f" At {level} the most CLIP-I is left by {', then '.join(ranked)}." if ranked else ""
+        rest = f" {level} is not reached by {_listed(missing)}." if missing else ""
+        return f"**{attribute}**: FD falls from {start:.3f} to {_listed(falls)}.{most}{rest}"
 
     def _about_prompts(self) -> str:
-        def fds(name: str) -> str:
-            values = {a: self.value(f"prompts.{a}.{name}.fd") for a in self.study.attributes}
-            return ", ".join(f"{value:.3f} ({a})" for a, value in values.items())
-
-        obeyed = min(self.value(f"prompts.{a}.difflens.obeyed") for a in self.study.attributes)
+        obeyed = []
+        for attribute in self.study.attributes:
+            obeyed.append(self.value(f"prompts.{attribute}.difflens.obeyed"))
         return (
-            f"**Prompts**: with a plan per prompt FD is {fds('per_prompt')}; with one plan for all "
-            f"it is {fds('one_plan')}. Under prompts that nothing was learned from it falls from "
-            f"{fds('held_out_original')} to {fds('held_out')}. After DiffLens what the prompt "
-            f"names shows in at least {obeyed:.3f} of the images."
+            f"**Prompts**: with a plan per prompt FD is {self._fds('per_prompt')}; with one plan "
+            f"for all it is {self._fds('one_plan')}. Under prompts that nothing was learned from "
+            f"it falls from {self._fds('held_out_original')} to {self._fds('held_out')}. After "
+            f"DiffLens what the prompt names shows in at least {min(obeyed):.3f} of the images."
         )
+
+    def _fds(self, name: str) -> str:
+        """FD of every attribute, as prompts were planned for."""
+        found = []
+        for attribute in self.study.attributes:
+            fd = self.value(f"prompts.{attribute}.{name}.fd")
+            found.append(f"{fd:.3f} ({attribute})")
+        return _listed(found)
 
     def _way(self, axes: Sequence[Axes], attribute: str, before: Outcome, made: Debiased) -> None:
         """One method's CLIP-I and leak, from no edit to its own FD."""
         name = made.search.method.name
-        start, end = (self.scores[attribute, row]["fd"].value for row in ("original", name))
+        colour, dashes = _colour(name), _dashes(name)
+        start = self.scores[attribute, "original"]["fd"].value
+        end = self.scores[attribute, name]["fd"].value
         levels = np.linspace(start, max(end, 0.001), LEVELS)
-        points = [
-            self.study.matched(before, made.outcome, attribute, level, n_boot=1) for level in levels
-        ]
-        for axis, estimates in zip(axes, zip(*points, strict=True), strict=True):
-            heights = [estimate.value for estimate in estimates]
-            axis.plot(levels, heights, _dashes(name), color=_colour(name), label=name)
-            axis.plot(levels[-1], heights[-1], "o", ms=4, color=_colour(name))
+        heights = []
+        for level in levels:
+            kept, leak = self.study.matched(before, made.outcome, attribute, level, n_boot=1)
+            heights.append((kept.value, leak.value))
+        for axis, curve in zip(axes, np.transpose(heights), strict=True):
+            axis.plot(levels, curve, dashes, color=colour, label=name)
+            axis.plot(levels[-1], curve[-1], "o", ms=4, color=colour)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -539,63 +539,90 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _legend(figure: plt.Figure, axis: Axes, columns: int) -> None:
+def _shares(drawn: Outcome, attribute: str) -> str:
+    return joined(metrics.shares(drawn.scored[attribute]))
+
+
+def _legend(figure: Figure, axis: Axes, columns: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=columns, bbox_to_anchor=(0.5, 0))
 
 
 def _path(axis: Axes, search: Search, target: int) -> None:
     """A method's strengths towards a class; crosses where the evaluators disagree."""
-    path = search.towards(target)
-    name = search.method.name
+    name, path = search.method.name, search.towards(target)
+    costs = [1 - arm.similar.value for arm in path]
+    shares = [search.share(arm, target) for arm in path]
+    colour, dashes = _colour(name), _dashes(name)
+    axis.plot(costs, shares, dashes, color=colour, marker="o", ms=3.5, lw=1.2, label=name)
+    for arm, cost, share in zip(path, costs, shares, strict=True):
+        if arm.target == target and arm.agreement.value < AGREE:
+            axis.plot(cost, share, "x", ms=7, color="black")
 
-    def places(arms: Sequence[Arm]) -> tuple[list[float], list[float]]:
-        costs = [1 - arm.similar.value for arm in arms]
-        return costs, [search.share(arm, target) for arm in arms]
 
-    style = {"color": _colour(name), "ls": _dashes(name), "marker": "o", "ms": 3.5, "lw": 1.2}
-    axis.plot(*places(path), label=name, **style)
-    poor = [arm for arm in path if arm.target == target and arm.agreement.value < AGREE]
-    axis.plot(*places(poor), "x", ms=7, color="black")
+def _first_edit(made: Debiased) -> Edit | None:
+    """The first edit that a plan uses; None if it leaves all images alone."""
+    method, weights = made.search.method, made.plans[0].weights
+    for arm, weight in zip(made.search.arms, weights, strict=True):
+        if weight > 0 and arm.target != UNEDITED:
+            return method.towards(arm.target, arm.strength)
+    return None
+
+
+def _draw_moved(table: pd.DataFrame, effects: Sequence[str]) -> None:
+    """Factors by methods, with an arrow at every planted effect."""
+    labels = {}
+    for factor in table.index:
+        arrow = " ←" if factor in effects else ""
+        labels[factor] = factor.replace("_", " ") + arrow
+    shown = table.rename(index=labels)
+    figure, axis = plt.subplots(figsize=(8, 2 + 0.22 * len(table)))
+    figures.heat(axis, shown, label="total variation of shares", cmap="Oranges", center=None)
+    axis.axhline(len(effects), color="black", lw=1.5)
+    figures.describe(figure, "How far each method moves planted effects (←) and other factors")
+    figure.tight_layout()
 
 
 def _fair(
     attribute: Attribute, drawn: Outcome, score: Scores, made: Debiased | None = None
-) -> dict[str, str | float]:
+) -> Cells:
     """The row of the first table."""
-    planned = ""
+    row = {"FD, soft": str(score["fd"]), "FD, hard": str(score["fd_hard"])}
+    row["FD planned"] = ""
     if made is not None:
         misses = np.linalg.norm(made.expected - attribute.uniform, axis=1)
-        planned = f"{misses.mean():.3f}"
-    row = {
-        "FD, soft": str(score["fd"]),
-        "FD, hard": str(score["fd_hard"]),
-        "FD planned": planned,
-        f"shares: {' / '.join(attribute.classes)}": joined(metrics.shares(drawn.scored[attribute])),
-        "CLIP-I": str(score["clip_i"]),
-        "(cos + 1) / 2": f"{score['clip_i_rescaled'].value:.3f}",
-    }
-    return row | ({"CLIP-T": str(score["clip_t"])} if "clip_t" in score else {})
+        row["FD planned"] = f"{misses.mean():.3f}"
+    classes = " / ".join(attribute.classes)
+    row[f"shares: {classes}"] = _shares(drawn, attribute)
+    row["CLIP-I"] = str(score["clip_i"])
+    row["(cos + 1) / 2"] = f"{score['clip_i_rescaled'].value:.3f}"
+    if "clip_t" in score:
+        row["CLIP-T"] = str(score["clip_t"])
+    return row
 
 
-def _rest(score: Scores, edited: bool = True) -> dict[str, str]:
+def _rest(score: Scores, edited: bool = True) -> Cells:
     """The row of the second table."""
-
-    def shown(name: str) -> str:
-        value, low, high = score[name][:3]
-        return f"{value:.0f} [{low:.0f}, {high:.0f}]"
-
-    return {
-        "Fréchet to the data": shown("frechet_reference"),
-        "to balanced data": shown("frechet_balanced"),
-        "to the unedited": shown("frechet_unedited") if edited else "",
-        "leak": str(score["leak"]) if edited else "",
-        "evaluators agree": f"{score['agreement'].value:.2f}",
-    }
+    row = {"Fréchet to the data": _rounded(score["frechet_reference"])}
+    row["to balanced data"] = _rounded(score["frechet_balanced"])
+    row["to the unedited"] = _rounded(score["frechet_unedited"]) if edited else ""
+    row["leak"] = str(score["leak"]) if edited else ""
+    row["evaluators agree"] = f"{score['agreement'].value:.2f}"
+    return row
 
 
-def _nonempty(table: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+def _rounded(estimate: Estimate) -> str:
+    return f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
+
+
+def _table(attribute: str, rows: Mapping[str, Cells]) -> pd.DataFrame:
+    """Rows as a table, with the attribute in its corner."""
+    table = pd.DataFrame(rows).T.fillna("")
+    return table.rename_axis(str(attribute), axis=1)
+
+
+def _nonempty(rows: Mapping[str, Cells]) -> pd.DataFrame:
     """A table with a row per attribute, or one that says why it has none."""
-    if not table:
-        return pd.DataFrame({"": ["this model reads no prompts that were held out"]})
-    return pd.DataFrame(table).T
+    if not rows:
+        return pd.DataFrame({"": {"": "this model has no prompts that were held out"}})
+    return pd.DataFrame(rows).T
