@@ -85,8 +85,10 @@ class Search:
 
 
 class Debiased(NamedTuple):
-    """A plan per prompt (or one for all), and the images that came of them."""
+    """A plan per prompt (or one for all) from a search, and the images that came of them."""
 
+    search: Search
+    target: Sequence[float]
     plans: list[Plan]
     outcome: Outcome
 
@@ -304,7 +306,8 @@ def debias(
     planned = plans(found, target, together or method.network)
     edit = edit_of(found, planned, n, seed + 1, group)
     images = draw(subject, method, edit, n, seed, steps, prompts)
-    return Debiased(planned, outcome.judge(subject, images, len(prompts) if prompts else None))
+    reached = outcome.judge(subject, images, len(prompts) if prompts else None)
+    return Debiased(found, target, planned, reached)
 
 
 # ---------------------------------------------------------------------------------------------

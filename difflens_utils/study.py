@@ -22,9 +22,11 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
+    edits,
     evaluators,
     features,
     ksae,
+    methods,
     outcome,
     probes,
     recording,
@@ -47,8 +49,8 @@ from .runtime import artifacts
 from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
-from .subjects.pipelines import Prompt, Subject
 from .subjects import registry
+from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
@@ -70,6 +72,10 @@ class Attribute(str):
     def uniform(self) -> list[float]:
         """The target of equal shares."""
         return [1 / len(self.classes)] * len(self.classes)
+
+    def with_last(self, share: float) -> list[float]:
+        """The target in which the last class has a share and the others share the rest."""
+        return edits.with_share(len(self.classes), len(self.classes) - 1, share)
 
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
@@ -127,6 +133,11 @@ class Study:
     def texts(self) -> list[str]:
         """The prompts that results are reported on; [""] for a model that reads none."""
         return self.subject.texts()
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of every stage, the held-out ones among them."""
+        return self.subject.prompts
 
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """The planted shares of a factor, under one prompt or on average: (classes,)."""
@@ -217,6 +228,18 @@ class Study:
         sae, rec = self.ksae(**changes), self.recording("learn")
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=changes)
+
+    def through_head(
+        self, attribute: str, baseline: str = "zero", points: int = 32, rule: str = "gauss"
+    ) -> Attribution:
+        """Attribution of the k-SAE's latents to what the h-classifier reads (Eq. 6).
+
+        It is integrated at `points` by a `rule`, on the first images of the recording.
+        """
+        rec = self.recording("learn")
+        rows = torch.arange(min(len(rec), 4 * self.settings.n_support))
+        heads = self.heads()[attribute]
+        return attribution.through_head(heads, self.ksae(), rec, rows, baseline, points, rule)
 
     def class_means(self, dictionary: Dictionary, attribute: str) -> Tensor:
         """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
@@ -321,6 +344,22 @@ class Study:
             recipe=self.recipe(method.recipe),
         )
         return Search(method, str(attribute), arms, self.base[attribute])
+
+    def retarget(self, search: Search, target: Sequence[float]) -> Search:
+        """The search that serves another target: the same one, as a rule.
+
+        H-Distribution takes the distribution itself, so its strengths are tried anew.
+        """
+        method = search.method
+        if method.network or not method.whole:
+            return search
+        heads = self.heads()[search.attribute]
+        guided = methods.guided(heads, target, f"{method.name} to {target[-1]:g}")
+        return self.search(guided, search.attribute)
+
+    def balance(self, method: Method, attribute: Attribute, *, n: int) -> Debiased:
+        """The whole protocol in one call: search, then `n` images with equal shares."""
+        return self.debias(self.search(method, attribute), attribute.uniform, n=n)
 
     def debias(
         self,

@@ -10,7 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import finetuning, latent_direction, latent_editing
-from .base import DENSE, DIRECTION, GUIDED, SPARSE, TUNED, Method, pushed, shifted
+from .base import (
+    DENSE,
+    DIRECTION,
+    GUIDED,
+    SPARSE,
+    TUNED,
+    Method,
+    cleanest,
+    key,
+    pushed,
+    shifted,
+    symmetric,
+)
 from .dictionary import dictionary_methods, difflens, scaled
 from .h_distribution import guided
 
@@ -59,14 +71,17 @@ __all__ = [
     "SPARSE",
     "TUNED",
     "Method",
+    "cleanest",
     "dictionary_methods",
     "difflens",
     "finetuning",
     "guided",
+    "key",
     "latent_direction",
     "latent_editing",
     "pushed",
     "rows",
     "scaled",
     "shifted",
+    "symmetric",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +41,12 @@ class Method:
     @property
     def key(self) -> str:
         """The name in records and paths: act_at_l for Act@L."""
-        return re.sub(r"\W+", "_", self.name.lower().replace("@", " at "))
+        return key(self.name)
+
+
+def key(name: str) -> str:
+    """What a method of this name is called in records and paths."""
+    return re.sub(r"\W+", "_", name.lower().replace("@", " at "))
 
 
 def shifted(
@@ -80,3 +85,19 @@ def of_length(direction: Tensor, like: Tensor) -> Tensor:
     norms = direction.flatten(1).norm(dim=1).clamp_min(1e-12)
     length = like.flatten(1).norm(dim=1) / norms
     return direction * length.reshape(-1, *[1] * (direction.ndim - 1))
+
+
+def symmetric(method: Method, name: str = "symmetric step") -> Method:
+    """The same edits in the symmetric step, in which both halves of Eq. 11 feel them."""
+    return replace(method, name=name, asymmetric=False)
+
+
+def cleanest(method: Method, steps: int, name: str = "cleanest fifth") -> Method:
+    """The same edits at the cleanest fifth of the `steps` only, four times as strong."""
+    late = range(steps - max(1, steps // 5), steps)
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.only(method.towards(c, strength), late)
+
+    grid = [4 * strength for strength in method.grid]
+    return replace(method, name=name, towards=towards, grid=grid)
