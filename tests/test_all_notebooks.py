@@ -20,7 +20,7 @@ from tiny_studies import NAMES, Tiny
 
 from difflens_utils import debiasing, evaluators, metrics, sampling
 from difflens_utils.methods import finetuning, latent_direction, latent_editing
-from difflens_utils.pages import scorecard
+from difflens_utils.pages import results, scorecard
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import pipelines, registry
 from difflens_utils.subjects.pipelines import Prompt, Prompts, Subject
@@ -161,12 +161,7 @@ class Ready(NamedTuple):
 
     def result(self, notebook: str) -> dict[str, object]:
         """A notebook's result file, in which no value may be anything but a number."""
-        path = (
-            self.root
-            / "_build/results/quick"
-            / artifacts.results_folder(self.name, "quick").name
-            / f"{notebook}.json"
-        )
+        path = results.results_folder(self.name, "quick") / f"{notebook}.json"
         return json.loads(
             path.read_text(),
             parse_constant=lambda name: pytest.fail(f"{notebook}: a value is {name}"),
@@ -178,6 +173,7 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
     torch.manual_seed(0)
     for attribute, value in (("STORE", root / "store"), ("_verified", set()), ("ROOT", root)):
         patch.setattr(artifacts, attribute, value)
+    patch.setattr(results, "ROOT", root)
     patch.setitem(evaluators.ARCHITECTURES, "shallow", tiny_studies.shallow)
     for module, recipe in RECIPES.items():
         patch.setattr(module, "RECIPE", recipe)
@@ -239,7 +235,7 @@ def done(study: Ready) -> Ready:
 
 def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
     rows = {
-        r.id: r.verdict for r in scorecard.scorecard(artifacts.load_results(done.name, "quick"))
+        r.id: r.verdict for r in scorecard.scorecard(results.load_results(done.name, "quick"))
     }
     untested = {claim for claim, verdict in rows.items() if verdict == scorecard.UNTESTED}
     if (
