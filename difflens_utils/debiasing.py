@@ -202,7 +202,7 @@ def _load(folder: Path) -> list[Arm]:
     reads=("texts", "prompts", "labeller", "scorer", "clip"),
     describe={
         "method": lambda method: {"method": method.name, "grid": method.grid},
-        "recipe": lambda recipe: {"recipe": dict(sorted(recipe.items()))},
+        "recipe": lambda recipe: {"recipe": dict(sorted((recipe or {}).items()))},
     },
     shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
     beyond=_tried,
@@ -216,7 +216,7 @@ def search(
     n: int,
     seed: int,
     steps: int,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None = None,
 ) -> list[Arm]:
     """`respond`, from what ships with the subject or from the store if it is there.
 

@@ -719,7 +719,7 @@ def test_every_subject_has_a_folder_of_its_own_name() -> None:
     assert len(set(slugs)) == len(alike) and all(
         s == Path(s).name and not s.startswith((".", "-")) for s in slugs
     )
-    assert [artifacts.results_folder(name, "quick").name for name in alike] == slugs
+    assert [results.results_folder(name, "quick").name for name in alike] == slugs
 
 
 def test_known_names_and_their_files_are_those_of_the_package(
