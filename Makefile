@@ -68,22 +68,22 @@ reference: book
 
 models: $(ENV)
 	@echo "Training the evaluators and the subjects; an interrupted training resumes"
-	@$(BIN)/python models/evaluators/train.py labeller
-	@$(BIN)/python models/evaluators/train.py scorer
-	@$(BIN)/python models/clip/train.py
-	@$(BIN)/python models/portraits/train.py
-	@$(BIN)/python models/evaluators/train.py labeller --world occupations
-	@$(BIN)/python models/evaluators/train.py scorer --world occupations --images 160000
-	@$(BIN)/python models/clip/train.py --world occupations --images 160000
-	@$(BIN)/python models/portraits-t2i/train.py vae
-	@$(BIN)/python models/portraits-t2i/train.py unet
+	@$(BIN)/python -m models.evaluators.train labeller
+	@$(BIN)/python -m models.evaluators.train scorer
+	@$(BIN)/python -m models.clip.train
+	@$(BIN)/python -m models.portraits.train
+	@$(BIN)/python -m models.evaluators.train labeller --world occupations
+	@$(BIN)/python -m models.evaluators.train scorer --world occupations --images 160000
+	@$(BIN)/python -m models.clip.train --world occupations --images 160000
+	@$(BIN)/python -m models.portraits-t2i.train vae
+	@$(BIN)/python -m models.portraits-t2i.train unet
 
 digits: $(ENV)
-	@$(BIN)/python models/digits/export.py
-	@$(BIN)/python models/evaluators/train.py labeller --world models/digits --images 40000
-	@$(BIN)/python models/evaluators/train.py scorer --world models/digits --images 40000
-	@$(BIN)/python models/clip/train.py --world models/digits --images 40000
-	@$(BIN)/python models/own/train.py models/digits --images 160000
+	@$(BIN)/python -m models.digits.export
+	@$(BIN)/python -m models.evaluators.train labeller --world models/digits --images 40000
+	@$(BIN)/python -m models.evaluators.train scorer --world models/digits --images 40000
+	@$(BIN)/python -m models.clip.train --world models/digits --images 40000
+	@$(BIN)/python -m models.own.train models/digits --images 160000
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)

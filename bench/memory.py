@@ -1,4 +1,7 @@
-"""Peak memory of recording h and of training a k-SAE on it: `python -m bench.memory PIPELINE IMAGES STEPS`."""
+"""Peak memory of recording h and training a k-SAE on it.
+
+python -m bench.memory PIPELINE IMAGES STEPS
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from difflens_utils import activations, ksae, subjects
 
 
 def main(folder: str, images: int, steps: int) -> None:
-    """Print the peak resident size of this process in MiB."""
+    """Prints the peak resident size of this process in MiB."""
     subject = subjects.load("portraits", folder=Path(folder))
     recording = activations.record(subject, images, seed=0, steps=4)
     width = recording.vectors(0, slice(0, 1)).shape[-1]

@@ -1,8 +1,8 @@
-"""k-SAE trainers side by side: ours and three libraries, on the same vectors, each in the faster precision it has.
+"""k-SAE trainers side by side: ours and three libraries, on the same vectors.
 
-Every trainer gets the same batches, Adam with the same rate, warm-up and decay, and its own initialisation, constraints
-and losses. Where a library leaves precision to the caller, fp32 and bf16 autocast are both tried and the faster one is
-kept, so that nobody loses for a default.
+Every trainer gets the same batches, Adam with the same rate, warm-up and decay, and its own
+initialisation, constraints and losses. Where a library leaves precision to the caller, fp32 and
+bf16 autocast are both tried and the faster one is kept, so that nobody loses for a default.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RATE = 1e-3
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained: d = `width`, D = `latents`, `k` active, `steps` batches of `batch` vectors."""
+    """What is trained: d = `width`, D = `latents`, `k` active, `steps` of `batch` vectors."""
 
     width: int
     latents: int
@@ -45,7 +45,7 @@ class Contestant(Protocol):
 
 
 def factor(step: int, steps: int) -> float:
-    """The learning rate's factor: up over 5 % of the steps, down to 0 over the last 20 %, as in `ksae.train`."""
+    """The learning rate's factor, as in `ksae.train`: up over 5 % of the steps, down over 20 %."""
     return min(1.0, (step + 1) / (0.05 * steps), (steps - step) / (0.2 * steps))
 
 
@@ -71,7 +71,10 @@ class Ours:
 
 
 class Sparsify:
-    """eai-sparsify's `SparseCoder`, stepped as its `Trainer` does with Adam (which itself wants a language model)."""
+    """eai-sparsify's `SparseCoder`, stepped as its `Trainer` does with Adam.
+
+    The `Trainer` itself needs a language model.
+    """
 
     def __init__(self, size: Size, first: Tensor, bf16: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it reports a missing Triton
@@ -138,7 +141,7 @@ class Overcomplete:
         import matplotlib
         import matplotlib.cm
 
-        # overcomplete 0.3.0 plots with a function that matplotlib has since moved, and imports it at once.
+        # overcomplete 0.3.0 imports a function that matplotlib has since moved.
         if not hasattr(matplotlib.cm, "get_cmap"):
             matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap
         from overcomplete.sae import TopKSAE, train_sae
@@ -181,7 +184,7 @@ class Curve(NamedTuple):
     fvu: list[float]  # held-out FVU at that time
 
     def time_to(self, target: float) -> float:
-        """Seconds until the FVU first falls to `target`, interpolated; infinite if it never does."""
+        """Seconds until the FVU first falls to `target`, interpolated; else infinite."""
         for i, fvu in enumerate(self.fvu):
             if fvu <= target:
                 share = (self.fvu[i - 1] - target) / (self.fvu[i - 1] - fvu) if i else 1.0
@@ -191,8 +194,11 @@ class Curve(NamedTuple):
 
 
 def stream(width: int, n: int, seed: int = 0) -> Callable[[int], Tensor]:
-    """Synthetic vectors like a bottleneck's: 4 d features in superposition with power-law frequencies, a dense part of
-    low rank, and noise; standardised, so that no library loses for lacking a pre-bias. step -> (n, d)."""
+    """Synthetic vectors like a bottleneck's, as a function: step -> (n, d).
+
+    4 d features in superposition with power-law frequencies, a dense part of low rank, and noise;
+    standardised, so that no library loses for lacking a pre-bias.
+    """
     g = torch.Generator().manual_seed(seed)
     atoms = torch.nn.functional.normalize(torch.randn(4 * width, width, generator=g), dim=1)
     dense = torch.randn(8, width, generator=g) / width**0.5
@@ -229,9 +235,10 @@ def faster(make: type[Contestant], size: Size, batches: Sequence[Tensor]) -> boo
 
 
 def race(size: Size, rounds: int, pool: int = 16) -> tuple[dict[str, Curve], dict[str, str]]:
-    """Train all contestants in turns, a share of the steps per round, and score each on held-out vectors off the clock.
+    """Trains all contestants in turns, a share of the steps per round.
 
-    Returns their curves, "ours" among them, and the peers that could not run with the reason.
+    Each is scored on held-out vectors off the clock. Returns their curves, "ours" among them, and
+    the peers that could not run with the reason.
     """
     source = stream(size.width, size.batch)
     batches, held_out = [source(i) for i in range(pool)], source(-1)

@@ -1,8 +1,11 @@
-"""What sampling costs here, and what recording and editing add: `python -m bench.rates [--subject portraits] [--quick] [--output FILE]`.
+"""What sampling costs here, and what recording and editing add.
 
-Images per second of the bare diffusers pipeline and of our sampling, alone, with h recorded to disk, and with an edit (symmetric and
-asymmetric); activations per second. Interleaved like the other benches. Writes results/rates.json, one entry per device and subject,
-from which the page on scaling takes its hours.
+    python -m bench.rates [--subject portraits] [--quick] [--output FILE]
+
+Images per second of the bare diffusers pipeline and of our sampling, alone, with h recorded to
+disk, and with an edit (symmetric and asymmetric); activations per second. Interleaved like the
+other benches. Writes results/rates.json, one entry per device and subject, from which the page on
+scaling takes its hours.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import difflens_utils  # noqa: F401, I001 - first: it mends torchvision, which diffusers imports
+import difflens_utils  # noqa: F401 - first: it mends torchvision, which diffusers imports
 
+# isort: split
 import torch
+
 from bench.run import quotient, rounds
 from difflens_utils import (
     activations,
@@ -38,22 +45,18 @@ SEED = 0
 
 @torch.no_grad()
 def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
-    """The loop of diffusers' own pipeline over its network and its scheduler, in the subject's precision.
+    """The loop of diffusers' pipeline over network and scheduler, in the subject's precision.
 
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
     """
-    text = isinstance(subject, pipelines.TextSubject)
-    condition = (
-        {
-            k: v.to(subject.dtype)
-            for k, v in subject.embed([""] * n + [subject.texts()[0]] * n).items()
-        }
-        if text
-        else {}
-    )
-    x = torch.randn(n, *subject.shape, generator=torch.Generator().manual_seed(SEED)).to(
-        subject.device, subject.dtype
-    )
+    text = subject.guidance is not None
+    condition = {}
+    if text:
+        embedded = subject.embed([""] * n + [subject.texts()[0]] * n)
+        condition = {name: value.to(subject.dtype) for name, value in embedded.items()}
+    generator = torch.Generator().manual_seed(SEED)
+    x = torch.randn(n, *subject.shape, generator=generator)
+    x = x.to(subject.device, subject.dtype)
     subject.scheduler.set_timesteps(steps)
     for t in subject.scheduler.timesteps:
         if text:
@@ -82,23 +85,20 @@ def width_of(subject: subjects.Subject) -> tuple[int, int]:
     return ksae.map_to_vectors(h.float()).shape[-1], h[0].numel()
 
 
-def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict[str, object]:
-    """Rates of every way of sampling n images, and what each costs more than our plain sampling, in percent."""
-    width, values = width_of(subject)
-    batch = min(n, gpu.batch_size(subject))
-    steer = edits.steer(
-        ksae.KSAE(ksae.KSAEConfig(width, 4 * width, min(32, width))).requires_grad_(False),
-        torch.arange(20),
-        beta=2.0,
-    )
-    draw = lambda **options: (
-        lambda: sampling.sample(subject, n, SEED, steps=steps, batch=batch, **options)
-    )  # noqa: E731
+def ways_of_sampling(
+    subject: subjects.Subject, n: int, steps: int, batch: int
+) -> dict[str, Callable[[], object]]:
+    """Every way of sampling n images, as functions by name."""
+    width, _ = width_of(subject)
+    config = ksae.KSAEConfig(width, 4 * width, min(32, width))
+    steer = edits.steer(ksae.KSAE(config).requires_grad_(False), torch.arange(20), beta=2.0)
+
+    def draw(**options: object) -> Callable[[], object]:
+        return partial(sampling.sample, subject, n, SEED, steps=steps, batch=batch, **options)
 
     def recorded() -> None:
-        with tempfile.TemporaryDirectory(
-            dir=artifacts.STORE if artifacts.STORE.exists() else None
-        ) as folder:
+        store = artifacts.STORE if artifacts.STORE.exists() else None
+        with tempfile.TemporaryDirectory(dir=store) as folder:
             activations._write(
                 subject, n, slice(0, n), SEED, steps, subject.texts(), 0.0, batch, Path(folder)
             )
@@ -107,13 +107,25 @@ def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict
         for block in shards.blocks(n, batch):
             bare(subject, block.stop - block.start, steps)
 
-    ways = {
+    return {
         "bare pipeline": alone,
         "sampling": draw(),
         "recording": recorded,
         "symmetric edit": draw(edit=steer, asymmetric=False),
         "asymmetric edit": draw(edit=steer),
     }
+
+
+def added(seconds: dict[str, list[float]], name: str) -> dict[str, float]:
+    """What every other way costs more than the one named, in percent."""
+    others = {other: s for other, s in seconds.items() if other != name}
+    return {other: 100 * (quotient(s, seconds[name]) - 1) for other, s in others.items()}
+
+
+def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Rates of every way of sampling n images, and what each adds to plain sampling, in percent."""
+    batch = min(n, gpu.batch_size(subject))
+    ways = ways_of_sampling(subject, n, steps, batch)
     seconds = rounds({name: finished(way, subject.device) for name, way in ways.items()}, repeats)
     rates = {name: n / statistics.median(s) for name, s in seconds.items()}
     return {
@@ -129,26 +141,16 @@ def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict
         "repeats": repeats,
         "images_per_second": rates,
         "activations_per_second": rates["recording"] * steps,
-        "values_per_activation": values,
-        "overhead_percent": {
-            name: 100 * (quotient(s, seconds["sampling"]) - 1)
-            for name, s in seconds.items()
-            if name != "sampling"
-        },
-        "over_bare_percent": {
-            name: 100 * (quotient(s, seconds["bare pipeline"]) - 1)
-            for name, s in seconds.items()
-            if name != "bare pipeline"
-        },
+        "values_per_activation": width_of(subject)[1],
+        "overhead_percent": added(seconds, "sampling"),
+        "over_bare_percent": added(seconds, "bare pipeline"),
     }
 
 
 def device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
-    )
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
 
 
 def main() -> None:
@@ -167,17 +169,26 @@ def main() -> None:
         "--output", type=Path, help="results/rates.json, or _build/rates.json for a quick run"
     )
     options = parser.parse_args()
-    n, steps, repeats = (
-        (4, 2, 1) if options.quick else (options.images, options.steps, options.repeats)
-    )
+    sizes = (4, 2, 1) if options.quick else (options.images, options.steps, options.repeats)
     output = options.output or (ROOT / "_build/rates.json" if options.quick else OUTPUT)
     try:
         measured = [
-            measure(subjects.load(name, options.device), n, steps, repeats)
+            measure(subjects.load(name, options.device), *sizes)
             for name in options.subject.split(",")
         ]
     except ValueError as error:
         parser.error(str(error))
+    write(measured, output)
+    for m in measured:
+        what = f"{m['subject']} on {m['device']}, {m['precision']}"
+        print(f"{what}, batch {m['batch']}, {m['steps']} steps")
+        for name, rate in m["images_per_second"].items():
+            print(f"    {name:<16} {rate:8.2f} images/s")
+    print(f"Written to {output}")
+
+
+def write(measured: list[dict[str, Any]], output: Path) -> None:
+    """Writes the rates, in place of earlier ones of the same subjects and devices."""
     kept = json.loads(output.read_text())["rates"] if output.exists() else []
     new = {(m["subject"], m["device"]) for m in measured}
     content = {
@@ -188,13 +199,6 @@ def main() -> None:
     temporary = output.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, output)
-    for m in measured:
-        print(
-            f"{m['subject']} on {m['device']}, {m['precision']}, batch {m['batch']}, {m['steps']} steps"
-        )
-        for name, rate in m["images_per_second"].items():
-            print(f"    {name:<16} {rate:8.2f} images/s")
-    print(f"Written to {output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Speed and memory beside other libraries: `python -m bench.run [--quick] [--only ksae,sampling] [--output FILE]`.
+"""Speed and memory beside other libraries.
 
-Every comparison is interleaved (ours, theirs, ours, theirs ...) and its ratio is the median of the rounds' ratios, so a
-machine that drifts or is shared moves both sides alike. Prints a table and writes one JSON file.
+    python -m bench.run [--quick] [--only ksae,sampling] [--output FILE]
+
+Every comparison is interleaved (ours, theirs, ours, theirs ...) and its ratio is the median of the
+rounds' ratios, so a machine that drifts or is shared moves both sides alike. Prints a table and
+writes one JSON file.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import difflens_utils  # noqa: F401, I001 - first: it mends torchvision, which diffusers imports
+import difflens_utils  # noqa: F401 - first: it mends torchvision, which diffusers imports
 
+# isort: split
 import numpy as np
 import torch
 from diffusers import DDIMPipeline
@@ -40,7 +44,10 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. `ratio` is what the target speaks of; None where the other side could not run."""
+    """One comparison.
+
+    `ratio` is what the target speaks of; None where the other side could not run.
+    """
 
     what: str
     ours: float | None
@@ -61,16 +68,14 @@ def row(
 ) -> Row:
     """A row whose `target`, such as ">= 2" or "<= 1.05", is checked against the ratio."""
     relation, bound = target.split()
-    met = (
-        None
-        if ratio is None
-        else (ratio >= float(bound) if relation == ">=" else ratio <= float(bound))
-    )
+    met = None
+    if ratio is not None:
+        met = ratio >= float(bound) if relation == ">=" else ratio <= float(bound)
     return Row(what, ours, beside, ratio, target, met, note)
 
 
 def rounds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each function in each round, after one call to warm up; the order turns from round to round."""
+    """Seconds of each function in each round, after one call to warm up; the order alternates."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -89,7 +94,7 @@ def quotient(above: list[float], below: list[float]) -> float:
 
 @cache
 def pipeline_folder() -> Path:
-    """The shipped subject, or its architecture with random weights where it is not there yet: speed is the same."""
+    """The shipped subject, or where it is missing its architecture with random weights, as fast."""
     if (subjects.MODELS / "portraits/model_index.json").exists():
         return subjects.MODELS / "portraits"
     spec = importlib.util.spec_from_file_location("recipe", subjects.MODELS / "portraits/train.py")
@@ -121,16 +126,6 @@ def sampling_rows(quick: bool) -> Iterator[Row]:
         },
         repeats,
     )
-    fast = sampling.sample(subject, n, steps=20)
-    exact = sampling.sample(
-        subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder()), n, steps=20
-    )
-    likeness = 10 * (4 / (fast - exact).square().mean()).log10()
-    note = (
-        f"{str(subject.dtype)[6:]} against float32, same seeds: PSNR {likeness:.1f} dB"
-        if subject.dtype != torch.float32
-        else "float32 on both sides: this processor has no bf16 products"
-    )
     rate = {name: n / statistics.median(s) for name, s in seconds.items()}
     yield row(
         f"sampling, images/s ({steps} steps), beside diffusers' DDIMPipeline",
@@ -138,7 +133,7 @@ def sampling_rows(quick: bool) -> Iterator[Row]:
         rate["pipeline"],
         quotient(seconds["pipeline"], seconds["ours"]),
         ">= 2",
-        note,
+        likeness(subject, n),
     )
     each = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
     yield row(
@@ -149,6 +144,17 @@ def sampling_rows(quick: bool) -> Iterator[Row]:
         "<= 1.03",
         f"both {str(subject.dtype)[6:]}",
     )
+
+
+def likeness(subject: subjects.Subject, n: int) -> str:
+    """How near images in the subject's precision come to float32, in words."""
+    if subject.dtype == torch.float32:
+        return "float32 on both sides: this processor has no bf16 products"
+    single = subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder())
+    fast = sampling.sample(subject, n, steps=20)
+    exact = sampling.sample(single, n, steps=20)
+    ratio = 10 * (4 / (fast - exact).square().mean()).log10()
+    return f"{str(subject.dtype)[6:]} against float32, same seeds: PSNR {ratio:.1f} dB"
 
 
 def edit_rows(quick: bool) -> Iterator[Row]:
@@ -176,7 +182,8 @@ def edit_rows(quick: bool) -> Iterator[Row]:
         repeats,
     )
     step = {name: statistics.median(s) / steps * 1e3 for name, s in seconds.items()}
-    twice = f"; {behind(subject):.0%} of the network's multiplications lie behind the module and run twice"
+    repeated = f"{behind(subject):.0%} of the network's multiplications"
+    twice = f"; {repeated} lie behind the module and run twice"
     for name, target, note in (("symmetric", "<= 1.05", ""), ("asymmetric", "<= 1.6", twice)):
         yield row(
             f"one edited step, {name}, ms (batch {n}), beside an unedited one",
@@ -209,24 +216,21 @@ def ksae_rows(quick: bool) -> Iterator[Row]:
         ((64, 256, 12, 256, 3), (128, 512, 6, 256, 2)) if quick else sizes
     ):
         curves, missing = peers.race(peers.Size(d, latents, 32, steps, batch), turns)
-        ours, what = (
-            curves.pop("ours"),
-            f"k-SAE training, d = {d}, D = {latents}, seconds to equal FVU",
-        )
+        ours = curves.pop("ours")
+        what = f"k-SAE training, d = {d}, D = {latents}, seconds to equal FVU"
         speed = {
             name: steps * batch / c.seconds[-1] for name, c in {"ours": ours, **curves}.items()
         }
         ratios = {}
         for name, curve in curves.items():
-            target = max(
-                ours.fvu[-1], curve.fvu[-1]
-            )  # the better one is stopped where the other ends
+            # The better one is stopped where the other ends.
+            target = max(ours.fvu[-1], curve.fvu[-1])
             mine, other = ours.time_to(target), curve.time_to(target)
             ratios[name] = other / mine
-            note = (
-                f"FVU {target:.3f} ({ours.precision} / {curve.precision}); in {steps} steps {ours.fvu[-1]:.3f} / "
-                f"{curve.fvu[-1]:.3f}; {speed['ours']:,.0f} / {speed[name]:,.0f} vectors/s"
-            )
+            precisions = f"{ours.precision} / {curve.precision}"
+            reached = f"{ours.fvu[-1]:.3f} / {curve.fvu[-1]:.3f}"
+            speeds = f"{speed['ours']:,.0f} / {speed[name]:,.0f} vectors/s"
+            note = f"FVU {target:.3f} ({precisions}); in {steps} steps {reached}; {speeds}"
             yield row(f"{what}, beside {name}", mine, other, ratios[name], ">= 1", note)
         for name, reason in missing.items():
             yield row(
@@ -240,10 +244,9 @@ def ksae_rows(quick: bool) -> Iterator[Row]:
 
 
 def attribution_rows(quick: bool) -> Iterator[Row]:
-    """Integrated gradients of one attribute's classes: the closed form against captum, same number of points."""
-    n, d, latents, side, points, repeats = (
-        (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
-    )
+    """Integrated gradients of one attribute's classes: closed form against captum, same points."""
+    sizes = (4, 24, 96, 2, 8, 1) if quick else (64, 192, 1024, 4, 32, 3)
+    n, d, latents, side, points, repeats = sizes
     classes = 2
     size = f"{n} images, {side * side} positions, {latents} latents, {points} points"
     what = f"attribution, seconds ({size}), beside captum"
@@ -251,10 +254,8 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
     h = torch.randn(n, 1, d, side, side, generator=g)
     model = ksae.KSAE(ksae.KSAEConfig(d, latents, 16)).requires_grad_(False)
     recording = Recording("bench", h.numpy().astype(np.float16), torch.empty(0), (500,))
-    heads = Heads(
-        torch.randn(1, classes, d, side, side, generator=g) / (d * side) ** 0.5,
-        torch.zeros(1, classes),
-    )
+    weight = torch.randn(1, classes, d, side, side, generator=g) / (d * side) ** 0.5
+    heads = Heads(weight, torch.zeros(1, classes))
     rows = torch.arange(n)
     try:
         from captum.attr import IntegratedGradients
@@ -263,38 +264,28 @@ def attribution_rows(quick: bool) -> Iterator[Row]:
         return
 
     def probabilities(s: torch.Tensor) -> torch.Tensor:  # (B, P, D) -> (B, classes)
-        return heads.logits(
-            ksae.vectors_to_map(model.decode(s), (len(s), d, side, side)), 0
-        ).softmax(-1)
+        decoded = ksae.vectors_to_map(model.decode(s), (len(s), d, side, side))
+        return heads.logits(decoded, 0).softmax(-1)
 
     def captum() -> torch.Tensor:  # -> (classes, D)
-        s, method = (
-            model.latents(recording.vectors(0).view(n, -1, d)),
-            IntegratedGradients(probabilities),
-        )
-        parts = [
-            method.attribute(s, target=c, n_steps=points, method="gausslegendre")
-            for c in range(classes)
-        ]
-        return torch.stack([p.mean(0).sum(0) for p in parts])
+        s = model.latents(recording.vectors(0).view(n, -1, d))
+        method = IntegratedGradients(probabilities)
+        options = {"n_steps": points, "method": "gausslegendre"}
+        scores = [method.attribute(s, target=c, **options) for c in range(classes)]
+        return torch.stack([score.mean(0).sum(0) for score in scores])
 
     def ours() -> torch.Tensor:
         return attribution.through_head(heads, model, recording, rows, points=points).scores
 
     gap = ((ours() - captum()).abs().max() / captum().abs().max()).item()
     seconds = rounds({"ours": ours, "captum": captum}, repeats)
-    yield row(
-        what,
-        statistics.median(seconds["ours"]),
-        statistics.median(seconds["captum"]),
-        quotient(seconds["captum"], seconds["ours"]),
-        ">= 50",
-        f"scores equal to {gap:.1e} of the largest",
-    )
+    mine, other = (statistics.median(seconds[name]) for name in ("ours", "captum"))
+    ratio = quotient(seconds["captum"], seconds["ours"])
+    yield row(what, mine, other, ratio, ">= 50", f"scores equal to {gap:.1e} of the largest")
 
 
 def memory_rows(quick: bool) -> Iterator[Row]:
-    """Peak resident size of recording and training, in processes of their own, for few and for many images."""
+    """Peak resident size of recording and training few and many images, each in a process."""
     counts, steps = ((8, 32), 3) if quick else ((500, 5000), 100)
     peaks = []
     for images in counts:
@@ -336,16 +327,17 @@ SECTIONS = {
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def show(item: Row) -> None:
     verdict = {True: "met", False: "MISSED", None: "not measured"}[item.met]
-    print(
-        f"{item.what}\n    {number(item.ours):>8} {number(item.beside):>8}   ratio {number(item.ratio):<6} "
-        f"target {item.target:<8} {verdict}{'   ' + item.note if item.note else ''}",
-        flush=True,
-    )
+    values = f"{number(item.ours):>8} {number(item.beside):>8}"
+    against = f"ratio {number(item.ratio):<6} target {item.target:<8} {verdict}"
+    note = f"   {item.note}" if item.note else ""
+    print(f"{item.what}\n    {values}   {against}{note}", flush=True)
 
 
 def main() -> None:
@@ -366,17 +358,21 @@ def main() -> None:
         help="results/bench.json for a whole run, _build/bench.json otherwise",
     )
     options = parser.parse_args()
-    chosen = options.only.split(",")
-    logging.disable_progress_bar()
     try:
-        for section in chosen:
+        for section in options.only.split(","):
             one_of("--only", section, SECTIONS)
     except ValueError as error:
         parser.error(str(error))
-    whole = not options.quick and set(chosen) == set(SECTIONS)
-    output = options.output or ROOT / ("results/bench.json" if whole else "_build/bench.json")
+    measure(options.quick, options.only.split(","), options.output)
+
+
+def measure(quick: bool, chosen: list[str], output: Path | None) -> None:
+    """Shows the rows of the chosen sections, and writes them after each section."""
+    logging.disable_progress_bar()
+    whole = not quick and set(chosen) == set(SECTIONS)
+    output = output or ROOT / ("results/bench.json" if whole else "_build/bench.json")
     output.parent.mkdir(parents=True, exist_ok=True)
-    environment = artifacts.environment() | peers.versions() | {"quick": options.quick}
+    environment = artifacts.environment() | peers.versions() | {"quick": quick}
     environment["processor"] = str(torch.cpu.get_capabilities().get("cpu_name", platform.machine()))
     environment["precision"] = str(precision.fast_dtype(torch.device("cpu")))[6:]
     environment["weights"] = (
@@ -384,7 +380,7 @@ def main() -> None:
     )
     done: list[Row] = []
     for section in chosen:
-        for item in SECTIONS[section](options.quick):
+        for item in SECTIONS[section](quick):
             show(item)
             done.append(item)
         content = {"environment": environment, "rows": [asdict(item) for item in done]}

@@ -6,12 +6,13 @@
 
 Data flows one way, and a module imports only from the floors above its own:
 
-    checkpoints, descriptions, errors, intervals, names, paper, settings, workers
+    descriptions, errors, intervals, names, paper, settings, workers
+    -> checkpoints
     -> declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers,
        scorecard, weights
     -> disentanglement, figures, keys, opening, precision, sampling
     -> artifacts, evaluators, ksae, worlds
-    -> fairface, inception, pictures, portraits, shards
+    -> dictionaries, fairface, inception, pictures, portraits, shards
     -> labelled, occupations
     -> pipelines
     -> activations, factors, finetuning, latent_direction, latent_editing, mediation, outcome,

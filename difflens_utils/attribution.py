@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, gpu, keys, sampling
+from . import artifacts, keys, sampling
 from .activations import Recording
 from .errors import one_of
-from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
+from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .pipelines import Subject
 from .precision import full_precision, planar
 from .probes import Heads
 from .sampling import Moment
-
-Dictionary = KSAE | Neurons
 
 
 class Attribution(NamedTuple):
@@ -232,7 +230,7 @@ def _step_scores(
     moment: Moment, ksae: Dictionary, measure: Measure, nodes: list[tuple[float, float]]
 ) -> _StepScores:
     h, outcome = _measured_at(moment, measure, lambda h: h)
-    ksae = gpu.on(ksae, h.device)
+    ksae = ksae.on_device(h.device)
     latents = ksae.latents(map_to_vectors(h.detach().float()))  # (B, P, D)
     written = vectors_to_map(latents @ ksae.directions, h.shape)  # what the latents add to h
     centred = latents - latents.mean(0)
@@ -367,7 +365,7 @@ def _all_gains(
 def _gains(moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor) -> Tensor:
     """Change of the class's log-probability at one step, each feature moved alone: (N, B)."""
     subject = moment.subject
-    ksae = gpu.on(ksae, moment.x.device)
+    ksae = ksae.on_device(moment.x.device)
     rows = []
     for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
 

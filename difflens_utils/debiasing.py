@@ -95,21 +95,20 @@ class Debiased(NamedTuple):
         return np.concatenate([plan.expected for plan in self.plans])
 
 
-def base_shares(
-    subject: Subject, images: Tensor, prompts: Sequence[Prompt] | None = None
-) -> dict[str, Array]:
-    """The class shares of many unedited images (N, 3, H, W), by the scorer.
+def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) -> dict[str, Array]:
+    """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer.
 
-    {attribute: (G, classes)}, one row per prompt, by default of those of the evaluation.
+    {attribute: (G, classes)}. The images took so many prompts in turn, by default those of the
+    evaluation.
     """
     scored = evaluators.read(subject.scorer, images.to(subject.device))
-    number = len(subject.texts(prompts))
+    number = prompts or len(subject.texts())
     prompt = sampling.assigned(len(images), number)
-    each = range(number)
-    return {
-        a: np.stack([metrics.shares(scored[a][prompt == g]) for g in each])
-        for a in subject.attributes
-    }
+    found = {}
+    for a in subject.attributes:
+        rows = [metrics.shares(scored[a][prompt == g]) for g in range(number)]
+        found[a] = np.stack(rows)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -323,7 +322,7 @@ def unrelated(subject: Subject, attribute: str) -> list[str]:
 
     They are neither the attribute nor, where the causes are known, its effects.
     """
-    caused = set(subject.world.planted_causes(attribute)) if subject.world else set()
+    caused = set(subject.world.effects(attribute)) if subject.world else set()
     return [f for f in subject.factors if f != attribute and f not in caused]
 
 

@@ -9,14 +9,14 @@ text.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import one_of
+from .errors import line, one_of
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -101,16 +101,16 @@ def read_declaration(path: Path) -> Declaration:
     Raises ValueError, in one line with the file and the entry, for what will not do.
     """
     try:
-        said = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{line} is no YAML: {error.problem}") from None
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{where} is no YAML: {error.problem}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is missing or no YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(said, dict):
+        raise ValueError(f"{path} is missing or no YAML: {line(error)}") from None
+    if not isinstance(content, dict):
         raise ValueError(f"{path} must have the entries images and attributes")
     try:
-        filled = {name: value for name, value in said.items() if value not in EMPTY}
+        filled = {name: value for name, value in content.items() if value not in EMPTY}
         declaration = Declaration.model_validate(filled)
     except ValidationError as error:
         raise ValueError(f"{path}: {_in_words(error)}") from None
@@ -126,11 +126,12 @@ def _check(path: Path, declaration: Declaration) -> None:
         )
     first: dict[tuple[str, str], str] = {}
     for entry, prompt in declaration.asked():
-        if (before := first.setdefault((entry.rpartition(".")[0], prompt.text), entry)) != entry:
+        stage = entry.rpartition(".")[0]
+        before = first.setdefault((stage, prompt.text), entry)
+        if before != entry:
             raise ValueError(f"{path}: {entry} asks for the same as {before}: {prompt.text!r}")
-        if _reported(entry) and (
-            decided := [a for a in declaration.attributes if a in prompt.given]
-        ):
+        decided = [a for a in declaration.attributes if a in prompt.given]
+        if decided and _reported(entry):
             raise ValueError(
                 f"{path}: {entry}.given must not name an attribute, got {decided[0]}: "
                 "its shares would be the prompt's"
@@ -148,7 +149,8 @@ def _in_words(error: ValidationError) -> str:
     *parents, name = map(str, first["loc"])
     where = ".".join([*parents, name])
     if first["type"] == "extra_forbidden":
-        model = {(): Declaration, ("prompts",): Stages}.get(tuple(parents), Asked)
+        models: dict[tuple[str, ...], type[BaseModel]] = {(): Declaration, ("prompts",): Stages}
+        model = models.get(tuple(parents), Asked)
         try:
             one_of(".".join([*parents, "an entry"]), name, model.model_fields)
         except ValueError as unknown:
@@ -161,15 +163,15 @@ def _in_words(error: ValidationError) -> str:
 class _Loader(yaml.BaseLoader):
     """Scalars as text; a key that occurs twice is an error, where YAML would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                fault = (
-                    f"{key.value} occurs twice"
-                    if isinstance(key, yaml.ScalarNode)
-                    else "a name must be a text"
-                )
+            fault = None
+            if not isinstance(key, yaml.ScalarNode):
+                fault = "a name must be a text"
+            elif key.value in seen:
+                fault = f"{key.value} occurs twice"
+            if fault:
                 raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import gpu, keys
 from .errors import distribution, one_of, positive, within
-from .ksae import KSAE, Neurons, map_to_vectors, vectors_to_map
+from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .sampling import Edit, Step
 
@@ -66,7 +66,7 @@ def identity() -> Edit:
 
 @keyed
 def steer(
-    dictionary: KSAE | Neurons,
+    dictionary: Dictionary,
     features: Tensor,
     beta: float,
     mode: str = "scale",
@@ -90,8 +90,8 @@ def steer(
         return identity()
 
     @cache
-    def on(device: torch.device) -> tuple[KSAE | Neurons, Tensor, Tensor]:
-        model, chosen = gpu.on(dictionary, device), features.to(device)
+    def on(device: torch.device) -> tuple[Dictionary, Tensor, Tensor]:
+        model, chosen = dictionary.on_device(device), features.to(device)
         return model, chosen, model.directions[chosen]  # (N, d)
 
     def apply(h: Tensor, step: Step) -> Tensor:
@@ -162,7 +162,7 @@ def _prompt_means(p: Tensor, prompt: Tensor | None) -> Tensor:
         return p.mean(0).expand_as(p)
     mean = torch.empty_like(p)
     for g in torch.unique(prompt):
-        rows = gpu.send((prompt == g).nonzero().flatten(), p.device)
+        rows = gpu.to_device((prompt == g).nonzero().flatten(), p.device)
         mean[rows] = p[rows].mean(0)
     return mean
 
@@ -194,7 +194,7 @@ def reconstruct(ksae: KSAE) -> Edit:
     """Replace h by the k-SAE's reconstruction (Table 4)."""
 
     def apply(h: Tensor, _step: Step) -> Tensor:
-        vectors = gpu.on(ksae, h.device)(map_to_vectors(h).float())
+        vectors = ksae.on_device(h.device)(map_to_vectors(h).float())
         return vectors_to_map(vectors, h.shape).to(h.dtype)
 
     return Edit(apply)
@@ -242,7 +242,7 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
         out = None
         for c, edit in edits.items():
             chosen = (batch == c).nonzero().flatten()  # on the host, so that no one waits for a GPU
-            rows = gpu.send(chosen, h.device)
+            rows = gpu.to_device(chosen, h.device)
             new = edit(h[rows], step.at(chosen)) if len(rows) else None
             if new is not None:
                 out = h.clone() if out is None else out

@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+def line(error: BaseException) -> str:
+    """The first line of an exception's message, or the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError naming the parameter and the allowed values (closest first) unless `value` is one of them."""
     allowed = [str(a) for a in allowed]

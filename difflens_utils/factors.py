@@ -12,7 +12,7 @@ from torch import Tensor
 from . import metrics, sampling
 from .pipelines import Subject
 from .settings import Seeds
-from .worlds import Portraits
+from .worlds import Scenes
 
 BATCH = 128
 
@@ -25,7 +25,7 @@ class FactorSet(NamedTuple):
     timesteps: tuple[int, ...]
 
 
-def factor_labels(subject: Subject, n: int, seed: int) -> Portraits:
+def factor_labels(subject: Subject, n: int, seed: int) -> Scenes:
     """The images of `factor_set` before they are drawn: every factor uniform and independent."""
     return subject.data.sample(n, Seeds.of(seed).factors, balanced=True)
 
@@ -69,9 +69,7 @@ def best_factor(
 ) -> list[Tracked]:
     """For each unit of `response` (n, U) the class that it tells best from the rest."""
     names = [(factor, name) for factor in labels for name in classes[factor]]
-    columns = [
-        y == c for factor, y in labels.items() for c in range(len(classes[factor]))
-    ]
+    columns = [y == c for factor, y in labels.items() for c in range(len(classes[factor]))]
     scores = metrics.auroc(response, torch.stack(columns, 1).numpy())  # (U, classes)
     best = scores.argmax(1)
     return [Tracked(*names[b], float(row[b])) for b, row in zip(best, scores, strict=True)]

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from . import artifacts, attribution, evaluators, ksae
 from .activations import Recording
 from .attribution import Aim, Attribution, Support, Trial
-from .ksae import KSAE, Neurons
+from .ksae import KSAE, Dictionary
 from .pipelines import Subject
 from .settings import Seeds, Settings
 
@@ -25,7 +25,7 @@ from .settings import Seeds, Settings
 @artifacts.stored("class_means")
 def class_means(
     rec: Recording,
-    sae: KSAE | Neurons,
+    sae: Dictionary,
     labels: Mapping[str, Tensor],
     classes: Mapping[str, int],
 ) -> dict[str, Tensor]:

@@ -11,9 +11,8 @@ classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -128,6 +127,7 @@ def _with_lora(network: nn.Module, seed: int) -> nn.Module:
 def _train(
     subject: Subject, network: nn.Module, targets: Shares, recipe: Recipe, steps: int
 ) -> None:
+    tuned = replace(subject, network=network)
     weights = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.01)
     s, texts = sampling.trajectory(subject, steps), subject.texts()
@@ -137,28 +137,16 @@ def _train(
         seed = recipe.seed + 800 + number // len(texts)
         prompt = [texts[number % len(texts)]] * recipe.batch
         plain = _trajectory(subject, rows, seed, s)[-1]
-        with _network(subject, network) as tuned:
-            states = _trajectory(tuned, rows, seed, s)
-            loss, slope = _slope(tuned, states[-1], plain, targets)
-            for state, timestep in zip(states[:-1], s.timesteps, strict=True):
-                epsilon = tuned.epsilon(state, timestep, prompt)
-                # Less noise at a step is more of the image.
-                (-(slope * epsilon).sum() / len(s)).backward()
+        states = _trajectory(tuned, rows, seed, s)
+        loss, slope = _slope(subject, states[-1], plain, targets)
+        for state, timestep in zip(states[:-1], s.timesteps, strict=True):
+            epsilon = tuned.epsilon(state, timestep, prompt)
+            # Less noise at a step is more of the image.
+            (-(slope * epsilon).sum() / len(s)).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-
-@contextmanager
-def _network(subject: Subject, network: nn.Module) -> Iterator[Subject]:
-    """The subject with another network."""
-    kept = subject.network
-    subject.network = network
-    try:
-        yield subject
-    finally:
-        subject.network = kept
 
 
 def _trajectory(subject: Subject, rows: Tensor, seed: int, s: Schedule) -> list[Tensor]:

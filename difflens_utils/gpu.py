@@ -1,4 +1,4 @@
-"""What a GPU asks for: batches as large as its memory takes, copies that no one waits for, one card per worker, TensorFloat-32."""
+"""The GPU: which one a worker takes, how many images fit, and copies that nothing waits for."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from .workers import worker
 if TYPE_CHECKING:
     from .pipelines import Subject
 
-ON_CPU = 32  # images per batch: what they are on the way through the network stays in a processor's cache
-MOST = 256  # images per batch on a GPU: larger ones gain little, and leave the workers fewer blocks to share
+CPU_BATCH = 32  # images: their intermediate values stay in a processor's cache
+MAX_BATCH = 256  # images: larger batches gain little and leave fewer blocks for the workers
 TRIAL = 8  # images of the batch whose memory is measured
-SHARE = (
-    0.5  # of the free memory; an edit with the asymmetric step repeats what lies behind the module
-)
+# Of the free memory: the asymmetric step of an edit repeats what lies behind the module.
+MEMORY_SHARE = 0.5
 
 
-def take() -> torch.device:
-    """This process's GPU, number i modulo their number for worker i; float32 products take TensorFloat-32 there."""
+def use_gpu() -> torch.device:
+    """This process's GPU: worker i gets number i modulo their number.
+
+    Products of float32 values use TensorFloat-32 from then on.
+    """
     torch.cuda.set_device(worker().number % torch.cuda.device_count())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
     return torch.device("cuda")
 
 
 @contextmanager
-def exact() -> Iterator[None]:
-    """float32 products in float32 for a while. On a CPU they always are."""
-    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def without_tf32() -> Iterator[None]:
+    """Within it, products of float32 values are in float32. On a CPU they always are."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = False, False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class Memory(NamedTuple):
@@ -50,27 +54,33 @@ class Memory(NamedTuple):
 
 
 def largest_batch(memory: Memory, images: int = TRIAL) -> int:
-    """The largest power of two, at most MOST, of images that fit where `images` of them took `memory.taken`.
+    """The largest power of two of images that fit, at most MAX_BATCH.
 
-    Raises MemoryError, in one line, if not even one fits.
+    `memory.taken` is what `images` images took. Raises MemoryError, in one line, if none fits.
     """
-    fit = int(SHARE * memory.free * images / max(memory.taken, 1))
+    fit = int(MEMORY_SHARE * memory.free * images / max(memory.taken, 1))
     if fit < 1:
         raise MemoryError(
-            f"{memory.free >> 20} MiB of the GPU are free, too few for one image: free some, or take device=cpu"
+            f"{memory.free >> 20} MiB of the GPU are free, too few for one image: "
+            "free some, or take device=cpu"
         )
-    return min(1 << fit.bit_length() - 1, MOST)
+    batch = MAX_BATCH
+    while batch > fit:
+        batch //= 2
+    return batch
 
 
-_measured: dict[
-    tuple[str, ...], int
-] = {}  # one batch size per process, subject and device, so that a run keeps its batches
+# One batch size per process, subject and device, so that a run keeps its batches.
+_measured: dict[tuple[str, ...], int] = {}
 
 
 def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = None) -> int:
-    """Images per batch: ON_CPU on the CPU; on a GPU what one trial batch leaves room for. `measure` reads the memory."""
+    """Images per batch: CPU_BATCH on a CPU; on a GPU what one trial batch leaves room for.
+
+    `measure` reads the memory.
+    """
     if measure is None and subject.device.type != "cuda":
-        return ON_CPU
+        return CPU_BATCH
     key = (subject.fingerprint, str(subject.dtype), str(subject.device))
     if key not in _measured:
         _measured[key] = largest_batch((measure or _trial)(subject))
@@ -79,29 +89,28 @@ def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = N
 
 @torch.no_grad()
 def _trial(subject: Subject) -> Memory:
-    """What TRIAL images take at their worst moment: one evaluation of the network, one decoding."""
+    """What TRIAL images take at their worst: one evaluation of the network, one decoding."""
     torch.cuda.empty_cache()  # what earlier work holds without need counts as free
     torch.cuda.reset_peak_memory_stats()
-    before, (free, _) = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()
+    before = torch.cuda.memory_allocated()
+    free, _ = torch.cuda.mem_get_info()
     x = torch.zeros(TRIAL, *subject.shape, device=subject.device)
     subject.decode(subject.epsilon(x, 0))
     return Memory(free, torch.cuda.max_memory_allocated() - before)
 
 
-def send(value: Tensor, device: torch.device) -> Tensor:
+def to_device(value: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, without waiting for what the device is doing."""
-    return (
-        value.to(device)
-        if value.device == device or device.type == "cpu"
-        else value.pin_memory().to(device, non_blocking=True)
-    )
+    if value.device == device or device.type == "cpu":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
 
 
 _elsewhere: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()
 
 
 def on(thing: Any, device: torch.device) -> Any:
-    """A k-SAE, or whatever else has `directions`, where h is: itself, or a copy that is made once per device."""
+    """A dictionary of directions on a device: itself, or a copy that is made once per device."""
     if thing.directions.device == device:
         return thing
     copies = _elsewhere.setdefault(thing, {})
@@ -114,31 +123,39 @@ def on(thing: Any, device: torch.device) -> Any:
     return copies[device]
 
 
-class Copies:
-    """Tensors on their way to the host. A copy starts at once and is written when the next one has started, so the GPU never idles.
+Wait = Callable[[], None]
 
-    `write(tensor, *tags)` gets each tensor, on the CPU, in the order they came; `flush` before the results are read. `start` begins
-    a copy and returns the tensor and what waits for it.
+
+class HostCopies:
+    """Tensors on their way to the host.
+
+    A copy starts at once and is written when the next one has started, so the GPU never idles.
     """
 
     def __init__(
         self,
         write: Callable[..., None],
-        start: Callable[[Tensor], tuple[Tensor, Callable[[], None]]] | None = None,
+        start: Callable[[Tensor], tuple[Tensor, Wait]] | None = None,
     ) -> None:
-        self.write, self.start = write, start
-        self.pending: tuple[Tensor, Callable[[], None], tuple[Any, ...]] | None = None
+        """`write(tensor, *tags)` gets each tensor, on the CPU, in the order they came.
+
+        `start` begins a copy, and returns the tensor and a function that waits for it.
+        """
+        self.write = write
+        self.start = start
+        self.pending: tuple[Tensor, Wait, tuple[Any, ...]] | None = None
 
     def put(self, value: Tensor, *tags: Any) -> None:
-        start = self.start or (_pinned if value.is_cuda else None)
-        if start is None:
+        """Starts the copy of a tensor, and writes the tensor before it."""
+        if self.start is None and not value.is_cuda:
             self.write(value, *tags)
             return
-        following = (*start(value), tags)
+        host, wait = (self.start or _pinned)(value)
         self.flush()
-        self.pending = following
+        self.pending = host, wait, tags
 
     def flush(self) -> None:
+        """Writes the last tensor. Call it before the results are read."""
         if self.pending is not None:
             host, wait, tags = self.pending
             self.pending = None
@@ -146,11 +163,14 @@ class Copies:
             self.write(host, *tags)
 
 
-def _pinned(value: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    host = torch.empty(
-        value.shape, dtype=value.dtype, pin_memory=True
-    )  # torch keeps pinned memory for the next one
+def _pinned(value: Tensor) -> tuple[Tensor, Wait]:
+    # torch keeps pinned memory for the next one
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
     host.copy_(value, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
     return host, done.synchronize
+
+
+# The names before, until their callers are renamed.
+take, exact, send, Copies = use_gpu, without_tf32, to_device, HostCopies

@@ -1,7 +1,9 @@
-"""Checkpoints of guided-diffusion (Dhariwal and Nichol, 2021), such as P2's of CelebA-HQ, as diffusers' `UNet2DModel`: the same function, other names.
+"""Checkpoints of guided-diffusion (Dhariwal and Nichol, 2021) as diffusers' `UNet2DModel`.
 
-Only the layout that the paper's subject has is converted: residual blocks that resample, scale-shift normalisation, attention with the
-*legacy* order of its heads. A state that is anything else is refused, since tensors of equal shapes would load and compute nonsense.
+P2's checkpoint of CelebA-HQ is one. The function stays the same, and the tensors get other names.
+Only the layout of that checkpoint is converted: residual blocks that resample, scale-shift
+normalisation, attention with the *legacy* order of its heads. Any other state is refused, since
+tensors of equal shapes would load and compute nonsense.
 """
 
 from __future__ import annotations
@@ -17,22 +19,19 @@ from torch import Tensor
 from . import checkpoints
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of a guided-diffusion U-Net; the defaults are those of `celebahq_p2.pt` (93,563,910 parameters)."""
+    """The sizes of a guided-diffusion U-Net.
+
+    The defaults are those of `celebahq_p2.pt`, which has 93,563,910 parameters.
+    """
 
     channels: int = 128
-    multipliers: tuple[int, ...] = (
-        1,
-        1,
-        2,
-        2,
-        4,
-        4,
-    )  # channels per level, each half as wide as the one before
+    # Of the channels, per level; a level has half of the width and height of the one before.
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
     blocks: int = 1  # residual blocks per level, one more on the way up
     attention: tuple[int, ...] = (16,)  # at which downsampling factors
     head: int = 64  # channels per attention head
@@ -48,23 +47,23 @@ P2 = Layout()
 
 def unet(layout: Layout = P2) -> UNet2DModel:
     """The same network in diffusers, with random weights."""
-    from diffusers import UNet2DModel  # seconds that reading the package's texts can do without
+    from diffusers.models.unets.unet_2d import (
+        UNet2DModel,  # takes seconds, and few subjects need it
+    )
 
-    last = len(layout.multipliers) - 1
-    down = [
-        "AttnDownBlock2D" if layout.attends(i) else "ResnetDownsampleBlock2D"
-        for i in range(last + 1)
-    ]
-    return UNet2DModel(
+    levels = range(len(layout.multipliers))
+    attends = [layout.attends(level) for level in levels]
+    network: UNet2DModel = UNet2DModel(
         sample_size=layout.size,
         out_channels=layout.out,
         layers_per_block=layout.blocks,
-        block_out_channels=[layout.channels * m for m in layout.multipliers],
-        down_block_types=down,
-        up_block_types=[
-            "AttnUpBlock2D" if name.startswith("Attn") else "ResnetUpsampleBlock2D"
-            for name in down[::-1]
-        ],
+        block_out_channels=tuple(layout.channels * m for m in layout.multipliers),
+        down_block_types=tuple(
+            "AttnDownBlock2D" if attention else "ResnetDownsampleBlock2D" for attention in attends
+        ),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if attention else "ResnetUpsampleBlock2D" for attention in attends[::-1]
+        ),
         attention_head_dim=layout.head,
         resnet_time_scale_shift="scale_shift",
         norm_eps=1e-5,
@@ -72,10 +71,14 @@ def unet(layout: Layout = P2) -> UNet2DModel:
         downsample_type="resnet",
         upsample_type="resnet",
     )
+    return network
 
 
 def load(path: Path, layout: Layout = P2) -> UNet2DModel:
-    """A checkpoint from disk, converted. ValueError, in one line, for a file that is missing, damaged, no state of tensors, or of another network."""
+    """Reads a checkpoint and converts it.
+
+    Raises ValueError, in one line, for a file that is missing or damaged, or of another network.
+    """
     state = checkpoints.tensors(path)
     try:
         return convert(state, layout)
@@ -84,34 +87,32 @@ def load(path: Path, layout: Layout = P2) -> UNet2DModel:
 
 
 def convert(state: Mapping[str, Tensor], layout: Layout = P2) -> UNet2DModel:
-    """The network with the weights of a guided-diffusion state; ValueError for a tensor that is missing, unexpected or of another shape."""
+    """The network with the weights of a guided-diffusion state.
+
+    Raises ValueError for a tensor that is missing, unknown or of another shape.
+    """
     with torch.device("meta"):
         network = unet(layout)
-    wanted, made, used = network.state_dict(), {}, set()
+    converted: dict[str, Tensor] = {}
+    used: set[str] = set()
     for theirs, ours in modules(layout):
-        for name in [n for n in state if n.startswith(f"{theirs}.")]:
+        prefix = f"{theirs}."
+        for name in [n for n in state if n.startswith(prefix)]:
             used.add(name)
-            made |= _renamed(name.removeprefix(f"{theirs}."), ours, state[name], layout.head)
-    for what, names in (
-        ("lacks", wanted.keys() - made.keys()),
-        ("has the unknown", (state.keys() - used) | (made.keys() - wanted.keys())),
-    ):
-        if names:
-            raise ValueError(
-                f"not a guided-diffusion network of this layout: it {what} {min(names)}"
-                + f" and {len(names) - 1} more" * (len(names) > 1)
-            )
-    for name, value in made.items():
-        if value.shape != wanted[name].shape:
-            raise ValueError(
-                f"not a guided-diffusion network of this layout: {name} has shape {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
-            )
-    network.load_state_dict(made, assign=True)
+            converted |= _renamed(name.removeprefix(prefix), ours, state[name], layout.head)
+    wanted = network.state_dict()
+    checkpoints.complete(
+        "not a guided-diffusion network of this layout: it",
+        lacking=wanted.keys() - converted.keys(),
+        unknown=(state.keys() - used) | (converted.keys() - wanted.keys()),
+        shapes=checkpoints.other_shapes(converted, wanted),
+    )
+    network.load_state_dict(converted, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def modules(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Pairs of module names, guided-diffusion's and diffusers', for all that has weights."""
+    """Pairs of names, guided-diffusion's and diffusers', of every module that has weights."""
     yield from (
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),
@@ -122,7 +123,13 @@ def modules(layout: Layout) -> Iterator[tuple[str, str]]:
         ("out.0", "conv_norm_out"),
         ("out.2", "conv_out"),
     )
-    last, number = len(layout.multipliers) - 1, 1  # input_blocks.0 is the first convolution
+    yield from _modules_down(layout)
+    yield from _modules_up(layout)
+
+
+def _modules_down(layout: Layout) -> Iterator[tuple[str, str]]:
+    number = 1  # input_blocks.0 is the first convolution
+    last = len(layout.multipliers) - 1
     for level in range(last + 1):
         for block in range(layout.blocks):
             yield f"input_blocks.{number}.0", f"down_blocks.{level}.resnets.{block}"
@@ -132,17 +139,18 @@ def modules(layout: Layout) -> Iterator[tuple[str, str]]:
         if level < last:
             yield f"input_blocks.{number}.0", f"down_blocks.{level}.downsamplers.0"
             number += 1
+
+
+def _modules_up(layout: Layout) -> Iterator[tuple[str, str]]:
     number = 0
-    for up, level in enumerate(range(last, -1, -1)):
+    for up, level in enumerate(reversed(range(len(layout.multipliers)))):
         for block in range(layout.blocks + 1):
             yield f"output_blocks.{number}.0", f"up_blocks.{up}.resnets.{block}"
             if layout.attends(level):
                 yield f"output_blocks.{number}.1", f"up_blocks.{up}.attentions.{block}"
-            if level and block == layout.blocks:  # behind the attention, where there is one
-                yield (
-                    f"output_blocks.{number}.{1 + layout.attends(level)}",
-                    f"up_blocks.{up}.upsamplers.0",
-                )
+            if level > 0 and block == layout.blocks:
+                index = 2 if layout.attends(level) else 1  # behind the attention, if there is one
+                yield f"output_blocks.{number}.{index}", f"up_blocks.{up}.upsamplers.0"
             number += 1
 
 
@@ -156,30 +164,31 @@ RESIDUAL = {
 }
 
 
-def _renamed(part: str, ours: str, value: Tensor, head: int) -> dict[str, Tensor]:
-    """What one tensor of a module becomes: {name: tensor}."""
-    inner, _, kind = part.rpartition(".")
+def _renamed(name: str, ours: str, value: Tensor, head: int) -> dict[str, Tensor]:
+    """{name in diffusers: tensor} of one tensor of a module; that of q, k and v becomes three."""
+    inner, _, kind = name.rpartition(".")
     if inner == "qkv":
-        return {
-            f"{ours}.to_{name}.{kind}": tensor
-            for name, tensor in zip("qkv", _split_heads(value, head), strict=True)
-        }
+        split = zip("qkv", _split_heads(value, head), strict=True)
+        return {f"{ours}.to_{letter}.{kind}": tensor for letter, tensor in split}
     if inner == "proj_out":
         return {f"{ours}.to_out.0.{kind}": value.squeeze(-1)}
     if inner == "norm":
         return {f"{ours}.group_norm.{kind}": value}
-    return {
-        f"{ours}.{RESIDUAL[inner]}.{kind}"
-        if inner in RESIDUAL
-        else ".".join(filter(None, (ours, inner, kind))): value
-    }
+    if inner == "":
+        return {f"{ours}.{kind}": value}
+    return {f"{ours}.{RESIDUAL.get(inner, inner)}.{kind}": value}
 
 
-def _split_heads(value: Tensor, head: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Q, K and V of a legacy projection, whose rows are ordered (heads, [q, k, v], head): weights (3C, C, 1) or biases (3C,)."""
-    if value.shape[0] % (3 * head):
+def _split_heads(value: Tensor, head: int) -> list[Tensor]:
+    """Q, K and V of a legacy projection: weights (3C, C, 1) or biases (3C,).
+
+    Its rows are ordered (heads, [q, k, v], head).
+    """
+    rows = value.shape[0]
+    if rows % (3 * head):
         raise ValueError(
-            f"its attention has {value.shape[0]} rows, not three times a multiple of {head} channels per head"
+            f"its attention has {rows} rows, not three times a multiple of {head} channels per head"
         )
-    rows = value.reshape(-1, 3, head, *value.shape[1:2])
-    return tuple(rows[:, i].reshape(-1, *value.shape[1:2]) for i in range(3))
+    columns = value.shape[1:2]  # (C,) of weights, () of biases
+    by_head = value.reshape(-1, 3, head, *columns)
+    return [by_head[:, i].reshape(-1, *columns) for i in range(3)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from torch import Tensor, nn
 
 from .errors import one_of
 
-HookEdit = Callable[
-    [Tensor, int], Tensor | None
-]  # (output, index of the call) -> new output, or None: unchanged
+HookEdit = Callable[[Tensor, int], Tensor | None]
+"""From a module's output and the number of the call to the new output, or None: unchanged."""
 
 
 class _Stop(Exception):
@@ -29,7 +27,7 @@ class _Stop(Exception):
 
 
 def find(model: nn.Module, name: str) -> nn.Module:
-    """The module called `name` in `model.named_modules()`; ValueError with the closest names if there is none."""
+    """The module of this name; ValueError with the closest names if there is none."""
     modules = dict(model.named_modules())
     modules.pop("", None)
     one_of("module", name, modules)
@@ -62,7 +60,7 @@ WHOLE = (slice(None),)  # parts: all of the batch that the network sees
 def _changed(
     output: Tensor, function: HookEdit, call: int, parts: Sequence[slice], name: str
 ) -> Tensor | None:
-    """The output with each part of its batch passed through `function`; None where that changes nothing."""
+    """The output with each part of its batch passed through `function`; None if unchanged."""
     if parts == WHOLE:
         return function(output.clone(), call)
     whole = None
@@ -81,8 +79,8 @@ def edit(
 ) -> Iterator[None]:
     """Pass the module's output through `function(output, call)` while the context is open.
 
-    `parts` of the batch are passed one by one, and the rest is left alone: with classifier-free guidance the network sees
-    every image twice.
+    `parts` of the batch are passed one by one, and the rest is left alone: with classifier-free
+    guidance the network sees every image twice.
     """
     calls = 0
 
@@ -103,7 +101,10 @@ def edit(
 
 @contextmanager
 def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Tensor]]:
-    """Collect the module's outputs, detached, one per call; `stop` leaves the forward pass right behind the module."""
+    """Collect the module's outputs, detached, one per call.
+
+    `stop` leaves the forward pass right behind the module.
+    """
     outputs: list[Tensor] = []
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -123,7 +124,10 @@ def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Ten
 
 
 def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, ...]]:
-    """The shape of the output of every module that `run` calls and whose output can be edited: {name: shape}, in the network's order."""
+    """The output shapes of the modules that `run` calls and that can be edited: {name: shape}.
+
+    They come in the network's order.
+    """
     seen: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -143,21 +147,8 @@ def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, 
     return {name: seen[name] for name in named if name in seen}
 
 
-@dataclass
-class Fork:
-    """State of an open fork: `plain` is the batch size before the module if this pass was forked, else None."""
-
-    plain: int | None = None
-    rows: Tensor | None = None  # which rows of the plain batch the edited ones are versions of
-    calls: int = 0
-
-    def split(self, output: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        """Epsilon of some images without (B, ...) and with the edits (copies B, ...); the same tensor twice if none was made."""
-        return (output, output) if self.plain is None else (output[:images], output[images:])
-
-
 def behind(model: nn.Module, name: str) -> list[nn.Module]:
-    """What runs behind the module, where that is a chain of blocks: a U-Net's bottleneck, or a block of a DiT; else nothing.
+    """The blocks that run behind a U-Net's bottleneck or a block of a DiT; none for other modules.
 
     A DiT's last layers read the conditioning once more, from its first block.
     """
@@ -175,60 +166,84 @@ def forkable(model: nn.Module, name: str) -> bool:
     return bool(behind(model, name))
 
 
+class Fork:
+    """The hooks of an open fork. `plain` is the batch before the module if this pass was forked."""
+
+    def __init__(self, function: HookEdit, parts: Sequence[slice], name: str) -> None:
+        self.function, self.parts, self.name = function, parts, name
+        self.plain: int | None = None
+        self.rows: Tensor | None = None  # of the plain batch, which the edited rows are versions of
+        self.calls = 0
+
+    def split(self, output: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """The network's answers without (B, ...) and with the edits (copies B, ...).
+
+        They are the same tensor twice if nothing was edited.
+        """
+        return (output, output) if self.plain is None else (output[:images], output[images:])
+
+    def start(self, _module: nn.Module, _args: Any) -> None:
+        """Before the network."""
+        self.plain = None
+
+    def branch(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+        """Behind the module: the batch becomes [plain; edited parts]."""
+        self.calls += 1
+        call = self.calls - 1
+        returned = [self.function(output[part].clone(), call) for part in self.parts]
+        if all(new is None for new in returned):
+            return None
+        every = torch.arange(len(output), device=output.device)
+        versions, rows = [], []
+        for new, part in zip(returned, self.parts, strict=True):
+            version = output[part] if new is None else new
+            versions.append(version)
+            rows.append(every[part].repeat(len(version) // len(output[part])))
+        edited, self.rows = torch.cat(versions), torch.cat(rows)
+        _same_kind(output[self.rows], edited, self.name)
+        self.plain = len(output)
+        return torch.cat([output, edited])
+
+    def widen(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Before each later block: skip connections and embeddings are repeated."""
+        if self.plain is None:
+            return None
+        repeated = {name: self._repeat(value) for name, value in kwargs.items()}
+        return tuple(map(self._repeat, args)), repeated
+
+    def _repeat(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == self.plain:
+            return torch.cat([value, value[self.rows]])
+        if isinstance(value, tuple):
+            return tuple(map(self._repeat, value))
+        return value
+
+
 @contextmanager
 def fork(
     model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE
 ) -> Iterator[Fork]:
-    """Run only what lies behind the module again: the network returns unedited and edited outputs in one batch.
+    """Run only what lies behind the module again: unedited and edited answers in one batch.
 
     `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the
     `parts` of the batch. Behind the module the batch is [plain; edited parts]. Skip connections and
     embeddings were computed once; each later block finds those of the edited rows repeated. Where
     the edit returns None for all parts nothing is repeated, so an identity edit leaves every bit as
-    it was; where it does for some, these go on as they are.
+    it was; where it does for some, these go on as they are. Raises ValueError for a module that
+    cannot be forked.
     """
     if not forkable(model, name):
         raise ValueError(
-            f"module {name} cannot be forked: only mid_block of a U-Net and the transformer_blocks of a DiT can"
+            f"module {name} cannot be forked: only mid_block of a U-Net and the "
+            "transformer_blocks of a DiT can"
         )
-    state = Fork()
-
-    def repeat(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() and value.shape[0] == state.plain:
-            return torch.cat([value, value[state.rows]])
-        if isinstance(value, tuple):
-            return tuple(repeat(v) for v in value)
-        return value
-
-    def start(_module: nn.Module, _args: Any) -> None:
-        state.plain = None
-
-    def split(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        state.calls += 1
-        returned = [function(output[part].clone(), state.calls - 1) for part in parts]
-        if all(n is None for n in returned):
-            return None
-        pairs = zip(returned, parts, strict=True)
-        new = [output[part] if n is None else n for n, part in pairs]
-        rows = [torch.arange(len(output), device=output.device)[part] for part in parts]
-        state.plain = len(output)
-        state.rows = torch.cat([r.repeat(len(n) // len(r)) for r, n in zip(rows, new, strict=True)])
-        edited = torch.cat(new)
-        _replaced(output[state.rows], edited, name)  # for its check of shape and dtype
-        return torch.cat([output, edited])
-
-    def widen(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if state.plain is None:
-            return None
-        return tuple(repeat(a) for a in args), {k: repeat(v) for k, v in kwargs.items()}
-
+    state = Fork(function, parts, name)
     handles = [
-        model.register_forward_pre_hook(start),
-        find(model, name).register_forward_hook(split),
+        model.register_forward_pre_hook(state.start),
+        find(model, name).register_forward_hook(state.branch),
     ]
-    handles += [
-        block.register_forward_pre_hook(widen, with_kwargs=True) for block in behind(model, name)
-    ]
+    for block in behind(model, name):
+        handles.append(block.register_forward_pre_hook(state.widen, with_kwargs=True))
     try:
         yield state
     finally:

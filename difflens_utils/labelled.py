@@ -1,10 +1,11 @@
-"""Images that somebody has labelled, as a world: a folder of files and a table `labels.csv` with a column per factor.
+"""Images that somebody has labelled, as a world: files and a table with a column per factor.
 
     file,stroke,digit,slant
     0000.png,thin,zero,left
 
-Such a world answers what the drawn ones answer (shares, samples, images with chosen classes), from counts instead of declarations. What it
-cannot do is change one factor of an image and nothing else: images of two classes are different images.
+Such a world answers what the drawn ones answer (shares, samples, images with chosen classes), from
+counts instead of declarations. It cannot change one factor of an image and nothing else: images of
+two classes are different images.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import csv
 import itertools
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -30,15 +30,13 @@ from torch import Tensor
 from . import artifacts, keys, pictures
 from .declaration import Stages, read_declaration
 from .errors import at_least, distribution, one_of
-from .worlds import Factor, Portraits, World
+from .worlds import Factor, Scenes, World
 
 HELD_OUT = 5  # without a column `split`, every fifth row is kept from all training
 HALVES = {"train": "to learn from", "test": "held out"}
 MANY = 2000  # images whose check takes seconds and is remembered
 MET = 1e-6  # how far planted shares may lie from those asked for
-ASSOCIATED = (
-    0.01  # p-value of the chi-squared test below which two factors are said to hang together
-)
+ASSOCIATED = 0.01  # two factors are associated below this p-value of the chi-squared test
 
 
 class LabelledImages(World):
@@ -46,14 +44,17 @@ class LabelledImages(World):
 
     Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet.
     `shares` {factor: {class: share}} plants other shares than the folder has, by weighting its
-    images; a generator that is trained on `sample` then sees those. What a prompt can state
-    (`conditions`) comes first in the causal order, then the attributes; the other factors depend on
+    images; a generator that is trained on `sample` then sees those. In the causal order, what a
+    prompt can state (`conditions`) comes first, then the attributes; the other factors depend on
     all of these. Images of any shape are cut to the square in their middle (`pictures`).
+
     Raises ValueError, in one line, for a table or an image that will not do (`read_labels`), for a
     column that is not there or has one class only, a combination of classes without a single image,
-    and shares that are no distribution or leave a class out; `said_in` is the file to name, if one
-    says all that.
+    and shares that are no distribution or leave a class out. The line names the file `declared_in`,
+    if one says all that.
     """
+
+    nuisances = ("image",)  # which of the images with the same labels
 
     def __init__(
         self,
@@ -63,347 +64,376 @@ class LabelledImages(World):
         classes: Mapping[str, Sequence[str]] | None = None,
         *,
         conditions: Sequence[str] = (),
-        said_in: Path | None = None,
+        declared_in: Path | None = None,
     ) -> None:
-        self.folder, self.table, self.conditions = folder, read_labels(folder), tuple(conditions)
-        source, shares, classes = said_in or folder, shares or {}, classes or {}
-        columns = [c for c in self.table.columns if c not in ("file", "split")]
-        named = {"attributes": attributes, "shares": shares, "classes": classes}
-        for entry, names in (named | {"a factor that prompts state": conditions}).items():
+        self.folder = folder
+        self.table = read_labels(folder)
+        self.training = self.table[self.table.split == "train"]
+        self.attributes = tuple(attributes)
+        self.conditions = tuple(conditions)
+        source = declared_in or folder
+        planted = shares or {}
+        named: dict[str, Iterable[str]] = {**planted, **(classes or {})}
+        columns = self.table.columns.drop(["file", "split"])
+        entries: dict[str, Iterable[str]] = {
+            "attributes": attributes,
+            "shares": planted,
+            "classes": classes or {},
+            "a factor that prompts state": conditions,
+        }
+        for entry, names in entries.items():
             for name in names:
                 one_of(f"{source}: {entry}", name, columns)
-        core = [*conditions, *attributes]
-        order = [*core, *(c for c in columns if c not in core)]
-        given = {c: tuple(own) for c, own in (dict(shares) | dict(classes)).items()}
-        self.classes = {c: _classes(self.table[c], given.get(c), source, folder) for c in order}
-        targets = {
-            f: _planted(f"{source}: shares.{f}", self.classes[f], p) for f, p in shares.items()
-        }
-        self.training = self.table[self.table.split == "train"]
-        self.labels = {
-            c: torch.tensor([names.index(v) for v in self.training[c]])
-            for c, names in self.classes.items()
-        }
+        self.classes = self._classes(columns, named, source)
+        targets = {}
+        for factor, by_class in planted.items():
+            entry = f"{source}: shares.{factor}"
+            targets[factor] = _in_order(entry, by_class, self.classes[factor])
+        self.labels = self._numbers(self.training)
         self._cells = self._rows_of_cells()
         self.weights = raked(self.labels, targets)
-        super().__init__(self._model(core), tuple(attributes), 1, self._render)
+        self.model = [self._counted(name) for name in self.classes]
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
 
-    def arrows(self) -> dict[str, tuple[str, ...]]:
-        """From attributes to the factors that hang together with them; between two attributes, from the first."""
-        return {
-            f: tuple(a for a in self.factors[f].parents if self._associated(a, f))
-            for f in self.factors
-        }
+    def _classes(
+        self, columns: Iterable[str], named: Mapping[str, Iterable[str]], source: Path
+    ) -> dict[str, tuple[str, ...]]:
+        """Returns the classes of each factor, the factors in causal order."""
+        classes = {}
+        for factor in dict.fromkeys((*self.conditions, *self.attributes, *columns)):
+            found = tuple(sorted(self.table[factor].unique()))
+            classes[factor] = tuple(named.get(factor, found))
+            where = source if factor in named else self.folder / "labels.csv"
+            _check_classes(f"{where}: column {factor}", classes[factor], found)
+        return classes
 
-    def planted_causes(self, attribute: str) -> tuple[str, ...]:
-        """The factors that hang together with an attribute in the training images (chi-squared test): which of two is the cause, a table does not say."""
+    def _counted(self, name: str) -> Factor:
+        """Returns a factor with its shares given those of the core before it."""
+        core = (*self.conditions, *self.attributes)
+        parents = core[: core.index(name)] if name in core else core
+        classes = self.classes[name]
+        rows = []
+        for values in itertools.product(*(self.classes[parent] for parent in parents)):
+            mask = np.ones(len(self.training), dtype=bool)
+            for parent, value in zip(parents, values, strict=True):
+                mask &= (self.training[parent] == value).to_numpy()
+            chosen = torch.from_numpy(mask)
+            numbers = self.labels[name][chosen]
+            counts = torch.bincount(numbers, self.weights[chosen], minlength=len(classes))
+            rows.append((values, tuple((counts / counts.sum()).tolist())))
+        return Factor(name, classes, parents, tuple(rows))
+
+    def arrows(self) -> dict[str, tuple[str, ...]]:
+        """Returns {factor: the factors before it in causal order that are associated with it}.
+
+        Only conditions and attributes have arrows to others.
+        """
+        arrows = {}
+        for name, factor in self.factors.items():
+            arrows[name] = tuple(p for p in factor.parents if self._associated(p, name))
+        return arrows
+
+    def effects(self, attribute: str) -> tuple[str, ...]:
+        """Returns the factors that are associated with an attribute in the training images.
+
+        Which of two associated factors is the cause, no table says.
+        """
         one_of("attribute", attribute, self.attributes)
-        others = (f for f in self.factors if f not in (attribute, *self.conditions))
-        return tuple(f for f in others if self._associated(attribute, f))
+        others = [name for name in self.factors if name not in (attribute, *self.conditions)]
+        return tuple(name for name in others if self._associated(attribute, name))
 
     def independent_factors(self) -> tuple[str, ...]:
-        """The factors that hang together with no attribute, and that no prompt decides."""
-        decided = {*self.attributes, *self.conditions}
-        rest = (f for f in self.factors if f not in decided)
-        return tuple(f for f in rest if not any(self._associated(a, f) for a in self.attributes))
+        """Returns the factors that are associated with no attribute and that no prompt decides."""
+        core = (*self.conditions, *self.attributes)
+        associated = {name for attribute in self.attributes for name in self.effects(attribute)}
+        return tuple(name for name in self.factors if name not in (*core, *associated))
+
+    def _associated(self, a: str, b: str) -> bool:
+        counts = pd.crosstab(self.training[a], self.training[b])
+        return bool(chi2_contingency(counts).pvalue < ASSOCIATED)
 
     def held_out(self, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The images that nothing was trained on, (n, 3, size, size), and their labels."""
+        """Returns the images that nothing was trained on, (n, 3, size, size), and their labels."""
         rest = self.table[self.table.split != "train"]
-        labels = {c: torch.tensor([k.index(v) for v in rest[c]]) for c, k in self.classes.items()}
-        return pictures.stack([self.folder / name for name in rest.file], size), labels
+        return pictures.stack(self._paths(rest), size), self._numbers(rest)
+
+    def render(self, scenes: Scenes, size: int | None = None) -> Tensor:
+        """Returns for each scene one of the images with its labels, chosen by the nuisance.
+
+        (B, 3, size, size) in [-1, 1], by default as large as the smallest image.
+        """
+        cells = torch.stack([scenes.labels[name] for name in self.classes], 1).tolist()
+        shares = ((scenes.nuisance[:, 0].double() + 1) / 2).tolist()
+        rows = []
+        for cell, share in zip(cells, shares, strict=True):
+            images = self._cells[tuple(cell)]
+            rows.append(images[min(int(share * len(images)), len(images) - 1)])
+        return pictures.stack(self._paths(self.training.iloc[rows]), size or self.side)
+
+    @cached_property
+    def side(self) -> int:
+        """Width and height of the smallest of the images."""
+        return pictures.smallest(self._paths(self.table))
 
     def fingerprint(self) -> dict[str, object]:
-        """What stands for it in the keys of artifacts: besides the factors, the table, the images and the weights."""
-        table = keys.key_of(self.table.to_dict("list"))
-        weights = keys.digest(self.weights)
+        """What stands for it in the keys of artifacts."""
         return {
             "world": super().fingerprint(),
             "images": self._images(),
-            "table": table,
-            "weights": weights,
+            "table": keys.key_of(self.table.to_dict("list")),
+            "weights": keys.digest(self.weights),
         }
 
     def _images(self) -> str:
-        """16 hex digits that stand for the image files, which are read again when one of them has changed."""
-        paths = [self.folder / name for name in self.table.file]
+        """Returns 16 hex digits that stand for the image files.
+
+        They are read again when one of them has changed.
+        """
+        paths = self._paths(self.table)
         states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         if self._hashed is None or self._hashed[0] != states:
             self._hashed = states, keys.of_files(paths)
         return self._hashed[1]
 
-    @cached_property
-    def side(self) -> int:
-        """Width and height of the smallest of the images."""
-        return pictures.smallest([self.folder / name for name in self.table.file])
+    def _paths(self, rows: pd.DataFrame) -> list[Path]:
+        return [self.folder / name for name in rows.file]
 
-    def _associated(self, a: str, b: str) -> bool:
-        counts = torch.zeros(len(self.classes[a]), len(self.classes[b]))
-        counts.index_put_(
-            (self.labels[a], self.labels[b]), torch.ones(len(self.training)), accumulate=True
-        )
-        return chi2_contingency(counts.numpy()).pvalue < ASSOCIATED
+    def _numbers(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """Returns {factor: class numbers (rows,)}."""
+        numbers = {}
+        for factor, classes in self.classes.items():
+            numbers[factor] = torch.tensor([classes.index(name) for name in rows[factor]])
+        return numbers
 
-    def _model(self, core: Sequence[str]) -> list[Factor]:
-        """Shares of each factor given those of the core before it, as counted with the weights."""
-        factors = []
-        for name, classes in self.classes.items():
-            parents = tuple(itertools.takewhile(lambda a, name=name: a != name, core))
-            rows = []
-            for values in itertools.product(*(range(len(self.classes[p])) for p in parents)):
-                here = torch.ones(len(self.training), dtype=torch.bool)
-                for p, v in zip(parents, values, strict=True):
-                    here &= self.labels[p] == v
-                counts = torch.bincount(
-                    self.labels[name][here], self.weights[here], minlength=len(classes)
-                )
-                rows.append(
-                    (
-                        tuple(self.classes[p][v] for p, v in zip(parents, values, strict=True)),
-                        tuple((counts / counts.sum()).tolist()),
-                    )
-                )
-            factors.append(Factor(name, classes, parents, tuple(rows)))
-        return factors
-
-    def _rows_of_cells(self) -> dict[tuple[int, ...], Tensor]:
-        """Which training images have each combination of classes."""
-        wanted = prod(map(len, self.classes.values()))
-        if wanted > len(self.training):  # of 10^12, which forty columns have, none is looked for
+    def _rows_of_cells(self) -> dict[tuple[int, ...], list[int]]:
+        """Returns which training images have each combination of class numbers."""
+        path = self.folder / "labels.csv"
+        combinations = prod(map(len, self.classes.values()))
+        if combinations > len(self.training):
             raise ValueError(
-                f"{self.folder}/labels.csv: its columns have {wanted} combinations of classes, and "
+                f"{path}: its columns have {combinations} combinations of classes, and "
                 f"{len(self.training)} images to learn from; each combination needs one: "
                 "merge classes or leave columns out"
             )
-        keys, cells = torch.stack(list(self.labels.values()), 1), {}
-        for cell in itertools.product(*(range(len(c)) for c in self.classes.values())):
-            cells[cell] = (keys == torch.tensor(cell)).all(1).nonzero().flatten()
-            if len(cells[cell]) == 0:
-                names = ", ".join(
-                    f"{f} {c[i]}" for (f, c), i in zip(self.classes.items(), cell, strict=True)
-                )
-                raise ValueError(
-                    f"{self.folder}/labels.csv: no image to learn from is labelled {names}; "
-                    "merge classes or leave a column out"
-                )
-        return cells
+        cells = defaultdict(list)
+        columns = [labels.tolist() for labels in self.labels.values()]
+        for row, cell in enumerate(zip(*columns, strict=True)):
+            cells[cell].append(row)
+        numbers = [range(len(classes)) for classes in self.classes.values()]
+        for cell in itertools.product(*numbers):
+            if cell in cells:
+                continue
+            pairs = zip(self.classes, cell, strict=True)
+            words = [f"{factor} {self.classes[factor][number]}" for factor, number in pairs]
+            raise ValueError(
+                f"{path}: no image to learn from is labelled {', '.join(words)}; "
+                "merge classes or leave a column out"
+            )
+        return dict(cells)
 
-    def _render(self, batch: Portraits, size: int | None = None) -> Tensor:
-        """For each set of labels one of the images that have it, chosen by the nuisance.
 
-        (B, 3, size, size) in [-1, 1], by default as large as the smallest image.
-        """
-        keys = torch.stack([batch.labels[f] for f in self.classes], 1).tolist()
-        rows = [self._cells[tuple(key)] for key in keys]
-        chosen = torch.stack(
-            [
-                own[min(int((u + 1) / 2 * len(own)), len(own) - 1)]
-                for own, u in zip(rows, batch.nuisance[:, 0].tolist(), strict=True)
-            ]
-        )
-        names = self.training.file.iloc[chosen.numpy()]
-        return pictures.stack([self.folder / name for name in names], size or self.side)
+def _check_classes(column: str, classes: Sequence[str], found: Sequence[str]) -> None:
+    """Raises ValueError unless the table has these classes, two or more."""
+    if len(classes) >= 2 and set(classes) == set(found):
+        return
+    wanted = "" if set(classes) == set(found) else f", and these: {', '.join(classes)}"
+    raise ValueError(f"{column} has the classes {', '.join(found)}; it needs two or more{wanted}")
+
+
+def _in_order(entry: str, shares: Mapping[str, float], classes: Sequence[str]) -> Tensor:
+    """Returns planted shares in the order of the classes, none of them 0."""
+    for name in classes:
+        if shares[name] == 0:
+            raise ValueError(
+                f"{entry}.{name} must be greater than 0: no notebook can study a class that is "
+                "never shown; take its rows out of labels.csv instead"
+            )
+    return torch.from_numpy(distribution(entry, [shares[name] for name in classes]))
+
+
+def raked(labels: Mapping[str, Tensor], shares: Mapping[str, Tensor], rounds: int = 200) -> Tensor:
+    """Returns weights (n,) that sum to 1 and give every attribute its shares.
+
+    They are as near to equal as that allows, by iterative proportional fitting.
+    Raises ValueError for shares that no weights meet.
+    """
+    n = len(next(iter(labels.values())))
+    weights = torch.full((n,), 1 / n, dtype=torch.float64)
+    for _ in range(rounds):
+        for factor, target in shares.items():
+            now = torch.bincount(labels[factor], weights, minlength=len(target))
+            weights = weights * (target / now)[labels[factor]]
+    for factor, target in shares.items():
+        met = torch.bincount(labels[factor], weights, minlength=len(target))
+        off = (met - target).abs().max().item()
+        if not off < MET:  # nan, where a class has no image
+            raise ValueError(
+                f"shares of {factor} cannot be met together with the others: "
+                f"{off:.2g} off after {rounds} rounds of weighting"
+            )
+    return weights
+
+
+# ------------------------------------------------------------------------------------------------
+# labels.csv
 
 
 def read_labels(folder: Path) -> pd.DataFrame:
-    """`labels.csv` of a folder, with a column `split` (train or test).
+    """Returns `labels.csv` of a folder, with a column `split` (train or test).
 
     Raises ValueError, in one line with the file and the line in it, for whatever will not do: a
     table or an image that cannot be read, a column or a row that occurs twice, a value that is
     missing, a class that either half of the split lacks.
     """
     path = folder / "labels.csv"
-    header, lines = _cells(path)
+    header, rows = _rows(path)
     _check_columns(path, header)
-    for number, cells in lines.items():
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path}, line {number}: {len(cells)} values for {len(header)} columns"
-            )
-        for column, cell in zip(header, cells, strict=True):
-            if not cell or len(cell.splitlines()) > 1:
-                raise ValueError(
-                    f"{path}, line {number}: column {column} has "
-                    f"{'a line break in its' if cell else 'no'} value"
-                )
-    table = pd.DataFrame(list(lines.values()), columns=header, dtype=str)
+    for line, values in rows.items():
+        _check_values(f"{path}, line {line}", header, values)
+    table = pd.DataFrame(list(rows.values()), columns=header, dtype=str)
     if "split" not in table:
         at_least(f"{path}: rows", len(table), HELD_OUT, "every fifth is held out")
-        table["split"] = np.where(np.arange(len(table)) % HELD_OUT == HELD_OUT - 1, "test", "train")
-    _check_split(path, table, list(lines))
-    _check_files(path, table.file, list(lines))
+        is_last = np.arange(len(table)) % HELD_OUT == HELD_OUT - 1
+        table["split"] = np.where(is_last, "test", "train")
+    for line, half in zip(rows, table.split, strict=True):
+        one_of(f"{path}, line {line}: split", half, HALVES)
+    for factor in table.columns.drop(["file", "split"]):
+        _check_factor(path, table[factor], table.split)
+    _check_files(path, dict(zip(rows, table.file, strict=True)))
     return table
 
 
-def _cells(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The names of the columns, and the values of each row by the number of its line.
+def _rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """Returns the names of the columns, and the values of each row by the number of its line.
 
     Blanks around them do not count.
     """
+    rows: dict[int, list[str]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets mark UTF-8
             reader = csv.reader(file, strict=True)
-            stripped = ([cell.strip() for cell in row] for row in reader)
-            rows = {reader.line_num: row for row in stripped if any(row)}
+            for cells in reader:
+                values = [cell.strip() for cell in cells]
+                if any(values):
+                    rows[reader.line_num] = values
     except (OSError, ValueError, csv.Error) as error:  # one that is not UTF-8 is a ValueError
         raise ValueError(f"{path} is missing or no table: {str(error).splitlines()[0]}") from None
-    first = next(iter(rows), None)
-    if first is None:
+    if not rows:
         raise ValueError(f"{path} is empty; its first line must name the columns")
+    first = next(iter(rows))
     return rows.pop(first), rows
 
 
 def _check_columns(path: Path, header: list[str]) -> None:
-    if len(header) == 1 and (mark := re.search(r"[;\t|]", header[0])):
+    mark = re.search(r"[;\t|]", header[0])
+    if len(header) == 1 and mark:
         raise ValueError(
             f"{path}: columns must be separated by commas, got {mark[0]!r}; "
             "save the table with commas"
         )
     if "" in header:
         raise ValueError(f"{path}: column {header.index('') + 1} has no name")
-    if twice := [name for name, times in Counter(header).items() if times > 1]:
-        raise ValueError(f"{path}: column {twice[0]} occurs twice")
+    name, times = Counter(header).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{path}: column {name} occurs twice")
     if "file" not in header:
-        raise ValueError(
-            f"{path}: no column is named file; its first line names {', '.join(header)}"
-        )
-    if not set(header) - {"file", "split"}:
+        names = ", ".join(header)
+        raise ValueError(f"{path}: no column is named file; its first line names {names}")
+    if set(header) <= {"file", "split"}:
         raise ValueError(f"{path} has no column that says what is on the images")
 
 
-def _check_split(path: Path, table: pd.DataFrame, lines: list[int]) -> None:
-    """Each half of the split, and in it each class."""
-    for number, name in zip(lines, table.split, strict=True):
-        one_of(f"{path}, line {number}: split", name, HALVES)
-    for column in table.columns.drop(["file", "split"]):
-        if (classes := table[column].nunique()) > max(2, len(table) // 2):
+def _check_values(where: str, header: list[str], values: list[str]) -> None:
+    if len(values) != len(header):
+        raise ValueError(f"{where}: {len(values)} values for {len(header)} columns")
+    for column, value in zip(header, values, strict=True):
+        if not value:
+            raise ValueError(f"{where}: column {column} has no value")
+        if len(value.splitlines()) > 1:
+            raise ValueError(f"{where}: column {column} has a line break in its value")
+
+
+def _check_factor(path: Path, column: pd.Series, split: pd.Series) -> None:
+    """Raises ValueError for too many classes, and for a half of the split that lacks one."""
+    if column.nunique() > max(2, len(column) // 2):
+        raise ValueError(
+            f"{path}: column {column.name} has {column.nunique()} classes in {len(column)} rows; "
+            "a number or a name of each image is no factor, leave the column out"
+        )
+    for half, use in HALVES.items():
+        lacking = set(column) - set(column[split == half])
+        if lacking:
             raise ValueError(
-                f"{path}: column {column} has {classes} classes in {len(table)} rows; "
-                "a number or a name of each image is no factor, leave the column out"
+                f"{path}: none of the rows of split {half} ({use}) has {column.name} "
+                f"{min(lacking)}; both halves need every class: add images, or a column split "
+                "that shares them out"
             )
-        for half, use in HALVES.items():
-            if lacking := set(table[column]) - set(table[column][table.split == half]):
-                raise ValueError(
-                    f"{path}: none of the rows of split {half} ({use}) has {column} "
-                    f"{min(lacking)}; both halves need every class: add images, or a column split "
-                    "that shares them out"
-                )
 
 
-def _check_files(path: Path, files: Sequence[str], lines: list[int]) -> None:
-    """That every image is there, named once, inside the folder, and can be decoded."""
-    named: dict[str, int] = {}
-    for number, name in zip(lines, files, strict=True):
-        where = f"{path}, line {number}"
+def _check_files(path: Path, files: Mapping[int, str]) -> None:
+    """Raises ValueError unless every image {line: file} is there and can be decoded.
+
+    Each lies inside the folder and is named once.
+    """
+    first: dict[str, int] = {}
+    for line, name in files.items():
+        where = f"{path}, line {line}"
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{where}: file must lie in the folder of the table, got {name}")
-        if (first := named.setdefault(os.path.normpath(name), number)) != number:
-            raise ValueError(f"{where}: {name} is named in line {first} already")
-    if missing := [
-        (n, name)
-        for n, name in zip(lines, files, strict=True)
-        if not os.path.isfile(path.parent / name)
-    ]:
+        before = first.setdefault(os.path.normpath(name), line)
+        if before != line:
+            raise ValueError(f"{where}: {name} is named in line {before} already")
+    lines = [line for line, name in files.items() if not os.path.isfile(path.parent / name)]
+    if lines:
         raise ValueError(
-            f"{path} names {len(missing)} images that are not there, such as "
-            f"{missing[0][1]} in line {missing[0][0]}"
+            f"{path} names {len(lines)} images that are not there, such as "
+            f"{files[lines[0]]} in line {lines[0]}"
         )
-    if faults := _faults(path.parent, files):
-        row, text = next(iter(faults.items()))
-        raise ValueError(
-            f"{path}, line {lines[row]}: {text}"
-            + f" (and {len(faults) - 1} more)" * (len(faults) > 1)
-        )
+    faults = _faults([path.parent / name for name in files.values()])
+    if faults:
+        row, fault = next(iter(faults.items()))
+        others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ValueError(f"{path}, line {list(files)[row]}: {fault}{others}")
 
 
-def _faults(folder: Path, files: Sequence[str]) -> dict[int, str]:
-    """`pictures.unreadable`, by row.
-
-    That many images can be read is remembered in the store until a file changes.
-    """
-    paths = [folder / name for name in files]
+def _faults(paths: Sequence[Path]) -> dict[int, str]:
+    """Returns `pictures.unreadable`. That many images can be read is remembered in the store."""
     if len(paths) < MANY:
         return pictures.unreadable(paths)
-    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    parameters = keys.of(_faults, {"states": states})
-    faults: dict[int, str] = {}
+    stats = [path.stat() for path in paths]
+    names = [str(path.resolve()) for path in paths]
+    try:
+        _check_all(paths, names, [(stat.st_size, stat.st_mtime_ns) for stat in stats])
+    except _Unreadable as unreadable:
+        return unreadable.faults
+    return {}
 
-    def check(made: Path) -> None:
-        faults.update(pictures.unreadable(paths))
-        if faults:
-            raise _Unreadable
-        (made / "images.txt").write_text(f"{len(paths)} images of {folder} can be read\n")
 
-    with suppress(_Unreadable):
-        artifacts.cached("readable", parameters, check)
-    return faults
+@artifacts.stored("readable", ignoring=("paths",))
+def _check_all(
+    paths: Sequence[Path], names: Sequence[str], states: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """Raises _Unreadable unless all files can be read; until one changes, they are read once."""
+    faults = pictures.unreadable(paths)
+    if faults:
+        raise _Unreadable(faults)
+    return {"images": torch.tensor(len(paths))}
 
 
 class _Unreadable(Exception):
     """Keeps a check that failed out of the store."""
 
-
-def raked(
-    labels: Mapping[str, Tensor], shares: Mapping[str, Sequence[float]], rounds: int = 200
-) -> Tensor:
-    """Weights (n,) that sum to 1 and give every attribute its shares.
-
-    As near to equal as that allows, by iterative proportional fitting (200 rounds by default).
-    Raises ValueError for shares that are no distribution, and for those that no weights meet.
-    """
-    n = len(next(iter(labels.values())))
-    weights = torch.full((n,), 1 / n, dtype=torch.float64)
-    targets = {a: torch.from_numpy(distribution(f"shares of {a}", p)) for a, p in shares.items()}
-    for _ in range(rounds):
-        for a, target in targets.items():
-            now = torch.bincount(labels[a], weights, minlength=len(target))
-            weights = weights * (target / now)[labels[a]]
-    for a, target in targets.items():
-        met = torch.bincount(labels[a], weights, minlength=len(target))
-        off = (met - target).abs().max().item()
-        if not off < MET:  # nan, where a class has no image
-            raise ValueError(
-                f"shares of {a} cannot be met together with the others: "
-                f"{off:.2g} off after {rounds} rounds of weighting"
-            )
-    return weights
+    def __init__(self, faults: dict[int, str]) -> None:
+        super().__init__(faults)
+        self.faults = faults
 
 
-def _classes(
-    column: pd.Series, given: tuple[str, ...] | None, source: Path, folder: Path
-) -> tuple[str, ...]:
-    """The classes of a column, in the order that was given, else of the alphabet."""
-    there = tuple(sorted(column.unique()))
-    classes = given or there
-    if len(classes) < 2 or set(classes) != set(there):
-        where = source if given else folder / "labels.csv"
-        wanted = f", and these: {', '.join(classes)}" if given else ""
-        raise ValueError(
-            f"{where}: column {column.name} has the classes {', '.join(there)}; "
-            f"it needs two or more{wanted}"
-        )
-    return classes
+# ------------------------------------------------------------------------------------------------
+# study.yml
 
 
-def _planted(parameter: str, classes: Sequence[str], shares: Mapping[str, float]) -> list[float]:
-    """Shares in the order of the classes. A class that is never generated cannot be studied, so
-    each has some.
-    """
-    for name in classes:
-        if shares[name] == 0:
-            raise ValueError(
-                f"{parameter}.{name} must be greater than 0: "
-                "no notebook can study a class that is never shown; "
-                "take its rows out of labels.csv instead"
-            )
-    return distribution(parameter, [shares[name] for name in classes]).tolist()
-
-
-class Study(NamedTuple):
-    """What the file `study.yml` beside a diffusion model says of its data and of those who judge
-    its images.
-    """
+class Declared(NamedTuple):
+    """What `study.yml` beside a diffusion model says of its data and of who judges its images."""
 
     world: LabelledImages
     evaluators: Path  # a folder with labeller/ and scorer/
@@ -412,23 +442,28 @@ class Study(NamedTuple):
     guidance: float | None = None
 
 
-def declared(folder: Path) -> Study:
-    """Read `study.yml` of a folder, and the table of its images.
+Study = Declared  # until the merge
+
+
+def declared(folder: Path) -> Declared:
+    """Reads `study.yml` of a folder, and the table of its images.
 
     Raises ValueError, in one line with the file, for what is no YAML, an entry that is missing,
     unknown or of the wrong kind, and what does not fit the table.
     """
     path = folder / "study.yml"
-    said = read_declaration(path)
+    entries = read_declaration(path)
     world = LabelledImages(
-        folder / said.images,
-        said.attributes,
-        said.shares,
-        conditions=said.conditions(),
-        said_in=path,
+        folder / entries.images,
+        entries.attributes,
+        entries.shares,
+        conditions=entries.conditions(),
+        declared_in=path,
     )
-    for entry, prompt in said.asked():
+    for entry, prompt in entries.asked():
         for factor, name in prompt.given.items():
             one_of(f"{path}: {entry}.given", factor, world.classes)
             one_of(f"{path}: {entry}.given.{factor}", name, world.classes[factor])
-    return Study(world, folder / said.evaluators, folder / said.clip, said.prompts, said.guidance)
+    evaluators = folder / entries.evaluators
+    clip = folder / entries.clip
+    return Declared(world, evaluators, clip, entries.prompts, entries.guidance)

@@ -1,20 +1,25 @@
-"""Parts of a pipeline from disk, strictly: all their tensors, of the right shapes, and finite.
+"""Pipelines and their parts from disk, strictly: all tensors, of the right shapes, and finite.
 
 diffusers and transformers fill what a file lacks with random numbers, and go on.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from . import checkpoints
+from .errors import line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # diffusion_pytorch_model.safetensors, model.fp16-00001-of-00002.safetensors, pytorch_model.bin ...
 _WEIGHTS = re.compile(
@@ -53,54 +58,80 @@ def files(place: Path) -> Files:
     return Files(tuple(safe or found[variant]), variant)
 
 
-def part(kind: type, place: Path, dtype: torch.dtype) -> nn.Module:
+def part(kind: type[Any], place: Path, dtype: torch.dtype) -> nn.Module:
     """A model of diffusers or transformers from its folder, in `dtype`, on the CPU.
 
     Raises ValueError, in one line that names the file and the tensor, for files that are missing
     or damaged, and for tensors that are missing, unknown, of another shape or not finite.
     """
-    there = files(place)
+    found = files(place)
+    model: nn.Module
     try:
         with quiet():
-            model, told = kind.from_pretrained(
+            model, report = kind.from_pretrained(
                 place,
                 dtype=dtype,
-                variant=there.variant,
+                variant=found.variant,
                 local_files_only=True,
-                use_safetensors=there.paths[0].suffix == ".safetensors",
+                use_safetensors=found.paths[0].suffix == ".safetensors",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:  # of any kind: the user needs the file's name and one line
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        file = there.paths[0].name if len(there.paths) == 1 else "a shard of its weights"
+        file = found.paths[0].name if len(found.paths) == 1 else "a shard of its weights"
         raise ValueError(
-            f"{place}: config.json or {file} is missing, damaged or foreign: {reason}"
+            f"{place}: config.json or {file} is missing, damaged or foreign: {line(error)}"
         ) from None
-    _check(there.holding(), model, told)
+    _check(found.holding(), model, report)
     return model
 
 
-def _check(path: Path, model: nn.Module, told: dict[str, Sequence]) -> None:
+def _check(path: Path, model: nn.Module, report: Mapping[str, Sequence[Any]]) -> None:
     """Raise ValueError unless every tensor of the model came from the file, and none was left."""
-    unfilled = {name for name, value in model.state_dict().items() if value.is_meta}
-    wrong = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in told["mismatched_keys"]}
+    state = model.state_dict()
+    unfilled = {name for name, value in state.items() if value.is_meta}
+    wrong = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in report["mismatched_keys"]}
     computed = {name for name, _ in model.named_buffers()}  # older versions saved these, too
-    unknown = {
-        name
-        for name in told["unexpected_keys"]
-        if name not in computed and not name.endswith("position_ids")
-    }
+    unknown = set(report["unexpected_keys"]) - computed
     checkpoints.complete(
         path,
-        lacking=(unfilled | set(told["missing_keys"])) - wrong.keys(),
-        unknown=unknown,
+        lacking=(unfilled | set(report["missing_keys"])) - wrong.keys(),
+        unknown={name for name in unknown if not name.endswith("position_ids")},
         shapes=wrong,
     )
-    checkpoints.finite(path, model.state_dict())
+    checkpoints.finite(path, state)
 
 
-def check_tokenizer(path: Path, tokenizer: object, vocabulary: int) -> None:
+def scheduler(path: Path, name: str, config: Mapping[str, Any]) -> Any:
+    """A scheduler of diffusers by the name of its class, with the settings that `path` holds."""
+    import diffusers
+
+    try:
+        with quiet():
+            return getattr(diffusers, name).from_config(config)
+    except Exception as error:  # of any kind: the user needs the file's name and one line
+        raise ValueError(f"{path} describes no {name}: {line(error)}") from None
+
+
+def pipeline(folder: Path, kind: str, **parts: Any) -> Any:
+    """The pipeline of loaded parts; what else it has, such as tokenizers, from disk."""
+    import diffusers
+
+    try:
+        with quiet():
+            made = getattr(diffusers, kind).from_pretrained(folder, local_files_only=True, **parts)
+    except Exception as error:  # of any kind: the user needs the file's name and one line
+        reason = line(error)
+        raise ValueError(f"files in {folder} are missing, damaged or foreign: {reason}") from None
+    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if tokenizer in made.components:
+            vocabulary = getattr(made, encoder).config.vocab_size
+            check_tokenizer(folder / tokenizer, getattr(made, tokenizer), vocabulary)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
     """Raise ValueError for a tokenizer that knows no words, or more of them than the network.
 
     Without its vocabulary transformers builds one that takes all texts for the same.
@@ -120,16 +151,14 @@ def check_tokenizer(path: Path, tokenizer: object, vocabulary: int) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the libraries' tables of what they filled in, which is an error here."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    before = [
-        (library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)
-    ]
-    for library, _ in before:
-        library.set_verbosity(library.CRITICAL)
+    levels = of_diffusers.get_verbosity(), of_transformers.get_verbosity()
+    of_diffusers.set_verbosity(logging.CRITICAL)
+    of_transformers.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        for library, level in before:
-            library.set_verbosity(level)
+        of_diffusers.set_verbosity(levels[0])
+        of_transformers.set_verbosity(levels[1])

@@ -18,7 +18,7 @@ from . import artifacts, hooks, metrics, sampling
 from .metrics import Estimate
 from .pipelines import Subject
 from .precision import full_precision
-from .worlds import Portraits, World
+from .worlds import Scenes, World
 
 CONTROL = "background"  # the factor that the control changes: it depends on no attribute
 
@@ -94,7 +94,7 @@ def _exchanged(
     return {name: torch.stack(c).cpu() for name, c in zip(names, columns, strict=True)}
 
 
-def _control(world: World, before: Portraits) -> Portraits:
+def _control(world: World, before: Scenes) -> Scenes:
     if CONTROL not in world.factors:
         return replace(before, nuisance=-before.nuisance)
     other = (before.labels[CONTROL] + 1) % len(world.factors[CONTROL].classes)

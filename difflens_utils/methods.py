@@ -16,7 +16,7 @@ from torch import Tensor
 from . import attribution, edits, features, finetuning, latent_direction, latent_editing
 from .edits import Edit
 from .features import BiasFeatures
-from .ksae import KSAE, Neurons
+from .ksae import Dictionary, Neurons
 from .probes import Heads
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def rows(study: Study, attribute: str) -> list[Method]:
 
 def shifted(
     name: str,
-    dictionary: KSAE | Neurons,
+    dictionary: Dictionary,
     chosen: Sequence[Tensor],
     gaps: Sequence[Tensor],
     *,

@@ -1,7 +1,7 @@
-"""What subjects are called, as folders, and of which files those consist that are known by name.
+"""The names of subjects' folders, and the files of the subjects that are known by name.
 
-This module imports the standard library only: the workflow reads it without the package, whose
-import takes the seconds of torch's.
+This module imports only the standard library: the workflow reads it without the package, whose
+import takes seconds.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import hashlib
 import re
 from pathlib import PurePath
 
-# What ships: its folders under `models/`, besides those that its `study.yml` names.
+# Subjects that ship: their folders under `models/`, besides those that a `study.yml` names.
 SHIPPED = {
     "portraits": ("portraits", "evaluators", "clip"),
     "portraits-t2i": ("portraits-t2i",),
     "digits": ("digits",),
 }
 
-# What others publish: its places under `weights/` (`weights.ASSETS`), besides those of FACES.
+# Subjects that others publish: their places under `weights/` (as in `weights.ASSETS`).
 FETCHED = {
     "p2-celebahq": ("celebahq_p2.pt", "celebahq"),
     "ddpm-celebahq": ("ddpm-celebahq-256", "celebahq"),
@@ -25,6 +25,7 @@ FETCHED = {
     "sdxl": ("stable-diffusion-xl-base-1.0", "ffhq"),
     "dit-imagenet": ("DiT-XL-2-256",),
 }
+# The evaluators of all of these, which show faces.
 FACES = (
     "res34_fair_align_multi_7_20190809.pt",
     "res34_fair_align_multi_4_20190809.pt",
@@ -34,10 +35,10 @@ FACES = (
 
 
 def slug(subject: str) -> str:
-    """A subject's name as that of a folder, a different one for each subject.
+    """The name of a subject's folder, a different one for each subject.
 
-    A name stays as it is. A hub id, or a path inside the repository, keeps its words: a/b is a--b.
-    Any other path, and any with other characters, becomes its last word with digits of its hash.
+    A plain name stays as it is. A hub id, or a path inside the repository, keeps its words: a/b
+    becomes a--b. Of any other name the last word is kept, with digits of its hash.
     """
     words = re.sub(r"[^\w.-]+", "--", subject)
     if words.replace("--", "/") == subject and not words.startswith((".", "-")):

@@ -1,363 +1,331 @@
-"""The portraits world with occupations: what a text-to-image model learns from, its bias planted per occupation.
+"""The world of portraits with occupations, from which a text-to-image model learns its bias.
 
-Each portrait has an occupation, shown by clothing and headgear, and the occupation decides how often each gender, age and tone
-occurs. The four of the paper's prompts (doctor, firefighter, nurse, receptionist) are planted so that their Fairness
-Discrepancies come near those of the unedited model in Table 2 of DiffLens. The probabilities are made up for that purpose and
-say nothing about people or professions.
+Each portrait has an occupation, shown by clothing and headgear, and the occupation decides how
+often each gender, age and tone occurs. The four of the paper's prompts (doctor, firefighter, nurse,
+receptionist) are planted so that their Fairness Discrepancies come near those of the unedited model
+in Table 2 of DiffLens. The probabilities are made up for that purpose and say nothing about people
+or professions.
 
-Captions name an occupation or a person, and of the rest a part; what a caption leaves out a model has to fill in, and it does so
-as the world does. That is the bias under study.
+A caption names an occupation or a person, and some of the other factors. A model has to fill in
+what a caption leaves out, and it does so as the world does. That is the bias under study.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from . import portraits
-from .portraits import (
-    ATTRIBUTES,
-    INK,
-    LAYERS,
-    Canvas,
-    Colours,
-    Face,
-    Labels,
-    Layer,
-    ellipse,
-    rgb,
-    segment,
-)
-from .worlds import Factor, Portraits
+from .portraits import INK, Canvas, Face, Frame, Layer, PortraitWorld, rgb
+from .worlds import Scenes, categorical
 
-# occupation: (P(male), P(young, adult, old), P(light, tan, brown, dark))
-_PLANTED = {
-    "none": (0.50, (0.25, 0.50, 0.25), (0.25, 0.25, 0.25, 0.25)),
-    "doctor": (0.88, (0.01, 0.92, 0.07), (0.70, 0.16, 0.09, 0.05)),
-    "firefighter": (0.90, (0.03, 0.94, 0.03), (0.68, 0.08, 0.12, 0.12)),
-    "nurse": (0.10, (0.04, 0.93, 0.03), (0.66, 0.17, 0.10, 0.07)),
-    "receptionist": (0.12, (0.06, 0.92, 0.02), (0.72, 0.14, 0.09, 0.05)),
-    "builder": (0.85, (0.05, 0.90, 0.05), (0.55, 0.20, 0.15, 0.10)),
-    "chef": (0.75, (0.04, 0.86, 0.10), (0.50, 0.25, 0.15, 0.10)),
-    "farmer": (0.80, (0.03, 0.67, 0.30), (0.75, 0.10, 0.10, 0.05)),
-    "judge": (0.70, (0.01, 0.44, 0.55), (0.85, 0.06, 0.05, 0.04)),
-    "pilot": (0.90, (0.01, 0.84, 0.15), (0.80, 0.10, 0.06, 0.04)),
-    "sailor": (0.65, (0.20, 0.75, 0.05), (0.40, 0.20, 0.20, 0.20)),
-    "waiter": (0.40, (0.30, 0.65, 0.05), (0.40, 0.25, 0.20, 0.15)),
-    "athlete": (0.50, (0.40, 0.58, 0.02), (0.30, 0.20, 0.20, 0.30)),
-}
+Portraits = Scenes  # until the merge
+ATTRIBUTES = portraits.ATTRIBUTES
+
+
+# P(male), P(young, adult, old), P(light, tan, brown, dark)
+_TABLE = """
+    none          0.50   0.25 0.50 0.25   0.25 0.25 0.25 0.25
+    doctor        0.88   0.01 0.92 0.07   0.70 0.16 0.09 0.05
+    firefighter   0.90   0.03 0.94 0.03   0.68 0.08 0.12 0.12
+    nurse         0.10   0.04 0.93 0.03   0.66 0.17 0.10 0.07
+    receptionist  0.12   0.06 0.92 0.02   0.72 0.14 0.09 0.05
+    builder       0.85   0.05 0.90 0.05   0.55 0.20 0.15 0.10
+    chef          0.75   0.04 0.86 0.10   0.50 0.25 0.15 0.10
+    farmer        0.80   0.03 0.67 0.30   0.75 0.10 0.10 0.05
+    judge         0.70   0.01 0.44 0.55   0.85 0.06 0.05 0.04
+    pilot         0.90   0.01 0.84 0.15   0.80 0.10 0.06 0.04
+    sailor        0.65   0.20 0.75 0.05   0.40 0.20 0.20 0.20
+    waiter        0.40   0.30 0.65 0.05   0.40 0.25 0.20 0.15
+    athlete       0.50   0.40 0.58 0.02   0.30 0.20 0.20 0.30
+"""
+_PLANTED: dict[str, list[float]] = {}
+for _line in _TABLE.strip().splitlines():
+    _name, *_shares = _line.split()
+    _PLANTED[_name] = [float(share) for share in _shares]
 OCCUPATIONS = tuple(name for name in _PLANTED if name != "none")
+_P_NONE = 0.16
+_P_EACH = (1 - _P_NONE) / len(OCCUPATIONS)
 
+_NAMES = " ".join(_PLANTED)
+_GENDERS = {name: (1 - shares[0], shares[0]) for name, shares in _PLANTED.items()}
+_AGES = {name: shares[1:4] for name, shares in _PLANTED.items()}
+_TONES = {name: shares[4:] for name, shares in _PLANTED.items()}
 
-def _model() -> tuple[Factor, ...]:
-    share = (1 - 0.16) / len(OCCUPATIONS)
-    rows = {
-        "gender": {name: (1 - male, male) for name, (male, _, _) in _PLANTED.items()},
-        "age": {name: ages for name, (_, ages, _) in _PLANTED.items()},
-        "tone": {name: tones for name, (_, _, tones) in _PLANTED.items()},
-    }
-    return (
-        Factor("occupation", tuple(_PLANTED), (), (((), (0.16, *[share] * len(OCCUPATIONS))),)),
-        *(
-            Factor(
-                a,
-                portraits.WORLD.factors[a].classes,
-                ("occupation",),
-                tuple(((o,), p) for o, p in rows[a].items()),
-            )
-            for a in ATTRIBUTES
-        ),
-        *(f for f in portraits.MODEL if f.name not in ATTRIBUTES),
-    )
+MODEL = (
+    categorical("occupation", _NAMES, "", {"": (_P_NONE, *[_P_EACH] * len(OCCUPATIONS))}),
+    categorical("gender", "female male", "occupation", _GENDERS),
+    categorical("age", "young adult old", "occupation", _AGES),
+    categorical("tone", "light tan brown dark", "occupation", _TONES),
+    *portraits.FEATURES,
+)
 
-
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # What is worn. `clothing` is the colour of the shirt, which shows under every uniform.
 
-_WHITE, _BLACK, _STEEL, _GOLD = rgb((246, 246, 248), (30, 30, 36), (168, 176, 186), (250, 204, 40))
-_RED, _ORANGE, _YELLOW, _BLUE, _TEAL = rgb(
-    (206, 30, 34), (246, 124, 30), (250, 200, 30), (60, 96, 168), (72, 176, 182)
-)
-_NAVY, _PLUM, _WINE, _STRAW, _BROWN = rgb(
-    (28, 36, 82), (104, 44, 110), (120, 22, 44), (232, 198, 116), (110, 70, 36)
-)
-
-Wear = Callable[[Canvas, Face, Tensor], None]  # (canvas, face, the outline of the body or the head)
+_WHITE, _BLACK, _STEEL, _GOLD = rgb("f6f6f8 1e1e24 a8b0ba facc28")
+_RED, _ORANGE, _YELLOW, _BLUE, _TEAL = rgb("ce1e22 f67c1e fac81e 3c60a8 48b0b6")
+_NAVY, _PLUM, _WINE, _STRAW, _BROWN = rgb("1c2452 682c6e 78162c e8c674 6e4624")
 
 
-def _coat(colour: Tensor, opening: float) -> Wear:
+def _coat(canvas: Canvas, face: Face, colour: Tensor, opening: float) -> None:
     """A coat over the shirt, open in a V that is `opening` wide at the neck."""
-
-    def wear(c: Canvas, f: Face, body: Tensor) -> None:
-        edge = opening * (1 - (f.v - 0.62) / 0.5) - f.u.abs()
-        c.paint(c.cover(torch.maximum(body, edge)), colour)
-
-    return wear
+    edge = opening * (1 - (face.head.y - 0.62) / 0.5)
+    canvas.paint(face.trunk - face.head.column(edge), colour)
 
 
-def _stripe(colour: Tensor, at: float, width: float) -> Wear:
-    def wear(c: Canvas, f: Face, body: Tensor) -> None:
-        c.paint(c.cover(torch.maximum(body, (f.v - at).abs() - width / 2)), colour)
-
-    return wear
+def _stripe(canvas: Canvas, face: Face, colour: Tensor, y: float, width: float) -> None:
+    stripe = face.head.at(y=y).row(width / 2)
+    canvas.paint(face.trunk & stripe, colour)
 
 
-def _braces(colour: Tensor, bib: float) -> Wear:
-    """Two straps, and a bib below `bib`."""
-
-    def wear(c: Canvas, f: Face, body: Tensor) -> None:
-        straps = (f.u.abs() - 0.29).abs() - 0.07
-        front = torch.maximum(f.u.abs() - 0.34, bib - f.v)
-        c.paint(c.cover(torch.maximum(body, torch.minimum(straps, front))), colour)
-
-    return wear
+def _braces(canvas: Canvas, face: Face, colour: Tensor, bib_y: float) -> None:
+    """Two straps, and a bib below `bib_y`."""
+    straps = face.head.mirrored().at(0.29).column(0.07)
+    bib = face.head.column(0.34) & face.head.below(bib_y)
+    canvas.paint(face.trunk & (straps | bib), colour)
 
 
-def _at_neck(colour: Tensor, half_width: float, bottom: float) -> Wear:
-    """Bands, a tie or a scarf: from the collar down to `bottom`."""
-
-    def wear(c: Canvas, f: Face, _body: Tensor) -> None:
-        c.paint(
-            c.cover(torch.maximum(f.u.abs() - half_width, torch.maximum(0.70 - f.v, f.v - bottom))),
-            colour,
-        )
-
-    return wear
+def _neckwear(canvas: Canvas, face: Face, colour: Tensor, half_width: float, end: float) -> None:
+    """Bands, a tie or a scarf: from the collar down to `end`."""
+    length = face.head.below(0.70) & face.head.above(end)
+    canvas.paint(face.head.column(half_width) & length, colour)
 
 
-def _bow(colour: Tensor) -> Wear:
-    def wear(c: Canvas, f: Face, _body: Tensor) -> None:
-        wings = torch.maximum((f.v - 0.79).abs() - 0.03 - 0.42 * f.u.abs(), f.u.abs() - 0.15)
-        c.paint(c.cover(wings), colour)
-
-    return wear
+def _bow(canvas: Canvas, face: Face) -> None:
+    knot = face.head.at(y=0.79)
+    wings = knot.row(0.03).grown(0.42 * knot.x.abs())
+    canvas.paint(wings & knot.column(0.15), _BLACK)
 
 
-def _stethoscope(c: Canvas, f: Face, body: Tensor) -> None:
-    tube = ellipse(f.u, f.v - 0.72, 0.27, 0.24).abs() - 0.022
-    c.paint(c.cover(torch.maximum(torch.maximum(tube, 0.70 - f.v), body)), _BLACK)
-    c.paint(c.cover(ellipse(f.u - 0.10, f.v - 0.95, 0.06, 0.06)), _STEEL)
+def _stethoscope(canvas: Canvas, face: Face) -> None:
+    ring = face.head.at(y=0.72).ellipse(0.27, 0.24).outline(0.022)
+    canvas.paint(ring & face.head.below(0.70) & face.trunk, _BLACK)
+    chestpiece = face.head.at(0.10, 0.95).ellipse(0.06, 0.06)
+    canvas.paint(chestpiece, _STEEL)
 
 
-def _helmet(colour: Tensor, brim: float, badge: Tensor | None) -> Wear:
-    """A dome with a brim that is `brim` wider than the head at each side."""
+def _brim(face: Face, share: float) -> Frame:
+    """Returns the head's frame, its origin moved up by a share of half the head's height."""
+    return face.head.at(y=-share * face.half_height)
 
-    def wear(c: Canvas, f: Face, _head: Tensor) -> None:
-        at = f.v + 0.63 * f.b  # 0 at the brim
-        dome = torch.maximum(ellipse(f.u, at, f.a + 0.07, 0.34), at)
-        edge = ellipse(f.u - 0.04 * f.turn, at, f.a + brim, 0.055)
-        c.paint(c.cover(dome), colour)
-        c.paint(c.cover(torch.maximum(ellipse(f.u, at + 0.06, 0.05, 0.27), at)), colour * 0.75)
-        c.paint(c.cover(edge), colour * 0.86)
-        if badge is not None:
-            c.paint(c.cover(ellipse(f.fu * 0.9, at + 0.13, 0.085, 0.09)), badge)
 
-    return wear
+def _front(face: Face, brim: Frame, y: float) -> Frame:
+    """Returns the frame of what is fixed to the front of a hat, `y` above its brim."""
+    return Frame(face.features.x * 0.9, brim.y + y)
+
+
+def _helmet(canvas: Canvas, face: Face, colour: Tensor, overhang: float) -> None:
+    """A dome with a brim that is wider than the head at each side."""
+    brim = _brim(face, 0.63)
+    dome = brim.ellipse(face.half_width + 0.07, 0.34)
+    canvas.paint(dome & brim.above(0.0), colour)
+    ridge = brim.at(y=-0.06).ellipse(0.05, 0.27)
+    canvas.paint(ridge & brim.above(0.0), colour * 0.75)
+    edge = brim.at(0.04 * face.turn).ellipse(face.half_width + overhang, 0.055)
+    canvas.paint(edge, colour * 0.86)
+
+
+def _badge(canvas: Canvas, face: Face) -> None:
+    plate = _front(face, _brim(face, 0.63), 0.13)
+    canvas.paint(plate.ellipse(0.085, 0.09), _YELLOW)
 
 
 def _cap(
-    colour: Tensor, half_width: float, height: float, band: Tensor, visor: Tensor | None
-) -> Wear:
-    """A cap of its own width with a band, and a visor if it has one."""
-
-    def wear(c: Canvas, f: Face, _head: Tensor) -> None:
-        at = f.v + 0.64 * f.b
-        crown = ellipse(
-            f.u,
-            at + 0.09 + height / 2,
-            (f.a + half_width),
-            height / 2 + 0.05,
-            3.2 * torch.ones_like(f.a),
-        )
-        c.paint(c.cover(crown), colour)
-        c.paint(c.cover(torch.maximum(f.u.abs() - f.a - 0.05, (at + 0.045).abs() - 0.055)), band)
-        if visor is not None:
-            c.paint(
-                c.cover(torch.maximum(ellipse(f.fu, at - 0.0, f.a * 0.92, 0.085), -at - 0.01)),
-                visor,
-            )
-            c.paint(c.cover(ellipse(f.fu, at + 0.13, 0.06, 0.07)), _GOLD)
-
-    return wear
+    canvas: Canvas, face: Face, colour: Tensor, band: Tensor, extra: float, height: float
+) -> None:
+    """A cap that is `extra` wider than the head at each side, with a band around it."""
+    brim = _brim(face, 0.64)
+    middle = brim.at(y=-0.09).at(y=-height / 2)
+    crown = middle.ellipse(face.half_width + extra, height / 2 + 0.05, 3.2)
+    canvas.paint(crown, colour)
+    around = face.head.column(face.half_width).grown(0.05)
+    canvas.paint(around & brim.at(y=-0.045).row(0.055), band)
 
 
-def _toque(c: Canvas, f: Face, _head: Tensor) -> None:
-    at = f.v + 0.66 * f.b
-    puffs = torch.minimum(
-        ellipse(f.u.abs() - f.a * 0.62, at + 0.36, 0.23, 0.17), ellipse(f.u, at + 0.42, 0.26, 0.18)
-    )
-    tall = torch.maximum(f.u.abs() - f.a * 0.92, (at + 0.16).abs() - 0.20)
-    c.paint(c.cover(torch.minimum(puffs, tall)), _WHITE)
-    c.paint(c.cover(torch.maximum(f.u.abs() - f.a * 0.94, (at + 0.03).abs() - 0.06)), _WHITE * 0.82)
+def _visor(canvas: Canvas, face: Face) -> None:
+    """The visor of a cap, and a badge above it."""
+    brim = Frame(face.features.x, _brim(face, 0.64).y)
+    visor = brim.ellipse(face.half_width * 0.92, 0.085)
+    canvas.paint(visor & brim.below(-0.01), INK)
+    canvas.paint(brim.at(y=-0.13).ellipse(0.06, 0.07), _GOLD)
 
 
-def _nurse_cap(c: Canvas, f: Face, _head: Tensor) -> None:
-    at = f.v + 0.86 * f.b
-    cloth = torch.maximum(f.u.abs() - 0.27 + 0.25 * (at + 0.1), (at + 0.09).abs() - 0.15)
-    c.paint(c.cover(cloth), _WHITE)
-    upright, across = (
-        torch.maximum((f.fu * 0.9).abs() - x, (at + 0.09).abs() - y)
-        for x, y in ((0.032, 0.10), (0.10, 0.032))
-    )
-    c.paint(c.cover(torch.minimum(upright, across)), _RED)
+def _toque(canvas: Canvas, face: Face) -> None:
+    brim = _brim(face, 0.66)
+    sides = brim.mirrored().at(face.half_width * 0.62, -0.36).ellipse(0.23, 0.17)
+    middle = brim.at(y=-0.42).ellipse(0.26, 0.18)
+    tall = brim.at(y=-0.16).box(face.half_width * 0.92, 0.20)
+    canvas.paint(sides | middle | tall, _WHITE)
+    band = brim.at(y=-0.03).box(face.half_width * 0.94, 0.06)
+    canvas.paint(band, _WHITE * 0.82)
 
 
-def _straw_hat(c: Canvas, f: Face, _head: Tensor) -> None:
-    at = f.v + 0.64 * f.b
-    c.paint(
-        c.cover(torch.maximum(ellipse(f.u, at, f.a * 0.95, 0.36, 2.8 * torch.ones_like(f.a)), at)),
-        _STRAW,
-    )
-    c.paint(c.cover(torch.maximum(f.u.abs() - f.a * 0.95, (at + 0.09).abs() - 0.045)), _BROWN)
-    c.paint(c.cover(ellipse(f.u, at, f.a + 0.27, 0.075)), _STRAW * 0.88)
+def _nurse_cap(canvas: Canvas, face: Face) -> None:
+    brim = _brim(face, 0.86)
+    tapered = brim.column(0.27).grown(-0.25 * (brim.y + 0.1))
+    canvas.paint(tapered & brim.at(y=-0.09).row(0.15), _WHITE)
+    cross = _front(face, brim, 0.09)
+    canvas.paint(cross.box(0.032, 0.10) | cross.box(0.10, 0.032), _RED)
 
 
-def _head_mirror(c: Canvas, f: Face, head: Tensor) -> None:
-    at = f.v + 0.66 * f.b
-    c.paint(c.cover(torch.maximum(head - 0.05, at.abs() - 0.038)), _BLACK)
-    c.paint(c.cover(ellipse(f.fu * 0.9, at + 0.03, 0.125, 0.125)), _STEEL)
-    c.paint(c.cover(ellipse(f.fu * 0.9, at + 0.03, 0.075, 0.075)), _WHITE)
+def _straw_hat(canvas: Canvas, face: Face) -> None:
+    brim = _brim(face, 0.64)
+    crown = brim.ellipse(face.half_width * 0.95, 0.36, 2.8)
+    canvas.paint(crown & brim.above(0.0), _STRAW)
+    ribbon = brim.at(y=-0.09).box(face.half_width * 0.95, 0.045)
+    canvas.paint(ribbon, _BROWN)
+    canvas.paint(brim.ellipse(face.half_width + 0.27, 0.075), _STRAW * 0.88)
 
 
-def _headset(c: Canvas, f: Face, _head: Tensor) -> None:
-    band = torch.maximum(ellipse(f.u, f.v, f.a + 0.085, f.b + 0.10).abs() - 0.032, f.v + 0.02)
-    cups = ellipse(f.u.abs() - f.a - 0.06, f.v - 0.05, 0.085, 0.12)
-    boom = segment(f.u, f.v, -f.a - 0.05, 0.10, f.turn * 0.36 * f.a - 0.20, f.mouth_v + 0.05, 0.045)
-    c.paint(c.cover(torch.minimum(torch.minimum(band, cups), boom)), _BLACK)
+def _head_mirror(canvas: Canvas, face: Face) -> None:
+    brow = _brim(face, 0.66)
+    canvas.paint(face.skull.grown(0.05) & brow.row(0.038), _BLACK)
+    mirror = _front(face, brow, 0.03)
+    canvas.paint(mirror.ellipse(0.125, 0.125), _STEEL)
+    canvas.paint(mirror.ellipse(0.075, 0.075), _WHITE)
 
 
-def _headband(c: Canvas, f: Face, head: Tensor) -> None:
-    at = f.v + 0.60 * f.b
-    c.paint(c.cover(torch.maximum(head - 0.055, at.abs() - 0.075)), _RED)
-    c.paint(c.cover(torch.maximum(head - 0.055, at.abs() - 0.022)), _WHITE)
+def _headset(canvas: Canvas, face: Face) -> None:
+    head = face.head
+    arch = head.ellipse(face.half_width + 0.085, face.half_height + 0.10).outline(0.032)
+    band = arch & head.above(-0.02)
+    cups = head.mirrored().at(face.half_width, 0.05).at(0.06).ellipse(0.085, 0.12)
+    ear = (-face.half_width - 0.05, 0.10)
+    mouth = (face.turn * 0.36 * face.half_width - 0.20, face.mouth_y + 0.05)
+    canvas.paint(band | cups | head.line(ear, mouth, 0.045), _BLACK)
 
 
-_UNIFORM: dict[str, tuple[Wear, ...]] = {
-    "doctor": (_coat(_WHITE, 0.24), _stethoscope),
-    "firefighter": (_coat(_BLACK * 1.5, 0.13), _stripe(_YELLOW, 0.98, 0.11)),
-    "nurse": (_coat(_TEAL, 0.17),),
-    "receptionist": (_coat(_PLUM, 0.26),),
-    "builder": (_coat(_ORANGE, 0.30), _stripe(_YELLOW, 1.02, 0.10)),
-    "chef": (_coat(_WHITE, 0.02),),
-    "farmer": (_braces(_BLUE, 0.88),),
-    "judge": (_coat(_BLACK, 0.12), _at_neck(_WHITE, 0.10, 0.98)),
-    "pilot": (_coat(_NAVY, 0.22), _at_neck(_BLACK, 0.045, 1.1)),
+def _headband(canvas: Canvas, face: Face) -> None:
+    brow = _brim(face, 0.60)
+    around = face.skull.grown(0.055)
+    canvas.paint(around & brow.row(0.075), _RED)
+    canvas.paint(around & brow.row(0.022), _WHITE)
+
+
+def _wear(garment: Callable[..., None], *looks: Tensor | float) -> Layer:
+    """Returns the layer of a garment with its colours and measures."""
+    return lambda canvas, face: garment(canvas, face, *looks)
+
+
+# Over the body, from the inside to the outside
+_UNIFORM: dict[str, tuple[Layer, ...]] = {
+    "doctor": (_wear(_coat, _WHITE, 0.24), _stethoscope),
+    "firefighter": (_wear(_coat, _BLACK * 1.5, 0.13), _wear(_stripe, _YELLOW, 0.98, 0.11)),
+    "nurse": (_wear(_coat, _TEAL, 0.17),),
+    "receptionist": (_wear(_coat, _PLUM, 0.26),),
+    "builder": (_wear(_coat, _ORANGE, 0.30), _wear(_stripe, _YELLOW, 1.02, 0.10)),
+    "chef": (_wear(_coat, _WHITE, 0.02),),
+    "farmer": (_wear(_braces, _BLUE, 0.88),),
+    "judge": (_wear(_coat, _BLACK, 0.12), _wear(_neckwear, _WHITE, 0.10, 0.98)),
+    "pilot": (_wear(_coat, _NAVY, 0.22), _wear(_neckwear, _BLACK, 0.045, 1.1)),
     "sailor": (
-        _coat(_WHITE, 0.20),
-        _stripe(_BLUE, 0.88, 0.05),
-        _stripe(_BLUE, 0.98, 0.05),
-        _stripe(_BLUE, 1.08, 0.05),
+        _wear(_coat, _WHITE, 0.20),
+        _wear(_stripe, _BLUE, 0.88, 0.05),
+        _wear(_stripe, _BLUE, 0.98, 0.05),
+        _wear(_stripe, _BLUE, 1.08, 0.05),
     ),
-    "waiter": (_coat(_WINE, 0.30), _bow(_BLACK)),
-    "athlete": (_braces(_WHITE, 2.0),),
+    "waiter": (_wear(_coat, _WINE, 0.30), _bow),
+    "athlete": (_wear(_braces, _WHITE, 2.0),),
 }
-_HEADGEAR: dict[str, Wear] = {
-    "doctor": _head_mirror,
-    "firefighter": _helmet(_RED, 0.20, _YELLOW),
-    "nurse": _nurse_cap,
-    "receptionist": _headset,
-    "builder": _helmet(_YELLOW, 0.12, None),
-    "chef": _toque,
-    "farmer": _straw_hat,
-    "pilot": _cap(_NAVY, 0.16, 0.24, _BLACK, INK),
-    "sailor": _cap(_WHITE, 0.02, 0.18, _BLUE, None),
-    "athlete": _headband,
+# Over everything
+_HEADGEAR: dict[str, tuple[Layer, ...]] = {
+    "doctor": (_head_mirror,),
+    "firefighter": (_wear(_helmet, _RED, 0.20), _badge),
+    "nurse": (_nurse_cap,),
+    "receptionist": (_headset,),
+    "builder": (_wear(_helmet, _YELLOW, 0.12),),
+    "chef": (_toque,),
+    "farmer": (_straw_hat,),
+    "pilot": (_wear(_cap, _NAVY, _BLACK, 0.16, 0.24), _visor),
+    "sailor": (_wear(_cap, _WHITE, _BLUE, 0.02, 0.18),),
+    "athlete": (_headband,),
 }
 
 
-def _layers(occupation: str) -> tuple[Layer, ...]:
-    """What is drawn of a portrait with this occupation: the uniform over the body, the headgear over everything."""
+class OccupationWorld(PortraitWorld):
+    """Portraits with an occupation, for a model that reads prompts."""
 
-    def uniform(c: Canvas, _lab: Labels, _nui: Labels, f: Face, _colours: Colours) -> None:
-        body = torch.maximum(portraits.body_outline(f), -portraits.collar_outline(f))
-        for wear in _UNIFORM.get(occupation, ()):
-            wear(c, f, body)
+    model = MODEL
 
-    def headgear(c: Canvas, _lab: Labels, _nui: Labels, f: Face, _colours: Colours) -> None:
-        if occupation in _HEADGEAR:
-            _HEADGEAR[occupation](c, f, f.head)
-
-    body = LAYERS.index(portraits.draw_body) + 1
-    return (*LAYERS[:body], uniform, *LAYERS[body:], headgear)
-
-
-def render(batch: Portraits, size: int = 64, device: str | torch.device = "cpu") -> Tensor:
-    """Render to RGB images: (B, 3, size, size) float32 in [-1, 1]. Raises ValueError for a size under 16."""
-    images = torch.empty(len(batch), 3, size, size, device=device)
-    for number, occupation in enumerate(_PLANTED):  # each draws only what it wears
-        rows = (batch.labels["occupation"] == number).nonzero().flatten()
-        if len(rows):
-            images[rows.to(device)] = portraits.render(
-                batch[rows], size, device, _layers(occupation)
-            )
-    return images
+    def render(self, scenes: Scenes, size: int = 64) -> Tensor:
+        images = torch.empty(len(scenes), 3, size, size)
+        for number, occupation in enumerate(_PLANTED):  # each draws only what it wears
+            rows = (scenes.labels["occupation"] == number).nonzero().flatten()
+            if len(rows) == 0:
+                continue
+            uniform = _UNIFORM.get(occupation, ())
+            headgear = _HEADGEAR.get(occupation, ())
+            images[rows] = portraits.draw(scenes[rows], size, uniform, headgear)
+        return images
 
 
-WORLD = portraits.PortraitWorld(_model(), ATTRIBUTES, len(portraits.NUISANCES), render)
+WORLD = OccupationWorld()
+render = WORLD.render  # until the merge
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Captions and prompts
 
 _EXTRAS = {
-    ("glasses", "present"): "with glasses",
-    ("smile", "present"): "with a smile",
-    ("beard", "present"): "with a beard",
-    ("mustache", "present"): "with a mustache",
-    ("earrings", "present"): "with earrings",
-    ("hair_length", "long"): "with long hair",
-    ("hair_length", "short"): "with short hair",
-    ("background", "blue"): "on blue",
-    ("background", "green"): "on green",
-    ("background", "sand"): "on sand",
-    ("background", "violet"): "on violet",
-    **{("tone", name): f"with {name} skin" for name in portraits.WORLD.factors["tone"].classes},
+    "glasses": "with glasses",
+    "smile": "with a smile",
+    "beard": "with a beard",
+    "mustache": "with a mustache",
+    "earrings": "with earrings",
+    "hair_length": "with {} hair",
+    "background": "on {}",
+    "tone": "with {} skin",
 }
+_UNSAID = ("absent", "medium")
+_STARTS = ("", "a face of ", "a face photo of ", "a portrait of ")
 
 
-def phrase(named: dict[str, str], occupation: str | None = None) -> str:
-    """The noun phrase for some named classes, in their order: "an old dark doctor", "a person"."""
-    words = [*named.values(), occupation if occupation not in (None, "none") else "person"]
-    return f"{'an' if words[0][0].lower() in 'aeiou' else 'a'} {' '.join(words)}"
+def phrase(named: Mapping[str, str], occupation: str = "none") -> str:
+    """Returns the noun phrase for some classes, in their order, such as "an old dark doctor"."""
+    noun = "person" if occupation == "none" else occupation
+    words = " ".join([*named.values(), noun])
+    article = "an" if words[0].lower() in "aeiou" else "a"
+    return f"{article} {words}"
 
 
 def neutral(occupation: str) -> str:
-    """The prompt that names no attribute: "a face of a doctor"."""
+    """Returns the prompt that names no attribute: "a face of a doctor"."""
     return f"a face of {phrase({}, occupation)}"
 
 
 def caption(
-    p: dict[str, str], rng: random.Random, named: tuple[str, ...] | None = None
+    classes: Mapping[str, str], rng: random.Random, named: Sequence[str] | None = None
 ) -> tuple[str, set[str]]:
-    """One of the captions that are true of a portrait, and the factors that it states.
+    """Returns a caption that is true of a portrait {factor: class}, and the factors it states.
 
-    `named` are the social attributes that it names; drawn if None: none of them, one, or all.
+    `named` are the social attributes that it names; by default none of them, one, or all, at
+    random.
     """
     if named is None:
-        named = rng.choice(((), (rng.choice(ATTRIBUTES),), ATTRIBUTES))
-    extras = [
-        (factor, words)
-        for (factor, name), words in _EXTRAS.items()
-        if p[factor] == name and factor not in named
-    ]
-    start = rng.choice(("", "a face of ", "a face photo of ", "a portrait of "))
-    some = rng.sample(extras, min(len(extras), rng.choice((0, 0, 1, 2))))
-    text = start + phrase({a: p[a] for a in named}, p["occupation"])
-    return " ".join([text, " and ".join(words for _, words in some)]).strip(), {
-        *named,
-        "occupation",
-        *(factor for factor, _ in some),
-    }
+        one = (rng.choice(ATTRIBUTES),)
+        named = rng.choice(((), one, ATTRIBUTES))
+    true = {}
+    for factor, words in _EXTRAS.items():
+        if classes[factor] not in _UNSAID and factor not in named:
+            true[factor] = words.format(classes[factor])
+    start = rng.choice(_STARTS)
+    count = min(len(true), rng.choice((0, 0, 1, 2)))
+    extras = dict(rng.sample(list(true.items()), count))
+    subject = phrase({name: classes[name] for name in named}, classes["occupation"])
+    text = f"{start}{subject} {' and '.join(extras.values())}"
+    return text.strip(), {*named, "occupation", *extras}
 
 
 def vocabulary() -> set[str]:
-    """Every word of the captions."""
-    classes = {c for name in (*ATTRIBUTES, "occupation") for c in WORLD.factors[name].classes}
-    return (
-        classes
-        | set(" ".join(_EXTRAS.values()).split())
-        | {"a", "an", "face", "photo", "portrait", "of", "person", "and"}
-    )
+    """Returns every word of the captions."""
+    words = {"a", "an", "face", "photo", "portrait", "of", "person", "and"}
+    for factor in ("occupation", *ATTRIBUTES):
+        words.update(WORLD.factors[factor].classes)
+    for factor, extra in _EXTRAS.items():
+        for name in WORLD.factors[factor].classes:
+            words.update(extra.format(name).split())
+    return words.difference(_UNSAID)

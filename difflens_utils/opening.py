@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import loading, schedulers
+from . import schedulers
+from .errors import line
 
 Config = Mapping[str, Any]
 
 # Settings by which networks read more than x_t, t and a text or a class, and their values where
 # they do not.
-PLAIN = {
+PLAIN: dict[str, dict[str, str | None]] = {
     "UNet2DModel": {"class_embed_type": None},
     "UNet2DConditionModel": {
         "class_embed_type": None,
@@ -27,7 +28,10 @@ PLAIN = {
     },
 }
 # The same, of addition_embed_type.
-ADDED = {"StableDiffusionPipeline": None, "StableDiffusionXLPipeline": "text_time"}
+ADDED: dict[str, str | None] = {
+    "StableDiffusionPipeline": None,
+    "StableDiffusionXLPipeline": "text_time",
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} cannot be read as JSON: {line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__} instead of entries by name")
     return content
@@ -73,10 +77,12 @@ def declared(folder: Path, index: Config, part: str, kinds: Sequence[str]) -> ty
         )
     path = place(folder, part) / "config.json"
     config = read_json(path)
-    said = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    if said not in (None, *kinds):
-        raise ValueError(f"{path} describes a {said} instead of a {' or '.join(kinds)}")
-    return getattr(transformers if library == "transformers" else diffusers, name)
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    if kind not in (None, *kinds):
+        raise ValueError(f"{path} describes a {kind} instead of a {' or '.join(kinds)}")
+    module = transformers if library == "transformers" else diffusers
+    found: type = getattr(module, name)
+    return found
 
 
 def _entry(folder: Path, index: Config, part: str) -> tuple[str, str]:
@@ -87,61 +93,45 @@ def _entry(folder: Path, index: Config, part: str) -> tuple[str, str]:
     return str(entry[0]), str(entry[1])
 
 
-def scheduler(folder: Path, index: Config) -> object:
-    """The scheduler that the model comes with, whose settings DDIM steps can honour."""
-    import diffusers
-
+def scheduler(folder: Path, index: Config) -> tuple[str, Config]:
+    """The class of the scheduler that the model comes with, and its settings."""
     _, name = _entry(folder, index, "scheduler")
-    path = place(folder, "scheduler") / "scheduler_config.json"
     schedulers.known(name, folder / "model_index.json")
-    config = read_json(path)
-    try:
-        with loading.quiet():
-            made = getattr(diffusers, name).from_config(config)
-    except Exception as error:  # of any kind: the user needs the file's name and one line
-        raise ValueError(f"{path} describes no {name}: {_line(error)}") from None
-    schedulers.check(made, path)
-    return made
-
-
-def pipeline(folder: Path, index: Config, **parts: object) -> object:
-    """The pipeline of loaded parts; what else it has, such as tokenizers, from disk."""
-    import diffusers
-
-    try:
-        with loading.quiet():
-            made = getattr(diffusers, index["_class_name"]).from_pretrained(
-                folder, local_files_only=True, **parts
-            )
-    except Exception as error:  # of any kind: the user needs the file's name and one line
-        raise ValueError(
-            f"files in {folder} are missing, damaged or foreign: {_line(error)}"
-        ) from None
-    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-        if tokenizer in made.components:
-            loading.check_tokenizer(
-                folder / tokenizer,
-                made.components[tokenizer],
-                made.components[encoder].config.vocab_size,
-            )
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return name, read_json(place(folder, "scheduler") / "scheduler_config.json")
 
 
 # --------------------------------------------------------------------------------------------------
 # The network that predicts
 
 
-def check_network(path: Path, pipeline: str, config: Config, latent: Config | None = None) -> None:
-    """Check that a network reads what the study gives it: x_t, t, and a text or a class.
+def network(folder: Path, index: Config, parts: Sequence[str]) -> Config:
+    """The settings of a pipeline's network: it must read what the study gives it.
 
-    `config` is that of the network, from the file `path`, and `latent` that of the autoencoder.
+    That is x_t, t, and a text or a class. `parts` are the network, and, of a latent diffusion
+    model, its autoencoder.
     """
-    plain = dict(PLAIN.get(str(config.get("_class_name")), {}))
+    paths = [place(folder, part) / "config.json" for part in parts[:2]]
+    config = read_json(paths[0])
+    autoencoder = read_json(paths[1]) if len(paths) > 1 else None
+    _check_plain(paths[0], index["_class_name"], config)
+    if autoencoder is None:
+        _check_channels(paths[0], config, "images", [1, 3])
+    else:
+        latent = autoencoder.get("latent_channels", 4)
+        _check_channels(paths[0], config, "latents of its autoencoder", [latent])
+    if _side(config) is None:
+        raise ValueError(
+            f"{paths[0]}: sample_size is {config.get('sample_size')}; only squares can be studied: "
+            "set the width of x_t, one number"
+        )
+    if autoencoder is not None:
+        _check_autoencoder(paths[1], autoencoder)
+    return config
+
+
+def _check_plain(path: Path, pipeline: str, config: Config) -> None:
+    """Check that a network reads nothing that the study does not have."""
+    plain: dict[str, str | None] = dict(PLAIN.get(str(config.get("_class_name")), {}))
     if pipeline in ADDED:
         plain["addition_embed_type"] = ADDED[pipeline]
     for setting, value in plain.items():
@@ -150,36 +140,38 @@ def check_network(path: Path, pipeline: str, config: Config, latent: Config | No
                 f"{path}: {setting} is {config.get(setting)!r}, and the study has "
                 f"nothing to give such a network; only {value!r} can be studied"
             )
+
+
+def _check_channels(path: Path, config: Config, what: str, channels: list[int]) -> None:
+    """Check that x_t has the channels of what is decoded from it, and the output as many."""
     ins, outs = config.get("in_channels"), config.get("out_channels")
-    wanted = (1, 3) if latent is None else (latent.get("latent_channels", 4),)
-    if ins not in wanted:
-        what = "images" if latent is None else "latents of its autoencoder"
+    if ins not in channels:
         raise ValueError(
             f"{path}: in_channels is {ins}, and the {what} have "
-            f"{' or '.join(map(str, wanted))} channels"
+            f"{' or '.join(map(str, channels))} channels"
         )
     if outs not in (ins, 2 * ins, None):
         raise ValueError(
             f"{path}: out_channels is {outs}; only {ins} can be studied, "
             f"or {2 * ins} with learned variances"
         )
-    size(path, config)
 
 
-def size(path: Path, config: Config) -> int:
-    """The width and height of x_t."""
-    said = config.get("sample_size")
-    if isinstance(said, list | tuple) and len(said) == 2 and said[0] == said[1]:
-        return int(said[0])
-    if not isinstance(said, int):
-        raise ValueError(
-            f"{path}: sample_size is {said}; only squares can be studied: "
-            "set the width of x_t, one number"
-        )
-    return said
+def _side(config: Config) -> int | None:
+    """The width and height of x_t; None where they differ or are not given."""
+    size = config.get("sample_size")
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        return int(size[0])
+    return size if isinstance(size, int) else None
 
 
-def check_autoencoder(path: Path, config: Config) -> None:
+def shape(config: Config) -> tuple[int, int, int]:
+    """The shape of x_t, (C, H, W), by the settings that `network` has checked."""
+    side = _side(config) or 0
+    return config["in_channels"], side, side
+
+
+def _check_autoencoder(path: Path, config: Config) -> None:
     """Check that latents are scaled by one number alone."""
     if not isinstance(config.get("scaling_factor", 1.0), int | float):
         raise ValueError(

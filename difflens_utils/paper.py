@@ -1,6 +1,7 @@
-"""What DiffLens itself reports, as printed: Tables 1 and 2, to be set beside what is measured here.
+"""What DiffLens itself reports: its Tables 1 and 2, as printed.
 
-FD is its Eq. 13, CLIP-I and CLIP-T are on the scale (cos + 1) / 2 of its released evaluation. Its third attribute is race, here tone.
+FD is its Eq. 13. CLIP-I and CLIP-T are on the scale (cos + 1) / 2 of its released evaluation. Its
+third attribute is race; here it is called tone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 
 class Cell(NamedTuple):
+    """One cell of a table: what a method reaches for an attribute."""
+
     fd: float
     clip_i: float | None = None
     clip_t: float | None = None

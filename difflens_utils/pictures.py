@@ -24,13 +24,15 @@ from tqdm.auto import tqdm
 from .evaluators import resized
 
 ROOM = 2**30  # bytes of pixels that are kept in memory
+ENDINGS = (".png", ".jpg", ".jpeg")  # of image files in a folder, in lower case
 SRGB = ImageCms.createProfile("sRGB")
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
 def shown(path: Path) -> Image.Image:
-    """The file as a square RGB image of 8 bits: upright, in sRGB, on white; of several frames the
-    first.
+    """Returns the file as a square RGB image of 8 bits: upright, in sRGB, on white.
+
+    Of several frames it is the first.
 
     Raises ValueError, in one line with the file, for what is damaged, cut off or has no defined
     white.
@@ -46,7 +48,7 @@ def shown(path: Path) -> Image.Image:
 
 
 def stack(paths: Sequence[Path], size: int) -> Tensor:
-    """The images of some files, (n, 3, size, size) in [-1, 1].
+    """Returns the images of some files, (n, 3, size, size) in [-1, 1].
 
     Raises ValueError, in one line, for one that cannot be read.
     """
@@ -57,31 +59,31 @@ def stack(paths: Sequence[Path], size: int) -> Tensor:
 
 
 def unreadable(paths: Sequence[Path]) -> dict[int, str]:
-    """What is wrong with each file that cannot be read as an image, by its place among the paths.
+    """Returns {place among the paths: what is wrong} of the files that cannot be read as images.
 
     Every file is decoded.
     """
-
-    def fault(path: Path) -> str:
-        try:
-            shown(path)
-        except ValueError as error:
-            return str(error)
-        return ""
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
-        found = tqdm(pool.map(fault, paths), "checking images", len(paths), leave=False, delay=5)
-        return {i: text for i, text in enumerate(found) if text}
+        faults = pool.map(_fault, paths)
+        watched = tqdm(faults, "checking images", len(paths), leave=False, delay=5)
+        return {place: fault for place, fault in enumerate(watched) if fault}
+
+
+def _fault(path: Path) -> str:
+    try:
+        shown(path)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def smallest(paths: Sequence[Path]) -> int:
-    """The side of the smallest square among the images, by what their files' heads say."""
-
-    def side(path: Path) -> int:
+    """Returns the shortest side of the images, by what the heads of their files say."""
+    sides: list[int] = []
+    for path in paths:
         with Image.open(path) as image:
-            return min(image.size)
-
-    return min(map(side, paths))
+            sides += image.size
+    return min(sides)
 
 
 class Cache:
@@ -92,23 +94,25 @@ class Cache:
     """
 
     def __init__(self, room: int = ROOM) -> None:
-        self.room, self.bytes = room, 0
+        self.room = room
+        self.bytes = 0
         self.held: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
     def read(self, path: Path, size: int) -> Tensor:
-        """(3, s, s) uint8, s at most `size`."""
+        """Returns (3, s, s) uint8, s at most `size`."""
         try:
             stat = path.stat()
         except OSError as error:
             raise ValueError(f"{path} cannot be read as an image: {error.strerror}") from None
-        key = path, stat.st_mtime_ns, stat.st_size, size
+        key = (path, stat.st_mtime_ns, stat.st_size, size)
         if key not in self.held:
             self.held[key] = _pixels(path, size)
             self.bytes += self.held[key].nbytes
         self.held.move_to_end(key)
         pixels = self.held[key]
         while self.bytes > self.room:
-            self.bytes -= self.held.popitem(last=False)[1].nbytes
+            _, oldest = self.held.popitem(last=False)
+            self.bytes -= oldest.nbytes
         return pixels
 
 
@@ -116,20 +120,21 @@ _cache = Cache()
 
 
 def _pixels(path: Path, size: int) -> Tensor:
-    """(3, s, s) uint8: s is the image's own side, or `size` where that is smaller."""
+    """Returns (3, s, s) uint8: s is the side of the image, or `size` where that is smaller."""
     pixels = torch.from_numpy(np.array(shown(path))).permute(2, 0, 1)
     if pixels.shape[-1] <= size:
         return pixels
-    return ((_scaled(pixels[None], size)[0] + 1) * 127.5).round().to(torch.uint8)
+    small = _scaled(pixels[None], size)[0]
+    return ((small + 1) * 127.5).round().to(torch.uint8)
 
 
 def _scaled(pixels: Tensor, size: int) -> Tensor:
-    """Bytes (n, 3, s, s) as images (n, 3, size, size) in [-1, 1]."""
+    """Returns bytes (n, 3, s, s) as images (n, 3, size, size) in [-1, 1]."""
     return resized(pixels.float() / 127.5 - 1, size).clamp(-1, 1)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, with what is transparent showing the white behind it."""
+    """Returns RGB, in which what is transparent shows the white behind it."""
     if image.mode.startswith("I;16"):
         image = _of_more_bits(image)
     if image.mode in ("I", "F"):
@@ -140,45 +145,50 @@ def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return _in_srgb(image)
     alpha = image.convert("RGBA").getchannel("A")
-    opaque = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    return Image.composite(_in_srgb(opaque), Image.new("RGB", image.size, "white"), alpha)
+    is_grey = image.mode in ("1", "L", "LA")
+    opaque = image.convert("L" if is_grey else "RGB")
+    white = Image.new("RGB", image.size, "white")
+    return Image.composite(_in_srgb(opaque), white, alpha)
 
 
 def _of_more_bits(image: Image.Image) -> Image.Image:
-    """Grey of up to 16 bits as 8 bits, from black to white.
+    """Returns grey of up to 16 bits as 8 bits, from black to white.
 
-    With transparency, where a PNG says which level is transparent.
+    It has transparency where a PNG says which level is transparent.
     """
     tags = getattr(image, "tag_v2", {})  # a TIFF may have 12 bits, or black where others have white
-    white = 2 ** tags.get(_BITS, (16,))[0] - 1
+    bits = tags.get(_BITS, (16,))[0]
     levels = np.array(image).astype(np.float64)
-    grey = levels / white if tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO else 1 - levels / white
+    grey = levels / (2**bits - 1)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 1 - grey
     result = Image.fromarray((grey * 255).round().astype(np.uint8))
     if "transparency" in image.info:
-        result.putalpha(
-            Image.fromarray((levels != image.info["transparency"]).astype(np.uint8) * 255)
-        )
+        is_opaque = levels != image.info["transparency"]
+        result.putalpha(Image.fromarray(is_opaque.astype(np.uint8) * 255))
     return result
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB of an opaque image, by its colour profile.
+    """Returns RGB of an opaque image, by its colour profile.
 
     A profile that does not fit the image is ignored, as viewers do.
     """
-    if profile := image.info.get("icc_profile"):
-        if image.mode == "P":
-            image = image.convert("RGB")
+    profile = image.info.get("icc_profile")
+    if profile and image.mode == "P":
+        image = image.convert("RGB")
+    if profile:
         with suppress(ImageCms.PyCMSError):
-            return ImageCms.profileToProfile(image, BytesIO(profile), SRGB, outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, BytesIO(profile), SRGB, outputMode="RGB")
+            if converted is not None:  # as of one that is changed in place
+                return converted
     return image.convert("RGB")
 
 
 def _centre(image: Image.Image) -> Image.Image:
-    """The largest square in the middle."""
+    """Returns the largest square in the middle."""
     width, height = image.size
-    if width == height:
-        return image
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
+    left = (width - side) // 2
+    top = (height - side) // 2
     return image.crop((left, top, left + side, top + side))

@@ -1,447 +1,488 @@
-"""A procedural world of portraits whose every factor, and every bias, is planted.
+"""A procedural world of portraits in which every factor, and every bias, is planted.
 
-No one knows the true features inside a model of photographs. Here they are known: a portrait is drawn from a small
-causal model (`MODEL`, declared once below), rendered by anti-aliased distance functions, and captioned. The marginals
-of the three social attributes are chosen so that a perfect model of this world has the Fairness Discrepancy of the
-unedited model in Table 1 of DiffLens: gender 0.28, age 0.59, tone 0.72 (the paper's race).
+No one knows the true features inside a model of photographs. Here they are known: a portrait is
+drawn from a small causal model, rendered by anti-aliased distance functions, and captioned. The
+marginals of the three social attributes are chosen so that a perfect model of this world has the
+Fairness Discrepancy of the unedited model in Table 1 of DiffLens: gender 0.28, age 0.59, tone 0.72
+(the paper's race).
 
-`tone` is a rendering factor of a cartoon. It stands in for the statistics of a four-class attribute and makes no claim
-about people; so do the other factors and the probabilities given to them.
+`tone` is a rendering factor of a cartoon. It stands in for the statistics of a four-class attribute
+and makes no claim about people; so do the other factors and the probabilities given to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .worlds import Factor, Portraits, World, binary, root
+from .worlds import Factor, Scenes, World, binary, categorical, root
 
+Portraits = Scenes  # until the merge
+
+# ------------------------------------------------------------------------------------------------
+# The causal model, each factor behind its parents
+
+GENDER = root("gender", female=0.70, male=0.30)
+AGE = root("age", young=0.10, adult=0.815, old=0.085)
+TONE = root("tone", light=0.87, tan=0.05, brown=0.05, dark=0.03)
 ATTRIBUTES = ("gender", "age", "tone")  # the social attributes; all others are factors too
 
-# The whole causal model, in topological order. Everything else (sampling, tables, the graph, the planted causes of an
-# attribute, exact marginals) is derived from it.
-MODEL = (
-    root("gender", female=0.70, male=0.30),
-    root("age", young=0.10, adult=0.815, old=0.085),
-    root("tone", light=0.87, tan=0.05, brown=0.05, dark=0.03),
-    Factor(
-        "hair_length",
-        ("short", "medium", "long"),
-        ("gender", "age"),
-        (
-            (("female", "old"), (0.40, 0.45, 0.15)),
-            (("female", "*"), (0.08, 0.22, 0.70)),
-            (("male", "*"), (0.86, 0.11, 0.03)),
-        ),
-    ),
+_HAIR_LENGTH = {
+    "female old": (0.40, 0.45, 0.15),
+    "female *": (0.08, 0.22, 0.70),
+    "male *": (0.86, 0.11, 0.03),
+}
+_HAIR_COLOUR = {
+    "old *": (0.08, 0.07, 0.05, 0.80),
+    "* light": (0.22, 0.40, 0.36, 0.02),
+    "* tan": (0.70, 0.24, 0.04, 0.02),
+    "* *": (0.84, 0.12, 0.02, 0.02),
+}
+_HEAD_WIDTH = {"female": (0.75, 0.25), "male": (0.25, 0.75)}
+_MUSTACHE = {"female *": 0.0, "male young": 0.04, "male adult": 0.32, "male old": 0.45}
+_BEARD = {"female *": 0.0, "male young": 0.02, "male adult": 0.30, "male old": 0.35}
+_GLASSES = {"* old": 0.60, "male young": 0.08, "male adult": 0.22, "* *": 0.07}
+
+FEATURES = (
+    categorical("hair_length", "short medium long", "gender age", _HAIR_LENGTH),
     binary("bald", "gender age", {"male old": 0.45, "male adult": 0.12, "* *": 0.0}),
-    Factor(
-        "hair_colour",
-        ("black", "brown", "blond", "grey"),
-        ("age", "tone"),
-        (
-            (("old", "*"), (0.08, 0.07, 0.05, 0.80)),
-            (("*", "light"), (0.22, 0.40, 0.36, 0.02)),
-            (("*", "tan"), (0.70, 0.24, 0.04, 0.02)),
-            (("*", "*"), (0.84, 0.12, 0.02, 0.02)),
-        ),
-    ),
-    binary(
-        "mustache",
-        "gender age",
-        {"female *": 0.0, "male young": 0.04, "male adult": 0.32, "male old": 0.45},
-    ),
-    binary(
-        "beard",
-        "gender age",
-        {"female *": 0.0, "male young": 0.02, "male adult": 0.30, "male old": 0.35},
-    ),
+    categorical("hair_colour", "black brown blond grey", "age tone", _HAIR_COLOUR),
+    binary("mustache", "gender age", _MUSTACHE),
+    binary("beard", "gender age", _BEARD),
     binary("lipstick", "gender age", {"male *": 0.01, "female young": 0.15, "female *": 0.60}),
     binary("earrings", "gender age", {"male *": 0.03, "female young": 0.20, "female *": 0.50}),
-    binary(
-        "glasses",
-        "gender age",
-        {"* old": 0.60, "male young": 0.08, "male adult": 0.22, "* *": 0.07},
-    ),
+    binary("glasses", "gender age", _GLASSES),
     binary("smile", "gender age", {"* young": 0.65, "female *": 0.55, "male *": 0.35}),
     binary("wrinkles", "age", {"old": 0.90, "adult": 0.06, "young": 0.0}),
     binary("side_pose", "gender", {"female": 0.25, "male": 0.10}),
     binary("head_down", "gender", {"female": 0.08, "male": 0.22}),
-    Factor(
-        "head_width",
-        ("narrow", "wide"),
-        ("gender",),
-        ((("female",), (0.75, 0.25)), (("male",), (0.25, 0.75))),
-    ),
+    categorical("head_width", "narrow wide", "gender", _HEAD_WIDTH),
     root("position", left=0.25, centre=0.50, right=0.25),
     root("background", blue=0.30, green=0.25, sand=0.25, violet=0.20),
     root("clothing", white=0.25, red=0.25, navy=0.25, olive=0.25),
 )
 
-# Continuous variation inside a class, uniform in [-1, 1]; what each does is in `Face` and `render`.
-NUISANCES = (
-    "x",
-    "y",
-    "scale",
-    "light",
-    "skin",
-    "hair",
-    "wall",
-    "cloth",
-    "yaw",
-    "gaze",
-    "mouth",
-    "fringe",
-)
+# ------------------------------------------------------------------------------------------------
+# Shapes. x grows to the right and y downwards; the image spans [-1, 1] in both.
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rendering. x grows to the right and y downwards, both in [-1, 1]. Distances are in these units, negative inside.
+Number = Tensor | float
+Point = tuple[Number, Number]
 
 
-def rgb(*colours: tuple[int, int, int]) -> Tensor:
-    return torch.tensor(colours, dtype=torch.float32) / 255
+@dataclass(frozen=True)
+class Shape:
+    """A region, by the signed distance of every pixel (B, H, W), negative inside.
+
+    `a | b`, `a & b` and `a - b` are union, intersection and difference.
+    """
+
+    distance: Tensor
+
+    def __or__(self, other: Shape) -> Shape:
+        return Shape(torch.minimum(self.distance, other.distance))
+
+    def __and__(self, other: Shape) -> Shape:
+        return Shape(torch.maximum(self.distance, other.distance))
+
+    def __sub__(self, other: Shape) -> Shape:
+        return Shape(torch.maximum(self.distance, -other.distance))
+
+    def grown(self, by: Number) -> Shape:
+        """Returns the shape with its edge moved outwards."""
+        return Shape(self.distance - by)
+
+    def outline(self, half_width: float) -> Shape:
+        """Returns a band along the edge."""
+        return Shape(self.distance.abs() - half_width)
 
 
-_SKIN = rgb((250, 218, 192), (219, 168, 118), (160, 104, 62), (84, 52, 38))
-_HAIR = rgb((26, 22, 26), (116, 68, 34), (232, 196, 92), (196, 198, 204))
-_WALL = rgb((120, 172, 226), (128, 192, 132), (224, 202, 158), (182, 148, 212))
-_CLOTH = rgb((242, 242, 242), (196, 46, 52), (36, 50, 110), (104, 116, 44))
-INK = rgb((24, 20, 24))[0]
+@dataclass(frozen=True)
+class Frame:
+    """Where every pixel lies, as seen from an origin: x and y, broadcast to (B, H, W)."""
 
-Labels = dict[str, Tensor]  # {factor: (B, 1, 1)}, classes or nuisances
-Colours = dict[str, Tensor]  # {what: (B, 3)}
+    x: Tensor
+    y: Tensor
+
+    def at(self, x: Number = 0.0, y: Number = 0.0) -> Frame:
+        """Returns the frame whose origin is the point (x, y) of this one."""
+        return Frame(self.x - x, self.y - y)
+
+    def mirrored(self) -> Frame:
+        """Returns the frame in which what is drawn on the right is drawn on the left, too."""
+        return Frame(self.x.abs(), self.y)
+
+    def column(self, half_width: Number) -> Shape:
+        """Returns what is at most so far to the left or right of the origin."""
+        return Shape(self.x.abs() - half_width)
+
+    def row(self, half_height: Number) -> Shape:
+        """Returns what is at most so far above or below the origin."""
+        return Shape(self.y.abs() - half_height)
+
+    def box(self, half_width: Number, half_height: Number) -> Shape:
+        """Returns a rectangle around the origin."""
+        return self.column(half_width) & self.row(half_height)
+
+    def above(self, y: Number) -> Shape:
+        """Returns everything above a horizontal line."""
+        return Shape(self.y - y)
+
+    def below(self, y: Number) -> Shape:
+        """Returns everything below a horizontal line."""
+        return Shape(y - self.y)
+
+    def ellipse(self, a: Number, b: Number, power: Number | None = None) -> Shape:
+        """Returns an ellipse with half axes a and b around the origin.
+
+        With a `power` it is a superellipse |x / a|^p + |y / b|^p = 1, squarer the larger p is. The
+        distance is of first order.
+        """
+        x, y = self.x / a, self.y / b
+        if power is None:
+            radius = (x**2 + y**2).sqrt()
+        else:
+            p = torch.as_tensor(power)
+            radius = (x.abs().clamp_min(1e-4) ** p + y.abs().clamp_min(1e-4) ** p) ** (1 / p)
+        return Shape((radius - 1) * torch.minimum(torch.as_tensor(a), torch.as_tensor(b)))
+
+    def line(self, start: Point, end: Point, width: Number) -> Shape:
+        """Returns a thick line with round ends."""
+        x = self.x - start[0]
+        y = self.y - start[1]
+        dx = end[0] - start[0]
+        dy = end[1] - start[1]
+        share = ((x * dx + y * dy) / (dx * dx + dy * dy)).clamp(0, 1)  # of the way to the end
+        distance = ((x - share * dx) ** 2 + (y - share * dy) ** 2).sqrt()
+        return Shape(distance - width / 2)
 
 
 class Canvas:
-    """Images under construction: shapes are given as signed distances and laid over what is there."""
+    """Images under construction, (B, 3, size, size) in [0, 1]: shapes are laid over each other."""
 
-    def __init__(self, batch: int, size: int, device: torch.device) -> None:
-        edge = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
-        self.y, self.x = torch.meshgrid(edge, edge, indexing="ij")  # (H, W)
+    def __init__(self, batch: int, size: int) -> None:
+        edge = (torch.arange(size) + 0.5) / size * 2 - 1
+        y, x = torch.meshgrid(edge, edge, indexing="ij")
+        self.frame = Frame(x, y)
         self.pixel = 2 / size
-        self.image = torch.zeros(batch, 3, size, size, device=device)
+        self.image = torch.zeros(batch, 3, size, size)
 
-    def cover(self, distance: Tensor) -> Tensor:
-        """Signed distance (B, H, W) to the share of each pixel that is inside: anti-aliasing in closed form."""
-        return (0.5 - distance / self.pixel).clamp(0, 1)
-
-    def paint(self, coverage: Tensor, colour: Tensor, opacity: Tensor | float = 1.0) -> None:
-        """Lay `colour` (B, 3) or (3,) over the image where `coverage` (B, H, W) is 1."""
-        alpha = (coverage * opacity).unsqueeze(1)  # (B, 1, H, W)
-        self.image.lerp_(
-            colour.reshape(-1, 3, 1, 1).expand_as(self.image), alpha.expand_as(self.image)
-        )
+    def paint(self, shape: Shape, colour: Tensor, opacity: Number = 1.0) -> None:
+        """Lays `colour` (B, 3) or (3,) over a shape, anti-aliased in closed form."""
+        covered = (0.5 - shape.distance / self.pixel).clamp(0, 1)  # the share of each pixel
+        alpha = (covered * opacity).unsqueeze(1).expand_as(self.image)
+        self.image.lerp_(colour.reshape(-1, 3, 1, 1).expand_as(self.image), alpha)
 
 
-def ellipse(
-    x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, power: Tensor | float = 2.0
-) -> Tensor:
-    """First-order distance to a superellipse with half axes a, b (power 2: ellipse; larger: squarer)."""
-    if isinstance(power, float) and power == 2.0:
-        radius = ((x / a) ** 2 + (y / b) ** 2).sqrt()
-    else:
-        radius = (
-            (x / a).abs().clamp_min(1e-4) ** power + (y / b).abs().clamp_min(1e-4) ** power
-        ) ** (1 / power)
-    return (radius - 1) * torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
+def rgb(colours: str) -> Tensor:
+    """Returns colours in hexadecimal digits, such as "fadac0 dba876", as (colours, 3) in [0, 1]."""
+    levels = [list(bytes.fromhex(colour)) for colour in colours.split()]
+    return torch.tensor(levels, dtype=torch.float32) / 255
 
 
-def segment(
-    x: Tensor,
-    y: Tensor,
-    x0: Tensor | float,
-    y0: Tensor | float,
-    x1: Tensor | float,
-    y1: Tensor | float,
-    width: Tensor | float,
-) -> Tensor:
-    """Distance to a thick line from (x0, y0) to (x1, y1)."""
-    dx, dy = x1 - x0, y1 - y0
-    along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-    return ((x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2).sqrt() - width / 2
+# ------------------------------------------------------------------------------------------------
+# Faces
 
+_SKIN = rgb("fadac0 dba876 a0683e 543426")
+_HAIR = rgb("1a161a 744422 e8c45c c4c6cc")
+_WALL = rgb("78ace2 80c084 e0ca9e b694d4")
+_CLOTH = rgb("f2f2f2 c42e34 24326e 68742c")
+INK = rgb("181418")[0]
+_PAPER = torch.tensor([1.0, 1.0, 1.0])
+_EYE = torch.tensor([0.97, 0.97, 0.97])
+_GLASS = torch.tensor([0.86, 0.93, 1.0])
+_GOLD = torch.tensor([1.0, 0.82, 0.10])
+_LIPSTICK_RED = torch.tensor([0.80, 0.06, 0.20])
+_LIP_TINT = torch.tensor([0.74, 0.50, 0.50])  # of the skin
+_WARM = torch.tensor([1.0, 0.9, 0.8])  # how far a nuisance moves red, green and blue
 
-def render(
-    portraits: Portraits,
-    size: int = 32,
-    device: str | torch.device = "cpu",
-    layers: Sequence[Layer] | None = None,
-) -> Tensor:
-    """Render to RGB images: (B, 3, size, size) float32 in [-1, 1], the range the diffusion models work in.
+# Of short, medium and long hair: where the curtain beside the face ends, and how much wider than
+# the head it is.
+_HAIR_BOTTOM = torch.tensor([-0.02, 0.36, 0.74])
+_HAIR_EXTRA = torch.tensor([0.055, 0.145, 0.145])
 
-    `layers` are drawn one over the other, `LAYERS` by default. Raises ValueError for a size under 16, where factors can no longer be seen.
-    """
-    if size < 16:
-        raise ValueError(f"size must be at least 16, got {size}")
-    lab = {k: v.to(device).reshape(-1, 1, 1) for k, v in portraits.labels.items()}
-    nui = dict(
-        zip(
-            NUISANCES,
-            portraits.nuisance.to(device).T.reshape(len(NUISANCES), -1, 1, 1),
-            strict=True,
-        )
-    )
-    canvas = Canvas(len(portraits), size, torch.device(device))
-    colours = _colours(lab, nui)
-    _backdrop(canvas, lab, nui, colours)
-    face = Face(canvas, lab, nui)
-    for layer in layers or LAYERS:
-        layer(canvas, lab, nui, face, colours)
-    return canvas.image.clamp(0, 1) * 2 - 1
-
-
-def _colours(lab: Labels, nui: Labels) -> Colours:
-    """The palette of each portrait, (B, 3) each: class colour, varied within the class."""
-
-    def pick(palette: Tensor, factor: str, nuisance: str, spread: float) -> Tensor:
-        tint = torch.tensor([1.0, 0.9, 0.8], device=nui[nuisance].device)
-        base = palette.to(tint.device)[lab[factor].flatten()]
-        return (base * (1 + spread * nui[nuisance].reshape(-1, 1) * tint)).clamp(0, 1)
-
-    return {
-        "skin": pick(_SKIN, "tone", "skin", 0.06),
-        "hair": pick(_HAIR, "hair_colour", "hair", 0.12),
-        "wall": pick(_WALL, "background", "wall", 0.10),
-        "cloth": pick(_CLOTH, "clothing", "cloth", 0.08),
-    }
+EYE_Y = -0.02  # of the eyes in the frame of the features
 
 
 class Face:
-    """Where things are on each face; all (B, 1, 1). `u, v` are pixel coordinates relative to the head's centre."""
+    """What a batch of people looks like, and where things are on each face.
 
-    def __init__(self, canvas: Canvas, lab: Labels, nui: Labels) -> None:
-        young, old = (lab["age"] == 0).float(), (lab["age"] == 2).float()
-        self.male, self.young, self.old = (lab["gender"] == 1).float(), young, old
-        self.side, self.down = lab["side_pose"].float(), lab["head_down"].float()
-        turn = torch.where(nui["yaw"] >= 0, 1.0, -1.0)
-        self.turn = (
-            self.side * turn * (0.8 + 0.2 * nui["yaw"].abs())
-        )  # -1 (to the left) .. 0 (front) .. 1
-        scale = (1 + 0.03 * nui["scale"]) * (1 - 0.17 * young)
-        wide = lab["head_width"].float()
-        self.a = (0.345 + 0.085 * wide + 0.03 * young) * scale  # half width
-        self.b = (0.52 - 0.05 * young) * scale  # half height
-        self.x = (lab["position"].float() - 1) * 0.2 + 0.025 * nui["x"]
-        self.y = -0.10 + 0.03 * nui["y"] + 0.12 * young + 0.03 * self.down
-        self.u, self.v = canvas.x - self.x, canvas.y - self.y
-        self.jaw = 2.0 + 0.9 * self.male
-        self.chin = 1 - 0.32 * (1 - self.male) * (1 - 0.6 * young)  # how far the lower face tapers
-        # Features slide over the head as it turns or nods.
-        self.fu = self.u - self.turn * 0.36 * self.a
-        self.fv = self.v - self.down * 0.24 * self.b - 0.05 * young
-        self.eye_x = self.a * 0.47 * (1 - 0.18 * self.side)
-        self.eye_v = -0.02
-        self.mouth_v = 0.56 * self.b - 0.03 * self.down
-        self.scale = scale
-        narrowing = torch.where(
-            self.v > 0, 1 - (1 - self.chin) * (self.v / self.b).clamp(0, 1) ** 2, 1.0
-        )
-        self.head = ellipse(self.u / narrowing, self.v, self.a, self.b, self.jaw * 0.3 + 1.5)
+    Classes, nuisances and measures are (B, 1, 1), colours (B, 3). `head` is the frame of the head;
+    `features` is that of eyes, nose and mouth, which slide over the head as it turns or nods.
+    """
 
+    def __init__(self, scenes: Scenes, page: Frame) -> None:
+        columns = scenes.nuisance.T.reshape(len(PortraitWorld.nuisances), -1, 1, 1)
+        self.nuisance = dict(zip(PortraitWorld.nuisances, columns, strict=True))
+        self.label = {name: row.reshape(-1, 1, 1) for name, row in scenes.labels.items()}
+        self.male = self.label["gender"].float()
+        self.young = (self.label["age"] == 0).float()
+        self.old = (self.label["age"] == 2).float()
+        self.down = self.present("head_down")
+        self.skin = self._colour(_SKIN, "tone", "skin", 0.06)
+        self.hair = self._colour(_HAIR, "hair_colour", "hair", 0.12)
+        self.wall = self._colour(_WALL, "background", "wall", 0.10)
+        self.cloth = self._colour(_CLOTH, "clothing", "cloth", 0.08)
+        yaw = self.nuisance["yaw"]
+        direction = torch.where(yaw >= 0, 1.0, -1.0) * self.present("side_pose")
+        # From -1 (to the left) over 0 (in front) to 1 (to the right)
+        self.turn = direction * (0.8 + 0.2 * yaw.abs())
+        self.scale = (1 + 0.03 * self.nuisance["scale"]) * (1 - 0.17 * self.young)
+        self._place_head(page)
+        self._place_features()
 
-def _backdrop(c: Canvas, lab: Labels, nui: Labels, colours: Colours) -> None:
-    shade = 1 - 0.10 * c.y - 0.06 * nui["light"] * c.x  # a soft light from above and from one side
-    c.image[:] = (colours["wall"].reshape(-1, 3, 1, 1) * shade.unsqueeze(1)).clamp(0, 1)
+    def present(self, factor: str) -> Tensor:
+        """Returns 1 for the second of the two classes of a factor, and 0 for the first."""
+        return self.label[factor].float()
 
+    def _colour(self, palette: Tensor, factor: str, nuisance: str, spread: float) -> Tensor:
+        """Returns the colour of each class, varied within the class."""
+        base = palette[self.label[factor].flatten()]
+        shift: Tensor = spread * self.nuisance[nuisance].reshape(-1, 1) * _WARM
+        return (base * (1 + shift)).clamp(0, 1)
 
-def _draw_hair_behind(c: Canvas, lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
-    length = lab["hair_length"]
-    bald = lab["bald"].float()
-    bottom = torch.where(
-        length == 2, 0.74, torch.where(length == 1, 0.36, -0.02)
-    )  # of the curtain beside the face
-    half = f.a + torch.where(length == 0, 0.055, 0.145)
-    crown = ellipse(f.u, f.v + 0.05, half, f.b + 0.10)
-    top_only = torch.maximum(crown, f.v - 0.02)
-    mid = (bottom - 0.30) / 2
-    curtain = ellipse(f.u, f.v - mid, half, (bottom + 0.30) / 2 + 0.05, 4.0 * torch.ones_like(half))
-    # A bald crown keeps the hair below the temples.
-    shape = torch.maximum(
-        torch.minimum(top_only, curtain), torch.where(bald > 0, -0.14 - f.v, -9.0)
-    )
-    c.paint(c.cover(shape), colours["hair"] * 0.86)
+    def _place_head(self, page: Frame) -> None:
+        wide = self.present("head_width")
+        self.half_width = (0.345 + 0.085 * wide + 0.03 * self.young) * self.scale
+        self.half_height = (0.52 - 0.05 * self.young) * self.scale
+        x = (self.label["position"].float() - 1) * 0.2 + 0.025 * self.nuisance["x"]
+        y = -0.10 + 0.03 * self.nuisance["y"] + 0.12 * self.young + 0.03 * self.down
+        self.head = page.at(x, y)
+        # The lower half tapers towards the chin.
+        chin = 1 - 0.32 * (1 - self.male) * (1 - 0.6 * self.young)
+        lower = (self.head.y / self.half_height).clamp(0, 1)
+        tapered = Frame(self.head.x / (1 - (1 - chin) * lower**2), self.head.y)
+        jaw = 2.0 + 0.9 * self.male
+        self.skull = tapered.ellipse(self.half_width, self.half_height, jaw * 0.3 + 1.5)
 
+    def _place_features(self) -> None:
+        right = self.turn * 0.36 * self.half_width
+        nod = self.down * 0.24 * self.half_height
+        self.features = self.head.at(right, nod).at(y=0.05 * self.young)
+        self.eye_x = self.half_width * 0.47 * (1 - 0.18 * self.present("side_pose"))
+        self.mouth_y = 0.56 * self.half_height - 0.03 * self.down
+        # Both eyes and both brows are drawn at once.
+        self.eyes = self.features.mirrored().at(self.eye_x, EYE_Y)
 
-def _neck_half(f: Face) -> Tensor:
-    return (0.16 + 0.06 * f.male) * (1 - 0.10 * f.young)
+    @property
+    def neck(self) -> Tensor:
+        """Half the width of the neck."""
+        return (0.16 + 0.06 * self.male) * (1 - 0.10 * self.young)
 
+    @property
+    def body(self) -> Shape:
+        """The shoulders and the chest."""
+        shoulder = (0.56 + 0.26 * self.male) * (1 - 0.14 * self.young)
+        chest = self.head.at(y=1.27).at(y=-0.16 * self.young)
+        return chest.ellipse(shoulder, 0.60 - 0.05 * self.young, 2.4)
 
-def body_outline(f: Face) -> Tensor:
-    """Signed distance to the shoulders and the chest."""
-    shoulder = (0.56 + 0.26 * f.male) * (1 - 0.14 * f.young)
-    return ellipse(
-        f.u,
-        f.v - 1.27 + 0.16 * f.young,
-        shoulder,
-        0.60 - 0.05 * f.young,
-        2.4 * torch.ones_like(shoulder),
-    )
+    @property
+    def collar(self) -> Shape:
+        """The bare part of the neck."""
+        throat = self.head.at(y=0.68).at(y=-0.16 * self.young)
+        return throat.ellipse(self.neck * 1.15, 0.13)
 
+    @property
+    def trunk(self) -> Shape:
+        """The body without the bare part of the neck: where clothes are."""
+        return self.body - self.collar
 
-def collar_outline(f: Face) -> Tensor:
-    """Signed distance to the bare part of the neck."""
-    return ellipse(f.u, f.v - 0.68 + 0.16 * f.young, _neck_half(f) * 1.15, 0.13)
-
-
-def draw_body(c: Canvas, _lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
-    neck = torch.maximum((f.u.abs() - _neck_half(f)), (f.v - 0.86).abs() - 0.5)
-    c.paint(c.cover(neck), colours["skin"] * 0.84)
-    c.paint(c.cover(body_outline(f)), colours["cloth"])
-    c.paint(c.cover(collar_outline(f)), colours["skin"] * 0.84)
-
-
-def _draw_head(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
-    skin = colours["skin"]
-    ears = torch.minimum(
-        ellipse(f.u - f.a, f.v - 0.05, 0.07, 0.11), ellipse(f.u + f.a, f.v - 0.05, 0.07, 0.11)
-    )
-    c.paint(c.cover(ears), skin * 0.9)
-    head = c.cover(f.head)
-    c.paint(head, skin)
-    shade = ((f.u * (0.8 * nui["light"] - 1.2 * f.turn) / f.a).clamp(-1, 1) * 0.5 + 0.5) * 0.20
-    c.paint(head * shade, skin * 0.55)
+    @property
+    def hair_left(self) -> Shape:
+        """Where hair grows: everywhere, or on a bald head below the temples."""
+        temples = self.head.below(-0.14).distance
+        return Shape(torch.where(self.label["bald"] > 0, temples, -9.0))
 
 
-def _draw_beard(c: Canvas, lab: Labels, _nui: Labels, f: Face, colours: Colours) -> None:
-    colour = colours["hair"] * 0.70
-    region = torch.maximum(f.head, 0.33 * f.b - f.fv + 0.10 * (1 - (f.fu / f.a).abs().clamp(0, 1)))
-    hole = ellipse(f.fu, f.fv - f.mouth_v, 0.19, 0.075)
-    c.paint(c.cover(torch.maximum(region, -hole)), colour, lab["beard"].float())
+# ------------------------------------------------------------------------------------------------
+# Layers, from the back to the front
+
+Layer = Callable[[Canvas, Face], None]
 
 
-def _draw_features(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
-    skin, hair = colours["skin"], colours["hair"]
-    mirrored = f.fu.abs()
-    eye_u, eye_v = mirrored - f.eye_x, f.fv - f.eye_v
-    size = f.scale * (1 + 0.50 * f.young - 0.12 * f.old)
-    lid = 1 - 0.45 * f.down
-    c.paint(
-        c.cover(ellipse(eye_u, eye_v, 0.098 * size, 0.070 * size * lid)),
-        torch.tensor([0.97, 0.97, 0.97]),
-    )
-    gaze = 0.02 * nui["gaze"]
-    c.paint(
-        c.cover(ellipse((f.fu - gaze).abs() - f.eye_x, eye_v, 0.048 * size, 0.062 * size * lid)),
-        INK,
-    )
-    brow_v = f.fv - f.eye_v + (0.150 + 0.03 * f.young) * f.scale
-    brow_width = 0.040 + 0.045 * f.male
-    brow = segment(
-        mirrored,
-        brow_v,
-        f.eye_x - 0.10,
-        0.01,
-        f.eye_x + 0.10,
-        0.01 - 0.035 * (1 - f.male),
-        brow_width,
-    )
-    brow_colour = torch.where(f.old.reshape(-1, 1) > 0, hair * 0.9, hair * 0.6)
-    c.paint(c.cover(brow), brow_colour)
-    nose_v = 0.27 * f.b
-    c.paint(
-        c.cover(segment(f.fu - 0.05 * f.turn, f.fv, 0.0, 0.04, 0.03 * f.turn, nose_v, 0.055)),
-        skin * 0.78,
-    )
-    _draw_age_lines(c, lab, f, skin)
-    _draw_mouth(c, lab, nui, f, skin)
-    mustache = ellipse(f.fu, f.fv - f.mouth_v + 0.105, 0.185, 0.062)
-    c.paint(c.cover(mustache), hair * 0.60, lab["mustache"].float())
+def draw_wall(canvas: Canvas, face: Face) -> None:
+    """A soft light comes from above and from one side."""
+    light = face.nuisance["light"]
+    shade = 1 - 0.10 * canvas.frame.y - 0.06 * light * canvas.frame.x
+    wall = face.wall.reshape(-1, 3, 1, 1)
+    canvas.image[:] = (wall * shade.unsqueeze(1)).clamp(0, 1)
 
 
-def _draw_age_lines(c: Canvas, lab: Labels, f: Face, skin: Tensor) -> None:
-    mirrored = f.fu.abs()
-    forehead = segment(f.fu, f.fv + 0.245, -0.17, 0.0, 0.17, 0.0, 0.055)
-    corner = f.eye_x + 0.095  # crow's feet, outside the eyes
-    feet = torch.minimum(
-        segment(mirrored - corner, f.fv - f.eye_v, 0.0, -0.03, 0.10, -0.08, 0.04),
-        segment(mirrored - corner, f.fv - f.eye_v, 0.0, 0.05, 0.10, 0.10, 0.04),
-    )
-    c.paint(
-        c.cover(torch.maximum(torch.minimum(forehead, feet), f.head)),
-        skin * 0.50,
-        lab["wrinkles"].float(),
-    )
-    fold = segment(
-        mirrored, f.fv, 0.10, 0.26 * f.b, 0.235, f.mouth_v + 0.03, 0.05
-    )  # from the nose to the mouth
-    bag = segment(
-        mirrored - f.eye_x, f.fv - f.eye_v - 0.115, -0.07, 0.0, 0.07, 0.0, 0.04
-    )  # under the eyes
-    c.paint(c.cover(torch.minimum(fold, bag)), skin * 0.60, f.old * 0.9)
+def draw_hair_behind(canvas: Canvas, face: Face) -> None:
+    length = face.label["hair_length"]
+    bottom = _HAIR_BOTTOM[length]
+    half_width = face.half_width + _HAIR_EXTRA[length]
+    crown = face.head.at(y=-0.05).ellipse(half_width, face.half_height + 0.10)
+    top = crown & face.head.above(0.02)
+    middle = face.head.at(y=(bottom - 0.30) / 2)
+    curtain = middle.ellipse(half_width, (bottom + 0.30) / 2 + 0.05, 4.0)
+    canvas.paint((top | curtain) & face.hair_left, face.hair * 0.86)
 
 
-def _draw_mouth(c: Canvas, lab: Labels, nui: Labels, f: Face, skin: Tensor) -> None:
-    smile, lipstick = lab["smile"].float(), lab["lipstick"].float()
-    half = (0.135 + 0.045 * smile + 0.012 * nui["mouth"]) * (1 - 0.12 * f.young)
-    v = f.fv - f.mouth_v
-    curve = v + (0.075 * smile - 0.02) * ((f.fu / half) ** 2).clamp(
-        0, 1.4
-    )  # corners up when smiling
-    lips = ellipse(f.fu, curve, half, 0.036 + 0.030 * lipstick + 0.022 * smile)
-    bare = skin * torch.tensor([0.74, 0.50, 0.50], device=skin.device)
-    red = torch.tensor([0.80, 0.06, 0.20], device=skin.device).expand_as(skin)
-    c.paint(c.cover(lips), torch.where(lipstick.reshape(-1, 1) > 0, red, bare))
-    teeth = ellipse(f.fu, curve + 0.002, half * 0.72, 0.030)
-    c.paint(c.cover(teeth), torch.tensor([1.0, 1.0, 1.0]), smile)
+def draw_body(canvas: Canvas, face: Face) -> None:
+    shaded_skin = face.skin * 0.84
+    neck = face.head.at(y=0.86).box(face.neck, 0.5)
+    canvas.paint(neck, shaded_skin)
+    canvas.paint(face.body, face.cloth)
+    canvas.paint(face.collar, shaded_skin)
 
 
-def _draw_hair_in_front(c: Canvas, lab: Labels, nui: Labels, f: Face, colours: Colours) -> None:
-    bald = lab["bald"].float()
-    line = (
-        -(0.62 - 0.20 * f.down + 0.04 * nui["fringe"]) * f.b + 0.02 * f.young
-    )  # the hairline: lower on a nodding head
-    skull = ellipse(f.u, f.v + 0.02, f.a + 0.05, f.b + 0.05)
-    parting = line + 0.12 * (f.fu / f.a).abs()
-    fringe = torch.maximum(skull, f.v - parting)
-    c.paint(c.cover(fringe), colours["hair"], 1 - bald)
-    strands = torch.maximum(
-        ellipse(f.u, f.v - 0.12, f.a + 0.06, f.b * 0.95), f.a * 0.90 - f.u.abs()
-    )
-    strands = torch.maximum(strands, torch.where(bald > 0, -0.14 - f.v, -9.0))
-    c.paint(c.cover(strands), colours["hair"] * 0.93, (lab["hair_length"] > 0).float())
+def draw_head(canvas: Canvas, face: Face) -> None:
+    side = face.head.mirrored().at(face.half_width, 0.05)
+    ears = side.ellipse(0.07, 0.11)
+    canvas.paint(ears, face.skin * 0.9)
+    canvas.paint(face.skull, face.skin)
+    slope = 0.8 * face.nuisance["light"] - 1.2 * face.turn
+    across = (face.head.x * slope / face.half_width).clamp(-1, 1)
+    canvas.paint(face.skull, face.skin * 0.55, opacity=(across * 0.5 + 0.5) * 0.20)
 
 
-def _draw_glasses_and_earrings(
-    c: Canvas, lab: Labels, _nui: Labels, f: Face, _colours: Colours
-) -> None:
-    worn = lab["glasses"].float()
-    lens = ellipse(f.fu.abs() - f.eye_x, f.fv - f.eye_v, 0.150, 0.125, 2.6 * torch.ones_like(f.a))
-    bridge = segment(f.fu, f.fv - f.eye_v, -0.05, -0.01, 0.05, -0.01, 0.05)
-    arms = torch.maximum(
-        (f.fv - f.eye_v + 0.02).abs() - 0.026,
-        torch.maximum(f.eye_x + 0.13 - f.fu.abs(), f.u.abs() - f.a),
-    )
-    c.paint(c.cover(lens), torch.tensor([0.86, 0.93, 1.0]), worn * 0.35)
-    c.paint(c.cover(torch.minimum(torch.minimum(lens.abs() - 0.028, bridge), arms)), INK, worn)
-    gold = ellipse(f.u.abs() - f.a - 0.035, f.v - 0.25, 0.066, 0.088)
-    c.paint(c.cover(gold), torch.tensor([1.0, 0.82, 0.10]), lab["earrings"].float())
+def draw_beard(canvas: Canvas, face: Face) -> None:
+    across = (face.features.x / face.half_width).abs().clamp(0, 1)
+    line = face.features.below(0.33 * face.half_height)
+    cheeks = line.grown(-0.10 * (1 - across))
+    around_mouth = face.features.at(y=face.mouth_y).ellipse(0.19, 0.075)
+    beard = (face.skull & cheeks) - around_mouth
+    canvas.paint(beard, face.hair * 0.70, face.present("beard"))
 
 
-Layer = Callable[[Canvas, Labels, Labels, Face, Colours], None]
-LAYERS: tuple[Layer, ...] = (
-    _draw_hair_behind,
-    draw_body,
-    _draw_head,
-    _draw_beard,
-    _draw_features,
-    _draw_hair_in_front,
-    _draw_glasses_and_earrings,
-)
+def draw_eyes(canvas: Canvas, face: Face) -> None:
+    size = face.scale * (1 + 0.50 * face.young - 0.12 * face.old)
+    open_lid = 1 - 0.45 * face.down
+    white = face.eyes.ellipse(0.098 * size, 0.070 * size * open_lid)
+    canvas.paint(white, _EYE)
+    gaze = face.features.at(0.02 * face.nuisance["gaze"])
+    iris = gaze.mirrored().at(face.eye_x, EYE_Y)
+    canvas.paint(iris.ellipse(0.048 * size, 0.062 * size * open_lid), INK)
+
+
+def draw_brows(canvas: Canvas, face: Face) -> None:
+    height = (0.150 + 0.03 * face.young) * face.scale
+    forehead = face.features.mirrored().at(y=EYE_Y).at(y=-height)
+    inner = (face.eye_x - 0.10, 0.01)
+    outer = (face.eye_x + 0.10, 0.01 - 0.035 * (1 - face.male))
+    brows = forehead.line(inner, outer, 0.040 + 0.045 * face.male)
+    is_old = face.old.reshape(-1, 1) > 0
+    canvas.paint(brows, torch.where(is_old, face.hair * 0.9, face.hair * 0.6))
+
+
+def draw_nose(canvas: Canvas, face: Face) -> None:
+    bridge = face.features.at(0.05 * face.turn)
+    tip = (0.03 * face.turn, 0.27 * face.half_height)
+    canvas.paint(bridge.line((0.0, 0.04), tip, 0.055), face.skin * 0.78)
+
+
+def draw_age_lines(canvas: Canvas, face: Face) -> None:
+    both = face.features.mirrored()
+    forehead = face.features.at(y=-0.245).line((-0.17, 0.0), (0.17, 0.0), 0.055)
+    eye_corner = both.at(face.eye_x + 0.095, EYE_Y)
+    rising = eye_corner.line((0.0, -0.03), (0.10, -0.08), 0.04)
+    falling = eye_corner.line((0.0, 0.05), (0.10, 0.10), 0.04)
+    wrinkles = (forehead | rising | falling) & face.skull
+    canvas.paint(wrinkles, face.skin * 0.50, face.present("wrinkles"))
+    nostril = (0.10, 0.26 * face.half_height)
+    mouth_corner = (0.235, face.mouth_y + 0.03)
+    folds = both.line(nostril, mouth_corner, 0.05)
+    bags = face.eyes.at(y=0.115).line((-0.07, 0.0), (0.07, 0.0), 0.04)
+    canvas.paint(folds | bags, face.skin * 0.60, face.old * 0.9)
+
+
+def draw_mouth(canvas: Canvas, face: Face) -> None:
+    smile = face.present("smile")
+    lipstick = face.present("lipstick")
+    width = 0.135 + 0.045 * smile + 0.012 * face.nuisance["mouth"]
+    half_width = width * (1 - 0.12 * face.young)
+    mouth = face.features.at(y=face.mouth_y)
+    bend = ((mouth.x / half_width) ** 2).clamp(0, 1.4)
+    bent = mouth.at(y=(0.02 - 0.075 * smile) * bend)  # a smile lifts the corners
+    lips = bent.ellipse(half_width, 0.036 + 0.030 * lipstick + 0.022 * smile)
+    colour = torch.where(lipstick.reshape(-1, 1) > 0, _LIPSTICK_RED, face.skin * _LIP_TINT)
+    canvas.paint(lips, colour)
+    teeth = bent.at(y=-0.002).ellipse(half_width * 0.72, 0.030)
+    canvas.paint(teeth, _PAPER, smile)
+
+
+def draw_mustache(canvas: Canvas, face: Face) -> None:
+    lip = face.features.at(y=face.mouth_y).at(y=-0.105)
+    canvas.paint(lip.ellipse(0.185, 0.062), face.hair * 0.60, face.present("mustache"))
+
+
+def draw_fringe(canvas: Canvas, face: Face) -> None:
+    height = 0.62 - 0.20 * face.down + 0.04 * face.nuisance["fringe"]
+    hairline = -height * face.half_height + 0.02 * face.young
+    parting = hairline + 0.12 * (face.features.x / face.half_width).abs()
+    crown = face.head.at(y=-0.02).ellipse(face.half_width + 0.05, face.half_height + 0.05)
+    canvas.paint(crown & face.head.above(parting), face.hair, 1 - face.present("bald"))
+
+
+def draw_strands(canvas: Canvas, face: Face) -> None:
+    """Medium and long hair falls over the sides of the face."""
+    around = face.head.at(y=0.12).ellipse(face.half_width + 0.06, face.half_height * 0.95)
+    strands = around - face.head.column(face.half_width * 0.90)
+    falls = (face.label["hair_length"] > 0).float()
+    canvas.paint(strands & face.hair_left, face.hair * 0.93, falls)
+
+
+def draw_glasses(canvas: Canvas, face: Face) -> None:
+    worn = face.present("glasses")
+    lenses = face.eyes.ellipse(0.150, 0.125, 2.6)
+    canvas.paint(lenses, _GLASS, worn * 0.35)
+    level = face.features.at(y=EYE_Y)
+    bridge = level.line((-0.05, -0.01), (0.05, -0.01), 0.05)
+    beside_eyes = level.at(y=-0.02).row(0.026) - face.features.column(face.eye_x + 0.13)
+    arms = beside_eyes & face.head.column(face.half_width)
+    canvas.paint(lenses.outline(0.028) | bridge | arms, INK, worn)
+
+
+def draw_earrings(canvas: Canvas, face: Face) -> None:
+    lobe = face.head.mirrored().at(face.half_width, 0.25).at(0.035)
+    canvas.paint(lobe.ellipse(0.066, 0.088), _GOLD, face.present("earrings"))
+
+
+_BODY = (draw_wall, draw_hair_behind, draw_body)
+_FACE = (draw_head, draw_beard, draw_eyes, draw_brows, draw_nose, draw_age_lines, draw_mouth)
+_FRONT = (draw_mustache, draw_fringe, draw_strands, draw_glasses, draw_earrings)
+
+
+def draw(
+    scenes: Scenes, size: int, uniform: Iterable[Layer] = (), headgear: Iterable[Layer] = ()
+) -> Tensor:
+    """Returns RGB images (B, 3, size, size) float32 in [-1, 1].
+
+    A uniform lies over the body, headgear over everything. Raises ValueError for a size under 16,
+    where factors can no longer be seen.
+    """
+    if size < 16:
+        raise ValueError(f"size must be at least 16, got {size}")
+    canvas = Canvas(len(scenes), size)
+    face = Face(scenes, canvas.frame)
+    for layer in (*_BODY, *uniform, *_FACE, *_FRONT, *headgear):
+        layer(canvas, face)
+    return canvas.image.clamp(0, 1) * 2 - 1
 
 
 class PortraitWorld(World):
-    """A world of portraits, whose choices for notebooks 06 and 08 are ours."""
+    """Portraits without occupations."""
 
+    model: tuple[Factor, ...] = (GENDER, AGE, TONE, *FEATURES)
+    attributes = ATTRIBUTES
+    # What each does is in `Face` and the layers.
+    nuisances = tuple("x y scale light skin hair wall cloth yaw gaze mouth fringe".split())
+    # What notebooks 06 and 08 aim at
     singles = {"side_pose": "present", "hair_length": "short", "smile": "present"}
     wanted = {"age": [0.3, 0.4, 0.3], "tone": [0.4, 0.3, 0.2, 0.1]}
 
+    def render(self, scenes: Scenes, size: int = 32) -> Tensor:
+        return draw(scenes, size)
 
-WORLD = PortraitWorld(MODEL, ATTRIBUTES, len(NUISANCES), render)
+
+WORLD = PortraitWorld()
+render = WORLD.render  # until the merge
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Captions
 
 _PERSON = {
@@ -452,40 +493,36 @@ _PERSON = {
     ("old", "female"): "an old woman",
     ("old", "male"): "an old man",
 }
+_EXTRAS = {
+    "bald": " and a bald head",
+    "mustache": ", a mustache",
+    "beard": ", a beard",
+    "lipstick": ", red lipstick",
+    "earrings": ", earrings",
+    "glasses": ", glasses",
+    "wrinkles": ", wrinkles",
+    "smile": ", a smile",
+}
+_POSE = {  # side_pose, head_down
+    ("absent", "absent"): "facing forward",
+    ("present", "absent"): "turned to the side",
+    ("absent", "present"): "looking down",
+    ("present", "present"): "turned to the side and looking down",
+}
+_CAPTION = (
+    "a portrait of {person} with {tone} skin, a {head_width} head, {hair_length} {hair_colour} hair"
+    "{extras}, {pose}, wearing {clothing}, on the {position}, {background} background"
+)
 
 
-def captions(portraits: Portraits) -> list[str]:
-    """One English caption per portrait that states every factor, in a fixed order."""
-    return [caption(WORLD.names(portraits, i)) for i in range(len(portraits))]
+def captions(scenes: Scenes) -> list[str]:
+    """Returns one English caption per portrait that states every factor, in a fixed order."""
+    return [caption(WORLD.names(scenes, i)) for i in range(len(scenes))]
 
 
-def caption(p: dict[str, str]) -> str:
-    """The caption of a portrait with these classes."""
-    hair = f"{p['hair_length']} {p['hair_colour']} hair" + (
-        " and a bald head" if p["bald"] == "present" else ""
-    )
-    extras = [
-        word
-        for factor, word in (
-            ("mustache", "a mustache"),
-            ("beard", "a beard"),
-            ("lipstick", "red lipstick"),
-            ("earrings", "earrings"),
-            ("glasses", "glasses"),
-            ("wrinkles", "wrinkles"),
-            ("smile", "a smile"),
-        )
-        if p[factor] == "present"
-    ]
-    pose = {
-        ("absent", "absent"): "facing forward",
-        ("present", "absent"): "turned to the side",
-        ("absent", "present"): "looking down",
-        ("present", "present"): "turned to the side and looking down",
-    }
-    return (
-        f"a portrait of {_PERSON[p['age'], p['gender']]} with {p['tone']} skin, a {p['head_width']} head, {hair}"
-        + "".join(f", {e}" for e in extras)
-        + f", {pose[p['side_pose'], p['head_down']]}, wearing {p['clothing']}, on the {p['position']}, "
-        + f"{p['background']} background"
-    )
+def caption(classes: dict[str, str]) -> str:
+    """Returns the caption of a portrait with these classes {factor: class}."""
+    person = _PERSON[classes["age"], classes["gender"]]
+    pose = _POSE[classes["side_pose"], classes["head_down"]]
+    present = [words for factor, words in _EXTRAS.items() if classes[factor] == "present"]
+    return _CAPTION.format(person=person, pose=pose, extras="".join(present), **classes)

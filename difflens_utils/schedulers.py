@@ -9,34 +9,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from .errors import one_of
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
 
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
-READ = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DPMSolverSDEScheduler",
-    "UniPCMultistepScheduler",
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-)
+_KINDS = """
+    DDIM DDPM PNDM LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete
+    KDPM2AncestralDiscrete DEISMultistep DPMSolverMultistep DPMSolverSinglestep DPMSolverSDE
+    UniPCMultistep DDIMParallel DDPMParallel
+"""
+READ = [f"{kind}Scheduler" for kind in _KINDS.split()]
 
 # What chooses other noise levels than those at the timesteps, and its value where it does not.
 ELSEWHERE = {
@@ -51,7 +40,17 @@ ELSEWHERE = {
 }
 
 
-def known(name: str, where: object) -> None:
+class Scheduler(Protocol):
+    """What is read of a scheduler of diffusers."""
+
+    betas: Tensor
+    alphas_cumprod: Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
+def known(name: str, where: Path | str) -> None:
     """Raise ValueError, in one line, for a class whose noise levels are not those of DDIM."""
     if name not in READ:
         raise ValueError(
@@ -60,7 +59,7 @@ def known(name: str, where: object) -> None:
         )
 
 
-def check(scheduler: object, where: object) -> None:
+def check(scheduler: Scheduler, where: Path | str) -> None:
     """Raise ValueError, in one line that names the setting, for what cannot be honoured.
 
     `where` is the file that the scheduler came from, or the name of the subject.
@@ -76,11 +75,11 @@ def check(scheduler: object, where: object) -> None:
             )
     one_of(f"{where}: timestep_spacing", config.get("timestep_spacing", "leading"), SPACINGS)
     one_of(f"{where}: prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
-    _check_levels(scheduler, config, where)
+    _check_levels(scheduler.betas, config, where)
 
 
-def _check_levels(scheduler: object, config: dict[str, object], where: object) -> None:
-    betas, total = scheduler.betas, config["num_train_timesteps"]
+def _check_levels(betas: Tensor, config: Mapping[str, Any], where: Path | str) -> None:
+    total = config["num_train_timesteps"]
     if len(betas) != total:
         raise ValueError(
             f"{where}: trained_betas has {len(betas)} values, and num_train_timesteps is {total}"
@@ -100,7 +99,16 @@ def _check_levels(scheduler: object, config: dict[str, object], where: object) -
         )
 
 
-def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
+def ddim(**settings: Any) -> Scheduler:
+    """A `DDIMScheduler`, which diffusers leaves untyped."""
+    from diffusers import DDIMScheduler
+
+    kind: Any = DDIMScheduler
+    scheduler: Scheduler = kind(**settings)
+    return scheduler
+
+
+def as_ddim(scheduler: Scheduler, where: Path | str) -> Scheduler:
     """The same noise levels, spacing, prediction and clipping as a `DDIMScheduler`.
 
     x_0 is clipped only where the scheduler does so itself: latents of samplers that know no
@@ -122,4 +130,4 @@ def as_ddim(scheduler: object, where: object) -> DDIMScheduler:
             "rescale_betas_zero_snr": False,
             "trained_betas": scheduler.betas.tolist(),
         }
-    return DDIMScheduler(**config)
+    return ddim(**config)

@@ -41,7 +41,7 @@ from .debiasing import Debiased, Search
 from .errors import one_of
 from .factors import FactorSet
 from .features import BiasFeatures
-from .ksae import KSAE, History, KSAEConfig, Neurons
+from .ksae import KSAE, Dictionary, History, KSAEConfig
 from .mediation import Mediation
 from .methods import Method
 from .metrics import Estimate
@@ -203,7 +203,7 @@ class Study:
     # ------------------------------------------------------------------ attribution and features
 
     def attribution(
-        self, dictionary: KSAE | Neurons, attributes: Sequence[str] | None = None
+        self, dictionary: Dictionary, attributes: Sequence[str] | None = None
     ) -> dict[str, Attribution]:
         """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
         s = self.settings
@@ -220,7 +220,7 @@ class Study:
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=changes)
 
-    def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
+    def class_means(self, dictionary: Dictionary, attribute: str) -> Tensor:
         """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
         labels = {attribute: self.labels("learn")[attribute]}
         sizes = {attribute: len(self.subject.classes(attribute))}
@@ -296,6 +296,13 @@ class Study:
     def base(self) -> dict[str, debiasing.Array]:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
+
+    def base_shares(
+        self, n: int, seed: int, prompts: Sequence[Prompt]
+    ) -> dict[str, debiasing.Array]:
+        """The unedited class shares under other prompts: {attribute: (G, classes)}."""
+        images = outcome.draw(self.subject, None, n, seed, self.settings.steps, prompts=prompts)
+        return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that features depend on, by which a search is known."""

@@ -1,7 +1,7 @@
-"""Files that others publish and a study of real subjects needs: what they are, where they come from, and where they belong.
+"""Published files that real subjects need: what they are, where to get them, where to put them.
 
-They lie in `weights/` at the root of the repository, or where the environment variable DIFFLENS_WEIGHTS says. Nothing is fetched
-without being asked for.
+They lie in `weights/` at the root of the repository, or where the environment variable
+DIFFLENS_WEIGHTS says. Nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,9 @@ from .errors import one_of
 
 ROOT = Path(os.environ.get("DIFFLENS_WEIGHTS", Path(__file__).parents[1] / "weights"))
 HUB = "https://huggingface.co/"
-SPARE = (
-    "*.ckpt",
-    "*fp16*",
-    "*onnx*",
-    "*openvino*",
-    "*.msgpack",
-    "*.h5",
-)  # the same weights once more, in formats that are not read here
+# The same weights once more, in formats that are not read here.
+SPARE = ("*.ckpt", "*fp16*", "*onnx*", "*openvino*", "*.msgpack", "*.h5")
+IMAGES = "**/*.[pj][np]*g"  # png, jpg, jpeg
 
 
 @dataclass(frozen=True)
@@ -33,37 +28,38 @@ class Asset:
     what: str
     place: str  # where it lies, under the folder of weights
     source: str  # the page or address that it comes from
-    holds: str = ""  # of a folder: a pattern of files without which it is not there
+    holds: str = ""  # of a folder: a pattern that one of its files must match
 
     def found(self, root: Path) -> Path | None:
-        """Where it lies, if it is there."""
+        """The path of the asset, or None where it is missing."""
         path = root / self.place
-        there = any(path.glob(self.holds)) if self.holds else path.is_file()
-        return path if there else None
+        exists = any(path.glob(self.holds)) if self.holds else path.is_file()
+        return path if exists else None
 
     def advice(self, root: Path) -> str:
         """What to fetch, from where, and where to put it."""
+        path = root / self.place
+        if not self.source.startswith(HUB):
+            return f"fetch {self.what} from {self.source} and put it at {path}"
         repository = self.source.removeprefix(HUB)
-        how = (
-            f"and put it at {root / self.place}"
-            if repository == self.source
-            else _download(repository, root / self.place)
+        excluded = " ".join(f"--exclude '{pattern}'" for pattern in SPARE)
+        return (
+            f"fetch {self.what} from {self.source} "
+            f"with: hf download {repository} --local-dir {shlex.quote(str(path))} {excluded}"
         )
-        return f"fetch {self.what} from {self.source} {how}"
-
-
-def _download(repository: str, folder: Path) -> str:
-    into = shlex.quote(str(folder))
-    spared = (f"--exclude '{pattern}'" for pattern in SPARE)
-    return " ".join([f"with: hf download {repository} --local-dir {into}", *spared])
 
 
 def _hub(what: str, repository: str, holds: str = "model_index.json") -> Asset:
     return Asset(what, repository.rpartition("/")[2], HUB + repository, holds)
 
 
-IMAGES = "**/*.[pj][np]*g"  # png, jpg, jpeg
-FAIRFACE = "https://github.com/dchen236/FairFace"
+def _fairface(races: int) -> Asset:
+    return Asset(
+        f"FairFace's network of {races} races (Karkkainen and Joo, 2021)",
+        f"res34_fair_align_multi_{races}_20190809.pt",
+        "https://github.com/dchen236/FairFace",
+    )
+
 
 ASSETS: dict[str, Asset] = {
     "p2": Asset(
@@ -80,16 +76,8 @@ ASSETS: dict[str, Asset] = {
         "Stable Diffusion XL (Podell et al., 2023)", "stabilityai/stable-diffusion-xl-base-1.0"
     ),
     "dit-imagenet": _hub("DiT-XL/2 of ImageNet (Peebles and Xie, 2023)", "facebook/DiT-XL-2-256"),
-    "fairface-7": Asset(
-        "FairFace's network of 7 races (Karkkainen and Joo, 2021)",
-        "res34_fair_align_multi_7_20190809.pt",
-        FAIRFACE,
-    ),
-    "fairface-4": Asset(
-        "FairFace's network of 4 races (Karkkainen and Joo, 2021)",
-        "res34_fair_align_multi_4_20190809.pt",
-        FAIRFACE,
-    ),
+    "fairface-7": _fairface(7),
+    "fairface-4": _fairface(4),
     "clip": _hub(
         "CLIP ViT-L/14 (Radford et al., 2021)",
         "openai/clip-vit-large-patch14",
@@ -98,7 +86,8 @@ ASSETS: dict[str, Asset] = {
     "inception": Asset(
         "the Inception of FID, as clean-fid takes it (Parmar et al., 2022)",
         "inception-2015-12-05.pt",
-        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+        "inception-2015-12-05.pt",
     ),
     "celebahq": Asset(
         "the images of CelebA-HQ (Karras et al., 2018)",
@@ -116,18 +105,24 @@ ASSETS: dict[str, Asset] = {
 
 
 def require(*names: str, root: Path | None = None) -> list[Path]:
-    """Where some assets lie, in their order. ValueError in one line that names all that are missing, and how to get each."""
+    """The paths of some assets, in their order.
+
+    Raises ValueError, in one line that names all that are missing and how to get each.
+    """
     root = root or ROOT
+    paths, missing = [], []
     for name in names:
         one_of("asset", name, ASSETS)
-    found = [ASSETS[name].found(root) for name in names]
-    if missing := [
-        ASSETS[name].advice(root) for name, path in zip(names, found, strict=True) if path is None
-    ]:
-        raise ValueError(
-            f"{len(missing)} of the {len(names)} files that are needed {'is' if len(missing) == 1 else 'are'} missing: {'; '.join(missing)}"
-        )
-    return found
+        path = ASSETS[name].found(root)
+        if path is None:
+            missing.append(ASSETS[name].advice(root))
+        else:
+            paths.append(path)
+    if missing:
+        number = f"{len(missing)} of the {len(names)} files that are needed"
+        verb = "is" if len(missing) == 1 else "are"
+        raise ValueError(f"{number} {verb} missing: {'; '.join(missing)}")
+    return paths
 
 
 def file_fingerprint(path: Path) -> str:

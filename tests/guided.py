@@ -1,4 +1,7 @@
-"""guided-diffusion's U-Net, written from the published architecture and by its own names (Dhariwal and Nichol, 2021): what conversions are held against."""
+"""guided-diffusion's U-Net (Dhariwal and Nichol, 2021): what conversions are compared with.
+
+It is written from the published architecture, with its own names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ class Norm(nn.GroupNorm):
 
 
 class Residual(nn.Module):
-    """BigGAN-style residual block: resamples between normalisation and convolution, scales and shifts by the time."""
+    """BigGAN-style residual block.
+
+    It resamples between normalisation and convolution, and scales and shifts by the time.
+    """
 
     def __init__(self, ins: int, outs: int, time: int, resample: str = "") -> None:
         super().__init__()
@@ -45,40 +51,31 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head: int) -> None:
         super().__init__()
-        self.norm, self.qkv, self.proj_out, self.head = (
-            Norm(channels),
-            nn.Conv1d(channels, 3 * channels, 1),
-            nn.Conv1d(channels, channels, 1),
-            head,
-        )
+        self.norm = Norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+        self.head = head
 
     def forward(self, x: Tensor, _time: Tensor) -> Tensor:
         flat = x.flatten(2)
-        q, k, v = (
-            self.qkv(self.norm(flat))
-            .reshape(-1, 3 * self.head, flat.shape[-1])
-            .split(self.head, dim=1)
-        )
+        by_head = self.qkv(self.norm(flat)).reshape(-1, 3 * self.head, flat.shape[-1])
+        q, k, v = by_head.split(self.head, dim=1)
         weight = torch.softmax(torch.einsum("bct,bcs->bts", q, k) / math.sqrt(self.head), dim=-1)
-        return x + self.proj_out(
-            torch.einsum("bts,bcs->bct", weight, v).reshape(flat.shape)
-        ).reshape(x.shape)
+        read = torch.einsum("bts,bcs->bct", weight, v).reshape(flat.shape)
+        return x + self.proj_out(read).reshape(x.shape)
 
 
 class Guided(nn.Module):
-    """guided-diffusion's `UNetModel` with `resblock_updown`, `use_scale_shift_norm` and learned variances, by its own names."""
+    """`UNetModel` with `resblock_updown`, `use_scale_shift_norm` and learned variances."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         wide, time, levels = layout.channels, 4 * layout.channels, len(layout.multipliers)
         self.wide = wide
         self.time_embed = nn.Sequential(nn.Linear(wide, time), nn.SiLU(), nn.Linear(time, time))
-        now, skips, downs, ups = (
-            wide,
-            [wide],
-            [nn.ModuleList([nn.Conv2d(3, wide, 3, padding=1)])],
-            [],
-        )
+        now, skips = wide, [wide]
+        downs = [nn.ModuleList([nn.Conv2d(3, wide, 3, padding=1)])]
+        ups = []
         for level, m in enumerate(layout.multipliers):
             for _ in range(layout.blocks):
                 downs.append(nn.ModuleList([Residual(now, m * wide, time)]))
@@ -106,7 +103,8 @@ class Guided(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         half = self.wide // 2
         angles = t[:, None].float() * torch.exp(-math.log(10_000) * torch.arange(half) / half)
-        time, h, kept = self.time_embed(torch.cat([angles.cos(), angles.sin()], 1)), x, []
+        time = self.time_embed(torch.cat([angles.cos(), angles.sin()], 1))
+        h, kept = x, []
         for block in self.input_blocks:
             for layer in block:
                 h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, time)

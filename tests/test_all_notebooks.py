@@ -85,9 +85,9 @@ LEAST = SMALL | {
     "ks": [1],
 }
 RECIPES = {
-    latent_editing: {"n": 2, "rounds": 1, "seed": 0, "batch": 2},
-    latent_direction: {"n": 2, "batches": 2, "seed": 0, "batch": 2},
-    finetuning: {"rounds": 1, "batch": 2, "seed": 0},
+    latent_editing: latent_editing.Recipe(n=2, rounds=1, batch=2),
+    latent_direction: latent_direction.Recipe(n=2, batches=2, batch=2),
+    finetuning: finetuning.Recipe(rounds=1, batch=2),
 }
 RESPOND = debiasing.respond
 
@@ -160,7 +160,7 @@ class Ready(NamedTuple):
 
     def values(self, notebook: str) -> dict[str, object]:
         """What is set in a notebook's cell of parameters."""
-        known = tiny_studies.parameters(notebook)
+        known = tiny_studies.settings() | tiny_studies.parameters(notebook)
         return {k: v for k, v in self.sizes.items() if k in known} | {
             "subject": self.name,
             "profile": "quick",
@@ -349,7 +349,8 @@ def refused(ready: Ready, notebook: str, **values: object) -> str:
 def test_bad_sizes_are_refused_by_name_before_anything_is_computed(
     idle: Ready, notebook: str
 ) -> None:
-    for name, value in tiny_studies.parameters(notebook).items():
+    shared = {k: v for k, v in tiny_studies.settings().items() if not isinstance(v, str)}
+    for name, value in (shared | tiny_studies.parameters(notebook)).items():
         for bad in bad_values(name, value):
             assert refused(idle, notebook, **{name: bad}).startswith(name), f"{name} = {bad!r}"
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -176,7 +178,7 @@ def test_from_the_mean_baseline_what_all_images_share_scores_nothing(store):
 def test_integrated_image_scores_are_complete(store):
     subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
     smooth = tiny.labeller("strided")  # GELU: quadrature converges slowly over the kinks of ReLU
-    subject.evaluators = lambda: (smooth, smooth, None)
+    subject = replace(subject, evaluators=lambda: (smooth, smooth, None))
     result = attribution.through_image(subject, sae, ("gender", "age"), 2, 0, 2, points=12)
     assert set(result) == {"gender", "age"} and result["age"].scores.shape == (3, 48)
     for r in result.values():  # a relative gap means something where the measure changes

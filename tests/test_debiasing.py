@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from difflens_utils import artifacts, debiasing, edits, methods, metrics, outcome
-from difflens_utils.debiasing import UNEDITED, WHOLE, Arm
+from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Search
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -57,6 +57,11 @@ def arms(*rows: tuple[int, float, list[float], float, float]) -> list[Arm]:
     ]
 
 
+def searched(rows: list[Arm], base: object) -> Search:
+    """A search that found these arms."""
+    return Search(pushing(), "gender", rows, np.array(base))
+
+
 def test_a_plan_avoids_washed_out_images() -> None:
     """The strong edit would do it alone, but the evaluators no longer agree on its images."""
     rows = arms(
@@ -71,16 +76,17 @@ def test_a_plan_avoids_washed_out_images() -> None:
 def test_edits_that_take_the_distribution_are_not_mixed() -> None:
     rows = arms(
         (UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99),
-        (WHOLE, 10.0, [0.56, 0.44], 0.9, 0.99),
-        (WHOLE, 30.0, [0.4, 0.6], 0.8, 0.99),
+        (EVERY, 10.0, [0.56, 0.44], 0.9, 0.99),
+        (EVERY, 30.0, [0.4, 0.6], 0.8, 0.99),
     )
     assert debiasing.plan(rows, BASE, (0.5, 0.5)).weights.tolist() == [0.0, 1.0, 0.0]
 
 
 def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    planned = debiasing.plans(rows, BASE, (0.5, 0.5))
-    edit = debiasing.edit_of(pushing(), rows, planned, 4000, 3)
+    found = searched(rows, BASE)
+    planned = debiasing.plans(found, (0.5, 0.5))
+    edit = debiasing.edit_of(found, planned, 4000, 3)
     assert len(edit.rows) / 4000 == pytest.approx(planned[0].weights[1], abs=0.03)
     moved = edit(torch.zeros(4000, 24, 4, 4), Step(0, 500, torch.arange(0, 4000)))
     assert set(moved.flatten(1).mean(1).round().tolist()) == {0.0, 2.0}
@@ -88,9 +94,8 @@ def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
 
 def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
     rows = arms((UNEDITED, 0.0, [0.5, 0.5], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    got = debiasing.debias(
-        subject, pushing(), rows, [(0.5, 0.5)], (0.5, 0.5), n=4, seed=1, steps=STEPS
-    )
+    found = searched(rows, [(0.5, 0.5)])
+    got = debiasing.debias(subject, found, (0.5, 0.5), n=4, seed=1, steps=STEPS)
     assert torch.equal(got.outcome.images, outcome.draw(subject, None, 4, 1, STEPS))
 
 
@@ -123,7 +128,7 @@ def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) 
     assert [
         (a.target, a.strength)
         for a in debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)
-    ] == [(UNEDITED, 0.0), (WHOLE, 1.0), (WHOLE, 1000.0)]
+    ] == [(UNEDITED, 0.0), (EVERY, 1.0), (EVERY, 1000.0)]
 
 
 def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> None:
@@ -136,16 +141,15 @@ def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> N
     female = {"gender": torch.tensor([[0.9, 0.1]]).repeat(4, 1)}
     edited = replace(plain, scored=plain.scored | female, labelled=plain.labelled | female)
     rows = [
-        debiasing.arm(plain, plain, "gender", UNEDITED, 0.0),
-        debiasing.arm(plain, edited, "gender", WHOLE, 1.0),
+        debiasing._arm(plain, plain, "gender", UNEDITED, 0.0),
+        debiasing._arm(plain, edited, "gender", EVERY, 1.0),
     ]
     assert rows[1].shares([[0.2, 0.8], [0.7, 0.3]]) == pytest.approx(
         np.array([[1.0, 0.0], [0.7, 0.3]])
     )
-    assert [
-        p.weights.tolist() for p in debiasing.plans(rows, [[0.2, 0.8], [0.7, 0.3]], (0.9, 0.1))
-    ] == [[0.0, 1.0], [1.0, 0.0]]
-    assert np.ndim(debiasing.arm(plain, edited, "gender", 0, 1.0).transitions) == 2
+    planned = debiasing.plans(searched(rows, [[0.2, 0.8], [0.7, 0.3]]), (0.9, 0.1))
+    assert [p.weights.tolist() for p in planned] == [[0.0, 1.0], [1.0, 0.0]]
+    assert np.ndim(debiasing._arm(plain, edited, "gender", 0, 1.0).transitions) == 2
 
 
 def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(
@@ -195,7 +199,7 @@ def test_scores_of_an_unedited_set(subject) -> None:
 
 def test_what_depends_on_an_attribute_is_related(subject) -> None:
     assert debiasing.unrelated(subject, "gender") == [
-        f for f in subject.factors if f not in ("gender", *subject.world.planted_causes("gender"))
+        f for f in subject.factors if f not in ("gender", *subject.world.effects("gender"))
     ]
     assert "glasses" in debiasing.unrelated(subject, "tone") and "gender" in debiasing.unrelated(
         subject, "tone"
@@ -219,14 +223,10 @@ def test_base_shares_are_those_of_the_scorer(subject) -> None:
 
 def test_each_prompt_draws_from_its_own_plan() -> None:
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    planned = debiasing.plans(rows, [(0.7, 0.3), (0.2, 0.8)], (0.2, 0.8))
+    found = searched(rows, [(0.7, 0.3), (0.2, 0.8)])
+    planned = debiasing.plans(found, (0.2, 0.8))
     assert [p.weights.tolist() for p in planned] == [[0.0, 1.0], [1.0, 0.0]]
-    assert debiasing.edit_of(pushing(), rows, planned, 10, 3).rows.tolist() == [
-        0,
-        2,
-        4,
-        6,
-        8,
-    ]  # prompts are taken in turn
-    (one,) = debiasing.plans(rows, [(0.7, 0.3), (0.2, 0.8)], (0.2, 0.8), together=True)
+    edit = debiasing.edit_of(found, planned, 10, 3)
+    assert edit.rows.tolist() == [0, 2, 4, 6, 8]  # prompts are taken in turn
+    (one,) = debiasing.plans(found, (0.2, 0.8), together=True)
     assert one.expected.shape == (2, 2)

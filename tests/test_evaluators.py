@@ -18,10 +18,10 @@ NETS = ("labeller", "scorer")
 
 
 @pytest.fixture(scope="module")
-def fresh() -> tuple[worlds.Portraits, torch.Tensor]:
+def fresh() -> tuple[worlds.Scenes, torch.Tensor]:
     """2,000 portraits from a seed that no recipe uses."""
     p = portraits.WORLD.sample(2000, seed=987_654)
-    return p, portraits.render(p)
+    return p, portraits.WORLD.render(p)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def clip() -> Clip:
     return Clip.load(MODELS / "clip")
 
 
-# The attribute networks ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------- the attribute networks
 
 
 @pytest.mark.parametrize("architecture", evaluators.ARCHITECTURES)
@@ -75,7 +75,7 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
 @pytest.mark.parametrize("name", NETS)
 def test_other_sizes_are_resized(name, fresh, shipped):
     large = evaluators.read(
-        AttributeNet.load(MODELS / "evaluators" / name), portraits.render(fresh[0][:200], 64)
+        AttributeNet.load(MODELS / "evaluators" / name), portraits.WORLD.render(fresh[0][:200], 64)
     )
     same = torch.stack(
         [large[k].argmax(1) == shipped[name][k][:200].argmax(1) for k in WORLD.factors]
@@ -174,7 +174,7 @@ def test_the_two_networks_are_independent():
     assert a["architecture"] != b["architecture"] and a["factors"] == b["factors"]
 
 
-# PortraitCLIP ----------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- CLIP
 
 
 def test_every_word_of_a_caption_is_one_token(clip):
@@ -195,7 +195,7 @@ def test_no_text_is_unknown_or_too_long(clip):
 
 
 def test_features_have_unit_norm_at_any_size_and_padding_is_ignored(clip, fresh):
-    images = clip.image_features(portraits.render(fresh[0][:4], 64))
+    images = clip.image_features(portraits.WORLD.render(fresh[0][:4], 64))
     texts = ["a portrait of a woman", "a portrait of an old man with glasses, looking down"]
     both = clip.text_features(texts)
     for features in (images, both):
@@ -230,10 +230,8 @@ def test_clip_round_trip_and_plain_transformers(clip, tmp_path, fresh):
     again = Clip.load(tmp_path)
     texts = ["a girl with a smile"]
     assert torch.equal(clip.text_features(texts), again.text_features(texts))
-    plain, tokens = (
-        CLIPModel.from_pretrained(tmp_path).float(),
-        CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt"),
-    )
+    plain = CLIPModel.from_pretrained(tmp_path).float()
+    tokens = CLIPTokenizer.from_pretrained(tmp_path)(texts, return_tensors="pt")
     scores = plain(**tokens, pixel_values=fresh[1][:3]).logits_per_image
     expected = (
         clip.model.logit_scale.exp()

@@ -1,4 +1,7 @@
-"""FairFace's two networks, from files of the published format with random weights, against torchvision's own forward pass and numpy."""
+"""FairFace's two networks, against torchvision's own forward pass and numpy.
+
+The files have the published format and random weights.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from difflens_utils.fairface import FairFace
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+def published(tmp_path_factory: pytest.TempPathFactory):
     """A checkpoint of seven races and one of four, as upstream saves them."""
     torch.manual_seed(0)
     network, folder = resnet34(num_classes=18).eval(), tmp_path_factory.mktemp("fairface")
@@ -35,7 +38,7 @@ def probabilities(network: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("races", [7, 4])
-def test_classes_are_as_likely_as_their_outputs_together(published, races: int) -> None:  # noqa: ANN001
+def test_classes_are_as_likely_as_their_outputs_together(published, races: int) -> None:
     network, folder = published
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     face = FairFace.load(folder / f"res34_fair_align_multi_{races}_20190809.pt")

@@ -18,25 +18,26 @@ H = (6, 24, 4, 4)
 
 
 class Pretend(TorchFunctionMode):
-    """Takes the device `meta` for a GPU. `waits` names what the host would wait for, or what would mix devices."""
+    """Takes the device `meta` for a GPU.
+
+    `waits` names what the host would wait for, or what would mix devices.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        name, tensors = (
-            getattr(function, "__name__", ""),
-            [a for a in args if isinstance(a, Tensor)],
-        )
+        name = getattr(function, "__name__", "")
+        tensors = [a for a in args if isinstance(a, Tensor)]
         if name == "pin_memory":
             return args[0]
-        there = [t.is_meta for t in tensors if t.ndim]
+        on_gpu = [t.is_meta for t in tensors if t.ndim]
         if name in ("item", "tolist", "nonzero", "cpu", "numpy", "__bool__") and args[0].is_meta:
             self.waits.append(name)
             if name == "cpu":
                 return torch.zeros(args[0].shape, dtype=args[0].dtype)
-        elif any(there) and not all(there):
+        elif any(on_gpu) and not all(on_gpu):
             self.waits.append(f"{name} of two devices")
         result = function(*args, **(kwargs or {}))
         if (
@@ -94,20 +95,22 @@ def test_the_pretended_gpu_notices_what_waits() -> None:
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_sampling_waits_per_batch_and_not_per_step(make, asymmetric: bool) -> None:
     subject, written = make(), []
+    subject.embed(["", "a"])  # the encoder has read the prompts
     for module in subject.modules:
         module.to("meta")
-    subject.embed(["", "a"]) if make is tiny.text_subject else None
-    subject.device = torch.device("meta")
-    for text in getattr(subject, "_embedded", {}):  # the encoder has read the prompts
-        subject._embedded[text] = {
-            name: value.to("meta") for name, value in subject._embedded[text].items()
-        }
+    embedded = getattr(subject.condition, "embedded", {})
+    for text, values in embedded.items():
+        embedded[text] = {name: value.to("meta") for name, value in values.items()}
     edit = edits.per_image(
         {1: edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 1, 0, 1, 0])
     )
     waits = {}
     for steps in (2, 5):
-        copies = gpu.Copies(lambda h, index: written.append(index), start=lambda h: (h, int))
+        copies = gpu.HostCopies(lambda h, index: written.append(index), start=lambda h: (h, int))
+
+        def watch(h: Tensor, _x: Tensor, step: Step, copies=copies) -> None:
+            copies.put(h, step.index)
+
         with Pretend() as mode:
             sampling.sample(
                 subject,
@@ -117,8 +120,8 @@ def test_sampling_waits_per_batch_and_not_per_step(make, asymmetric: bool) -> No
                 edit=edit,
                 asymmetric=asymmetric,
                 prompts=["a"],
-                watch=lambda h, _x, step: copies.put(h, step.index),
-            )  # noqa: B023
+                watch=watch,
+            )
         copies.flush()
         waits[steps] = len(mode.waits)
         brought = mode.waits
@@ -130,14 +133,11 @@ def test_what_is_sent_is_what_arrives_and_a_copy_is_made_once() -> None:
     ksae = tiny.ksae()
     assert gpu.on(ksae, torch.device("cpu")) is ksae
     elsewhere = gpu.on(ksae, torch.device("meta"))
-    assert (
-        elsewhere is gpu.on(ksae, torch.device("meta"))
-        and elsewhere.W_enc.is_meta
-        and not ksae.W_enc.is_meta
-    )
+    assert elsewhere is gpu.on(ksae, torch.device("meta"))
+    assert elsewhere.W_enc.is_meta and not ksae.W_enc.is_meta
     assert gpu.on(Neurons(4), torch.device("meta")).directions.is_meta
     rows = torch.arange(3)
-    assert gpu.send(rows, torch.device("cpu")) is rows
+    assert gpu.to_device(rows, torch.device("cpu")) is rows
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

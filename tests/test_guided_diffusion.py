@@ -1,4 +1,4 @@
-"""The conversion of guided-diffusion's checkpoints, against a forward pass written from the published architecture (`guided`)."""
+"""The conversion of guided-diffusion's checkpoints, compared with `guided`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ def outputs(layout: Layout, size: int) -> tuple[Tensor, Tensor]:
     """Largest relative differences between theirs and ours: (of the output, of the bottleneck)."""
     theirs = guided(layout)
     ours = guided_diffusion.convert(theirs.state_dict(), layout)
-    x, t, seen = (
-        torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)),
-        torch.tensor([3, 741]),
-        [],
-    )
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 741])
+    seen: list[Tensor] = []
     ours.mid_block.register_forward_hook(lambda _m, _i, out: seen.append(out))
     want, middle = theirs(x, t)
     got = ours(x, t).sample

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -148,9 +150,8 @@ SUBJECTS = {
 
 
 def unforkable():
-    subject = tiny.subject()
-    subject.module = "mid_block.resnets.1"  # the same h, but only `mid_block` itself can be forked
-    return subject
+    # the same h, but only `mid_block` itself can be forked
+    return replace(tiny.subject(), module="mid_block.resnets.1")
 
 
 def in_place(h: Tensor, _step: Step) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from difflens_utils import labelled, mediation, pictures, subjects
 from difflens_utils.labelled import LabelledImages, declared, raked
 
+Edit = Callable[[pd.DataFrame], pd.DataFrame]
 SHARES = {"shape": {"round": 0.7, "square": 0.2, "flat": 0.1}, "tint": {"dark": 0.4, "light": 0.6}}
 
 
@@ -35,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(folder: Path, edit) -> None:  # noqa: ANN001
+def change(folder: Path, edit: Edit) -> None:
     table = pd.read_csv(folder / "labels.csv")
     edit(table).to_csv(folder / "labels.csv", index=False)
 
@@ -43,18 +45,14 @@ def change(folder: Path, edit) -> None:  # noqa: ANN001
 def test_shares_are_counted_and_planted(folder: Path) -> None:
     table = pd.read_csv(folder / "labels.csv")
     train = table[np.arange(len(table)) % 5 != 4]
-    counted, planted = (
-        LabelledImages(folder, ["shape", "tint"]),
-        LabelledImages(folder, ["shape", "tint"], SHARES),
-    )
-    names = counted.factors["shape"].classes
-    assert counted.marginal("shape").tolist() == pytest.approx(
-        [(train["shape"] == n).mean() for n in names]
-    )
-    for a, own in SHARES.items():
-        assert planted.factors[a].classes == tuple(own) and planted.marginal(
-            a
-        ).tolist() == pytest.approx(list(own.values()), abs=1e-6)
+    counted = LabelledImages(folder, ["shape", "tint"])
+    shares = [(train["shape"] == name).mean() for name in counted.factors["shape"].classes]
+    assert counted.marginal("shape").tolist() == pytest.approx(shares)
+    planted = LabelledImages(folder, ["shape", "tint"], SHARES)
+    for attribute, by_class in SHARES.items():
+        assert planted.factors[attribute].classes == tuple(by_class)
+        expected = pytest.approx(list(by_class.values()), abs=1e-6)
+        assert planted.marginal(attribute).tolist() == expected
     drawn = planted.sample(4000, 1).labels["shape"].bincount() / 4000
     assert drawn.tolist() == pytest.approx(list(SHARES["shape"].values()), abs=0.03)
 
@@ -63,21 +61,18 @@ def test_images_have_the_labels_that_they_are_drawn_for(folder: Path) -> None:
     world = LabelledImages(folder, ["shape", "tint"], SHARES)
     batch = world.sample(200, 3, balanced=True)
     numbers = ((world.render(batch, 8)[:, 0, 0, 0] + 1) * 127.5).round().long().tolist()
-    table = pd.read_csv(folder / "labels.csv")
+    table = pd.read_csv(folder / "labels.csv").drop(columns="file")
     for i, number in enumerate(numbers):
-        assert (
-            world.names(batch, i) == table.drop(columns="file").iloc[number].to_dict()
-            and number % 5 != 4
-        )  # every fifth is held out
+        assert world.names(batch, i) == table.iloc[number].to_dict()
+        assert number % 5 != 4  # every fifth is held out
     assert len(set(numbers)) > 60
     assert world.render(world.sample(3, 0, do={"tint": "dark"}), 16).shape == (3, 3, 16, 16)
 
 
 def test_held_out_images_are_the_others(folder: Path) -> None:
     images, labels = LabelledImages(folder, ["shape"]).held_out(8)
-    assert ((images[:, 0, 0, 0] + 1) * 127.5).round().tolist() == list(range(4, 120, 5)) and len(
-        labels["edge"]
-    ) == 24
+    assert ((images[:, 0, 0, 0] + 1) * 127.5).round().tolist() == list(range(4, 120, 5))
+    assert len(labels["edge"]) == 24
     change(folder, lambda t: t.assign(split=["test"] * 10 + ["train"] * 110))
     assert len(LabelledImages(folder, ["shape"]).held_out(8)[0]) == 10
 
@@ -92,7 +87,7 @@ def test_factors_that_hang_together_are_told_from_those_that_do_not(folder: Path
     change(folder, with_hats)
     world = LabelledImages(folder, ["shape"])
     assert world.arrows()["hat"] == ("shape",) and world.arrows()["tint"] == ()
-    assert world.planted_causes("shape") == ("hat",) and world.independent_factors() == ("tint",)
+    assert world.effects("shape") == ("hat",) and world.independent_factors() == ("tint",)
 
 
 def test_what_is_tried_where_nothing_is_named(folder: Path) -> None:
@@ -106,10 +101,10 @@ def test_what_is_tried_where_nothing_is_named(folder: Path) -> None:
 
 def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
     labels = {"a": torch.tensor([0, 0, 0, 1, 1, 1]), "b": torch.tensor([0, 0, 1, 0, 1, 1])}
-    w = raked(labels, {"a": [0.8, 0.2], "b": [0.5, 0.5]})
-    assert [w[labels["a"] == 1].sum().item(), w[labels["b"] == 0].sum().item()] == pytest.approx(
-        [0.2, 0.5]
-    ) and w[0] == w[1]
+    w = raked(labels, {"a": torch.tensor([0.8, 0.2]), "b": torch.tensor([0.5, 0.5])})
+    assert w[labels["a"] == 1].sum().item() == pytest.approx(0.2)
+    assert w[labels["b"] == 0].sum().item() == pytest.approx(0.5)
+    assert w[0] == w[1]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,7 @@ def test_raking_meets_all_shares_and_leaves_equals_equal() -> None:
         (lambda t: t.set_axis([*t.columns[:-1], " "], axis=1), "column 4 has no name"),
     ],
 )
-def test_a_table_that_will_not_do_is_refused_in_one_line(folder: Path, edit, told: str) -> None:  # noqa: ANN001
+def test_a_table_that_will_not_do_is_refused(folder: Path, edit: Edit, told: str) -> None:
     change(folder, edit)
     with pytest.raises(ValueError, match=told) as refused:
         LabelledImages(folder, ["shape", "tint"])
@@ -212,7 +207,9 @@ def test_shares_that_will_not_do_are_refused_in_one_line(
 
 def test_shares_that_no_weights_meet_are_refused() -> None:
     together = {"a": torch.tensor([0, 0, 1]), "b": torch.tensor([0, 0, 1])}
-    for shares in ({"a": [0.5, 0.5], "b": [0.3, 0.7]}, {"a": [0.5, 0.3, 0.2]}):
+    of_two = {"a": torch.tensor([0.5, 0.5]), "b": torch.tensor([0.3, 0.7])}
+    of_a_class_without_images = {"a": torch.tensor([0.5, 0.3, 0.2])}
+    for shares in (of_two, of_a_class_without_images):
         with pytest.raises(ValueError, match="cannot be met"):
             raked(together, shares)
 
@@ -369,13 +366,11 @@ def test_a_study_file_that_will_not_do_is_refused_in_one_line(
 def test_classes_are_the_text_that_stands_there(folder: Path, names: tuple[str, str]) -> None:
     """Also where YAML would read a truth value, a number, nothing or a date."""
     change(folder, lambda t: t.assign(tint=t["tint"].map({"dark": names[0], "light": names[1]})))
-    (folder / "study.yml").write_text(
-        f"images: .\nattributes: [tint]\nshares:\n  tint:\n    {names[0]}: 0.7\n    {names[1]}: 0.3\n"
-    )
+    shares = f"shares:\n  tint:\n    {names[0]}: 0.7\n    {names[1]}: 0.3\n"
+    (folder / "study.yml").write_text(f"images: .\nattributes: [tint]\n{shares}")
     world = declared(folder).world
-    assert world.factors["tint"].classes == names and world.marginal(
-        "tint"
-    ).tolist() == pytest.approx([0.7, 0.3])
+    assert world.factors["tint"].classes == names
+    assert world.marginal("tint").tolist() == pytest.approx([0.7, 0.3])
 
 
 def test_prompts_condition_the_shares_as_the_table_does(folder: Path) -> None:
@@ -389,7 +384,7 @@ def test_prompts_condition_the_shares_as_the_table_does(folder: Path) -> None:
 
     change(folder, hang_together)
     (folder / "study.yml").write_text(
-        "images: .\nattributes: [shape]\nprompts: {evaluate: [{text: a line, given: {edge: yes}}]}\nguidance: 3"
+        HEAD + "prompts: {evaluate: [{text: a line, given: {edge: yes}}]}\nguidance: 3"
     )
     study = declared(folder)
     rows = study.world.training[study.world.training.edge == "yes"]
@@ -398,26 +393,20 @@ def test_prompts_condition_the_shares_as_the_table_does(folder: Path) -> None:
     assert study.world.marginal("shape", {"edge": "yes"}).tolist() == pytest.approx(counted)
     drawn = study.world.sample(4000, 1, do={"edge": "yes"}).labels["shape"].bincount() / 4000
     assert drawn.tolist() == pytest.approx(counted, abs=0.03)
-    assert study.world.arrows()["shape"] == ("edge",) and "edge" not in study.world.planted_causes(
-        "shape"
-    )
-    other = LabelledImages(
-        folder, ["shape"]
-    )  # without prompts edge depends on shape, and Bayes' rule gives the same
+    assert study.world.arrows()["shape"] == ("edge",)
+    assert "edge" not in study.world.effects("shape")
+    # Without prompts, edge depends on shape, and Bayes' rule gives the same.
+    other = LabelledImages(folder, ["shape"])
     assert other.marginal("shape", {"edge": "yes"}).tolist() == pytest.approx(counted)
 
 
 def test_the_digits_are_a_subject_like_any_other() -> None:
     study = subjects.load("digits", "cpu", dtype=torch.float32)
-    assert study.attributes == ("digit", "stroke") and study.factors.keys() == {
-        "digit",
-        "stroke",
-        "slant",
-    }
+    assert study.attributes == ("digit", "stroke")
+    assert study.factors.keys() == {"digit", "stroke", "slant"}
     assert study.planted("digit").tolist() == pytest.approx([0.45, 0.3, 0.15, 0.1], abs=1e-6)
-    assert study.world.independent_factors() == (
-        "slant",
-    )  # measured against each digit's own median
+    # The slant is measured against the median of each digit.
+    assert study.world.independent_factors() == ("slant",)
     images, labels = study.world.held_out(study.size)
     for judge in (study.labeller, study.scorer):
         assert (judge.logits(images)["digit"].argmax(-1) == labels["digit"]).float().mean() > 0.97

@@ -7,38 +7,77 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, edits, features, methods
+from difflens_utils import activations, attribution, edits, features, latent_editing, methods
+from difflens_utils.ksae import KSAE, Neurons
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
+from difflens_utils.settings import Seeds, Settings
 
 STEPS = 3
 
 
+class Tiny:
+    """What methods read of a study: a tiny subject with a k-SAE, and features as if found."""
+
+    settings = Settings(n_features=3, n_support=2, steps=STEPS)
+    seeds = Seeds.of(0)
+
+    def __init__(self) -> None:
+        self.subject, self.sae = tiny.subject(), tiny.ksae()
+        self.rec = activations.record(self.subject, 12, 0, STEPS)
+        self.labels, self.counts = (
+            {"gender": torch.arange(12) % 2},
+            {"gender": torch.tensor([6, 6])},
+        )
+        means = self.class_means(self.sae, "gender")
+        self.gaps = [features.contrast(means, c, self.counts["gender"]) for c in (0, 1)]
+        self.learned = torch.randn(2, STEPS, *self.rec.h.shape[2:])
+        self.classifiers = Heads(
+            torch.randn(STEPS, 2, *self.rec.h.shape[2:]), torch.zeros(STEPS, 2)
+        )
+
+    def recording(self, stage: str) -> activations.Recording:
+        return self.rec
+
+    def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
+        return features.class_means(self.rec, dictionary, self.labels, {"gender": 2})["gender"]
+
+    def features(self) -> features.BiasFeatures:
+        chosen = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]
+        return features.BiasFeatures(
+            self.sae,
+            {"gender": chosen},
+            {"gender": self.gaps},
+            self.labels,
+            self.counts,
+            torch.rand(48, generator=torch.Generator().manual_seed(0)),
+            {},
+            {},
+        )
+
+    def heads(self) -> dict[str, Heads]:
+        return {"gender": self.classifiers}
+
+    def attribution(
+        self, dictionary: KSAE | Neurons, attributes: tuple[str, ...]
+    ) -> dict[str, attribution.Attribution]:
+        support = attribution.Support(2, self.seeds.support, STEPS)
+        return attribution.through_image(self.subject, dictionary, attributes, support)
+
+
 @pytest.fixture
-def parts(store: Path):
-    """A tiny subject, its recording, a k-SAE, and features as if found."""
-    subject, sae = tiny.subject(), tiny.ksae()
-    rec = activations.record(subject, 12, 0, STEPS)
-    labels, counts = {"gender": torch.arange(12) % 2}, {"gender": torch.tensor([6, 6])}
-    means = features.class_means(rec, sae, labels, {"gender": 2})["gender"]
-    gaps = {"gender": [features.contrast(means, c, counts["gender"]) for c in (0, 1)]}
-    features = {"gender": [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]}
-    return subject, sae, rec, features.BiasFeatures(features, gaps, labels, counts, torch.rand(48), {}, {})
+def study(store: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    made = Tiny()
+    monkeypatch.setattr(latent_editing, "learn", lambda *_, **__: made.learned)
+    return made
 
 
 def changed(method: methods.Method, h: Tensor, c: int) -> Tensor:
     return method.towards(c, 2.0)(h, Step(1, 500, torch.arange(0, len(h)))) - h
 
 
-def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(parts) -> None:
-    subject, sae, rec, found = parts
-    heads = Heads(torch.randn(STEPS, 2, *rec.h.shape[2:]), torch.zeros(STEPS, 2))
-    rows = methods.dictionary_methods(
-        subject, sae, rec, found, "gender", n_features=3, n_support=2, seed=0, steps=STEPS
-    )
-    rows += methods.dense_methods(
-        rec, found, heads, torch.randn(2, STEPS, *rec.h.shape[2:]), "gender"
-    )
+def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(study: Tiny) -> None:
+    rows = methods.dictionary_methods(study, "gender") + methods.dense_methods(study, "gender")
     assert [m.name for m in rows] == [
         "DiffLens",
         "Act@S",
@@ -49,17 +88,14 @@ def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(parts) -> N
         "h-classifier direction",
         "latent editing",
     ]
-    h = rec.at(1)
+    h = study.rec.at(1)
     for method in rows:
         assert method.towards(1, 0.0)(h, Step(1, 500, torch.arange(0, 12))) is None, method.name
         assert changed(method, h, 1).abs().max() > 1e-4, method.name
 
 
-def test_neurons_by_activation_are_the_largest_channels(parts) -> None:
-    subject, sae, rec, found = parts
-    rows = methods.dictionary_methods(
-        subject, sae, rec, found, "gender", n_features=3, n_support=2, seed=0, steps=STEPS
-    )
+def test_neurons_by_activation_are_the_largest_channels(study: Tiny) -> None:
+    rec, rows = study.rec, methods.dictionary_methods(study, "gender")
     method = next(m for m in rows if m.name == "Act@L")
     ones = torch.from_numpy(rec.h[1::2]).float()  # images of class 1
     largest = ones.mean(0).abs().mean((0, 2, 3)).topk(3).indices
@@ -69,36 +105,23 @@ def test_neurons_by_activation_are_the_largest_channels(parts) -> None:
     torch.testing.assert_close(moved[0, largest], want, atol=1e-3, rtol=1e-2)
 
 
-def test_dense_methods_are_equally_long(parts) -> None:
-    _, _, rec, found = parts
-    heads = Heads(torch.randn(STEPS, 2, *rec.h.shape[2:]), torch.zeros(STEPS, 2))
-    rows = methods.dense_methods(
-        rec, found, heads, torch.randn(2, STEPS, *rec.h.shape[2:]), "gender"
-    )
-    lengths = [changed(m, rec.at(1), 0)[0].norm().item() for m in rows]
+def test_dense_methods_are_equally_long(study: Tiny) -> None:
+    rows = methods.dense_methods(study, "gender")
+    lengths = [changed(m, study.rec.at(1), 0)[0].norm().item() for m in rows]
     assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
 
 
-def test_scaling_turns_the_latents_of_the_class_up_and_the_others_down(parts) -> None:
-    _, sae, rec, found = parts
-    chosen, gaps = found.features["gender"], found.gaps["gender"]
-    more = gaps[1].sum((0, 1))[chosen[1]] > 0
-    h = rec.at(1)
-    want = edits.compose(
-        *[
-            edits.steer(sae, part, beta)
-            for part, beta in ((chosen[1][more], 1.7), (chosen[1][~more], 0.3))
-            if len(part)
-        ]
-    )
-    moved = methods.scaled("scale", sae, chosen, gaps).towards(1, 0.7)(
-        h, Step(1, 500, torch.arange(0, 12))
-    )
-    torch.testing.assert_close(moved, want(h, Step(1, 500, torch.arange(0, 12))))
-    assert (
-        methods.scaled("scale", sae, chosen, gaps).towards(1, 0.0)(h, Step(1, 500, torch.arange(0, 12)))
-        is None
-    )
+def test_scaling_turns_the_latents_of_the_class_up_and_the_others_down(study: Tiny) -> None:
+    found, h, step = study.features(), study.rec.at(1), Step(1, 500, torch.arange(12))
+    chosen = found.features["gender"][1]
+    more = study.gaps[1].sum((0, 1))[chosen] > 0
+    halves = [
+        (part, beta) for part, beta in ((chosen[more], 1.7), (chosen[~more], 0.3)) if len(part)
+    ]
+    want = edits.compose(*[edits.steer(study.sae, part, beta) for part, beta in halves])
+    scaled = methods.scaled(found, "gender")
+    torch.testing.assert_close(scaled.towards(1, 0.7)(h, step), want(h, step))
+    assert scaled.towards(1, 0.0)(h, step) is None
 
 
 def test_without_features_there_is_no_edit() -> None:

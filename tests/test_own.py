@@ -1,4 +1,7 @@
-"""From a folder of images with labels to a subject: what `make digits` does, with a few steps of each training."""
+"""From a folder of images with labels to a subject.
+
+That is what `make digits` does, here with a few steps of each training.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from difflens_utils.pipelines import Prompt
 
 
 def call(recipe: str, *arguments: object) -> None:
-    """`python models/<recipe>/train.py ...`, without a process of its own."""
+    """`python -m models.<recipe> ...`, in this process."""
     module = importlib.import_module(f"models.{recipe}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", [recipe, *map(str, arguments)])
@@ -26,14 +29,16 @@ def call(recipe: str, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of one's own: 60 images of two shapes in two tints, two evaluators, a CLIP and a diffusion model that have seen little of them."""
+    """A model of one's own, and its evaluators, trained little on 60 images.
+
+    They show two shapes in two tints.
+    """
     folder = tmp_path_factory.mktemp("own")
     (folder / "images").mkdir()
     rows, rng = [], np.random.default_rng(0)
     for i in range(60):
-        pixels = rng.integers(0, 40, (8, 8)) + (150 if i % 2 else 60) * (
-            np.eye(8, dtype=int) if i // 2 % 2 else np.ones((8, 8), int)
-        )
+        ink = np.eye(8, dtype=int) if i // 2 % 2 else np.ones((8, 8), int)
+        pixels = rng.integers(0, 40, (8, 8)) + (150 if i % 2 else 60) * ink
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"images/{i}.png")
         rows.append(
             {
@@ -131,7 +136,7 @@ def test_evaluators_of_another_table_or_order_are_not_listened_to(folder: Path) 
         ValueError,
         match="labeller reads tint as dark, light, and the study says light, dark; train it again",
     ) as refused:
-        subjects.load(str(folder), "cpu").labeller
+        _ = subjects.load(str(folder), "cpu").labeller
     assert "\n" not in str(refused.value)
     (folder / "study.yml").write_text(text)
     assert subjects.load(str(folder), "cpu").labeller.factors["tint"] == ("dark", "light")
@@ -201,8 +206,8 @@ guidance: 3
 def beside(folder: Path, tmp_path: Path) -> Path:
     """The study of the folder, for another pipeline."""
     (tmp_path / "study.yml").write_text(
-        f"images: {folder}/images\nattributes: [tint]\nevaluators: {folder}/evaluators\nclip: {folder}/clip"
-        + PROMPTS
+        f"images: {folder}/images\nattributes: [tint]\nevaluators: {folder}/evaluators\n"
+        f"clip: {folder}/clip" + PROMPTS
     )
     return tmp_path
 

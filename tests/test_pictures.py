@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from torch.nn.functional import interpolate
 
 from difflens_utils import pictures
 
@@ -93,17 +94,8 @@ def test_what_has_no_white_or_no_end_is_refused_in_one_line(tmp_path: Path) -> N
         (tmp_path / f"cut_{name}").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
-    bad = [
-        tmp_path / n
-        for n in (
-            "float.tif",
-            "cut_whole.png",
-            "cut_whole.jpg",
-            "text.png",
-            "empty.png",
-            "gone.png",
-        )
-    ]
+    names = "float.tif cut_whole.png cut_whole.jpg text.png empty.png gone.png".split()
+    bad = [tmp_path / name for name in names]
     faults = pictures.unreadable([tmp_path / "whole.png", *bad, tmp_path / "whole.jpg"])
     assert list(faults) == [1, 2, 3, 4, 5, 6] and "32 bits" in faults[1]
     for path, text in zip(bad, faults.values(), strict=True):
@@ -145,8 +137,6 @@ def test_sizes_may_differ(tmp_path: Path) -> None:
     images = pictures.stack(paths, 16)
     assert images.shape == (3, 3, 16, 16) and pictures.smallest(paths) == 8
     for path, image in zip(paths, images, strict=True):
-        exact = (
-            torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
-        )
-        exact = torch.nn.functional.interpolate(exact, (16, 16), mode="bilinear", antialias=True)[0]
-        assert (image - exact).abs().max() <= 1 / 255 + 1e-6
+        pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float()
+        exact = interpolate(pixels[None], (16, 16), mode="bilinear", antialias=True)[0]
+        assert (image - (exact / 127.5 - 1)).abs().max() <= 1 / 255 + 1e-6

@@ -1,7 +1,8 @@
-"""Any pipeline through one door: random weights in diffusers' own formats, saved, opened, described, recorded, edited and sampled."""
+"""Any pipeline, saved with random weights, opened, described, recorded, edited, sampled."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import pytest
 import tiny
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
@@ -28,7 +28,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from difflens_utils import (
     activations,
@@ -39,21 +39,8 @@ from difflens_utils import (
     sampling,
     subjects,
 )
-from difflens_utils.pipelines import MODELS
 
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=0.5,
-    )
 
 
 def grey() -> DDPMPipeline:
@@ -72,17 +59,7 @@ def grey() -> DDPMPipeline:
 
 
 def xl() -> StableDiffusionXLPipeline:
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
-    config = lambda width: CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,  # noqa: E731
-        max_position_embeddings=12,
-        eos_token_id=tokenizer.eos_token_id,
-        projection_dim=width,
-    )
+    tokenizer = tiny.tokenizer()
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -99,9 +76,9 @@ def xl() -> StableDiffusionXLPipeline:
         projection_class_embeddings_input_dim=6 * 8 + 12,
     )
     return StableDiffusionXLPipeline(
-        autoencoder(),
-        CLIPTextModel(config(16)),
-        CLIPTextModelWithProjection(config(12)),
+        tiny.autoencoder(),
+        CLIPTextModel(tiny.text_config(tokenizer, 16)),
+        CLIPTextModelWithProjection(tiny.text_config(tokenizer, 12)),
         tokenizer,
         tokenizer,
         unet,
@@ -126,7 +103,7 @@ def dit() -> DiTPipeline:
         value.data += 0.1 * torch.randn_like(value)
     return DiTPipeline(
         network,
-        autoencoder(),
+        tiny.autoencoder(),
         DDIMScheduler(1000, clip_sample=False),
         {1: "groom, bridegroom", 3: "ballplayer"},
     )
@@ -164,7 +141,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def opened(saved):  # noqa: ANN001, ANN201
+def opened(saved):
     """One of the pipelines above as a subject."""
     known: dict[str, subjects.Subject] = {}
 
@@ -177,7 +154,7 @@ def opened(saved):  # noqa: ANN001, ANN201
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_folder_is_opened_at_its_bottleneck(opened, name: str) -> None:  # noqa: ANN001
+def test_a_folder_is_opened_at_its_bottleneck(opened, name: str) -> None:
     _, shape, module, h = MADE[name]
     subject = opened(name)
     assert (subject.shape, subject.module, subject.size) == (shape, module, 16)
@@ -204,7 +181,7 @@ def hooks_see(subject: subjects.Subject, names: list[str]) -> dict[str, tuple[in
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_h_is_recorded_and_edited_step_by_step(opened, store: Path, name: str) -> None:  # noqa: ANN001
+def test_h_is_recorded_and_edited_step_by_step(opened, store: Path, name: str) -> None:
     subject, h = opened(name), MADE[name][3]
     rec = activations.record(subject, 2, 0, 2)
     assert rec.h.shape == (2, 2, *h) and rec.images.shape == (2, 3, 16, 16)
@@ -232,14 +209,14 @@ def test_h_is_recorded_and_edited_step_by_step(opened, store: Path, name: str) -
     assert set(seen) == {(2, *h)}
 
 
-def test_grey_images_are_the_same_in_all_channels(opened) -> None:  # noqa: ANN001
+def test_grey_images_are_the_same_in_all_channels(opened) -> None:
     subject, images = opened("grey"), torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(subject.encode(images), images.mean(1, keepdim=True))
     drawn = sampling.sample(subject, 1, 0, steps=2)
     assert torch.equal(drawn[:, 0], drawn[:, 1]) and torch.equal(drawn[:, 0], drawn[:, 2])
 
 
-def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path) -> None:
     """google/ddpm-celebahq-256 keeps all files of its pipeline in one folder."""
     for file in saved("grey").rglob("*.*"):
         shutil.copy(file, tmp_path) if file.is_file() else None
@@ -250,7 +227,7 @@ def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path)
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Beside diffusers' own pipelines, from the same noise
 
 
@@ -258,7 +235,7 @@ def noise(subject: subjects.Subject, n: int) -> Tensor:
     return sampling._Noise(sampling.image_seeds(n, 4), subject.shape, torch.device("cpu")).draw()
 
 
-def test_xl_draws_what_its_pipeline_draws(saved, opened) -> None:  # noqa: ANN001
+def test_xl_draws_what_its_pipeline_draws(saved, opened) -> None:
     subject, texts = opened("xl"), ["a man", ""]
     pipeline = StableDiffusionXLPipeline.from_pretrained(saved("xl"), add_watermarker=False)
     pipeline.scheduler = DDIMScheduler(
@@ -282,8 +259,10 @@ def test_xl_draws_what_its_pipeline_draws(saved, opened) -> None:  # noqa: ANN00
     )
 
 
-def test_a_transformer_draws_what_its_pipeline_draws(opened) -> None:  # noqa: ANN001
-    """diffusers' own takes 1000 for no class, whatever the network; here it has 10 classes, so its guidance is written out instead."""
+def test_a_transformer_draws_what_its_pipeline_draws(opened) -> None:
+    """The guidance is written out: diffusers' own takes 1000 for no class, whatever the network;
+    this one has 10 classes.
+    """
     subject, texts = opened("dit"), ["groom", "ballplayer"]
     network, x = subject.network, noise(subject, 2)
     s = sampling.trajectory(subject, 3)
@@ -302,7 +281,7 @@ def test_a_transformer_draws_what_its_pipeline_draws(opened) -> None:  # noqa: A
     torch.testing.assert_close(ours, subject.decode(x).clamp(-1, 1), atol=2e-3, rtol=1e-3)
 
 
-def test_only_the_half_with_the_class_is_edited(opened) -> None:  # noqa: ANN001
+def test_only_the_half_with_the_class_is_edited(opened) -> None:
     subject, x = opened("dit"), noise(opened("dit"), 2)
     with hooks.edit(subject.network, subject.module, lambda h, _call: 2 * h):
         said = subject.epsilon(x, 300, ["groom", "ballplayer"], guided=False)
@@ -315,7 +294,7 @@ def test_only_the_half_with_the_class_is_edited(opened) -> None:  # noqa: ANN001
 @pytest.mark.parametrize(
     "module", ["transformer_blocks.0", "transformer_blocks.1", "transformer_blocks.2"]
 )
-def test_a_fork_of_a_transformer_equals_two_passes(opened, module: str) -> None:  # noqa: ANN001
+def test_a_fork_of_a_transformer_equals_two_passes(opened, module: str) -> None:
     """At its first, middle and last block; two versions of each image, whose classes differ."""
     subject, x, texts = opened("dit"), noise(opened("dit"), 2), ["groom", "ballplayer"]
     calls: list[int] = []
@@ -335,8 +314,8 @@ def test_a_fork_of_a_transformer_equals_two_passes(opened, module: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["grey", "stable_diffusion"])
-def test_velocities_are_read_as_noise(opened, name: str) -> None:  # noqa: ANN001
-    """A network that says v = sqrt(a) e - sqrt(1 - a) x0 of the noise e in x_t, by the definition of both."""
+def test_velocities_are_read_as_noise(opened, name: str) -> None:
+    """A network may predict v = sqrt(a) e - sqrt(1 - a) x0, of the noise e in x_t."""
     subject = opened(name)
     steps = DDIMScheduler(1000, prediction_type="v_prediction")
     x, t, texts = noise(subject, 2), 400, ["a man", "a face"]
@@ -361,19 +340,18 @@ def test_velocities_come_back_forked() -> None:
         torch.testing.assert_close(edited[2:], subject.epsilon(x, 500), atol=1e-5, rtol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Precision, and what is refused
 
 
 def test_full_precision_is_without_tf32_and_comes_back() -> None:
-    subject, flags = (
-        tiny.subject(),
-        lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
-    )  # noqa: E731
-    before = flags()
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    subject, before = tiny.subject(), flags()
     subject.network.to(torch.bfloat16)
-    subject.dtype = torch.bfloat16
-    with precision.full_precision(subject):
+    with precision.full_precision(subject) as precise:
+        assert precise is subject
         assert flags() == (False, False) and subject.network.dtype == subject.dtype == torch.float32
     assert flags() == before and subject.network.dtype == subject.dtype == torch.bfloat16
 
@@ -403,7 +381,7 @@ def refused(action: Callable[[], object], match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_what_has_no_evaluators_says_so(opened) -> None:  # noqa: ANN001
+def test_what_has_no_evaluators_says_so(opened) -> None:
     for part in ("labeller", "scorer", "clip", "factors"):
         refused(
             lambda part=part: getattr(opened("grey"), part),
@@ -411,16 +389,16 @@ def test_what_has_no_evaluators_says_so(opened) -> None:  # noqa: ANN001
         )
 
 
-def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
+def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:
     refused(
         lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of"
     )
     dit = subjects.load(str(saved("dit")), "cpu")
     refused(lambda: dit.embed(["grom"]), "class must be one of groom")
-    dit.pipeline.labels = {}
-    numbers = dit.embed(["7", ""])["class_labels"]  # without names classes have numbers
+    nameless = replace(dit, condition=replace(dit.condition, labels={}))
+    numbers = nameless.embed(["7", ""])["class_labels"]  # without names classes have numbers
     assert numbers.tolist() == [7, 10]
-    refused(lambda: dit.embed(["cat"]), "class must be one of 0, 1, 2")
+    refused(lambda: nameless.embed(["cat"]), "class must be one of 0, 1, 2")
     refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
     refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
     for scheduler, told in (
@@ -451,7 +429,7 @@ def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:  # no
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(_name: str) -> str:
         raise OSError("We couldn't connect to the hub.\nCheck your internet connection.")
 
@@ -464,7 +442,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.Mon
     assert subjects.load("someone/their-model", "cpu").name == "someone/their-model"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Every part whole, or one line that names the file and the tensor
 
 PARTS = {
@@ -502,7 +480,7 @@ def damaged(folder: Path, part: str, change: Callable[[dict[str, Tensor], str], 
 )
 def test_a_part_that_is_not_whole_is_refused(
     saved, tmp_path: Path, part: str, change: Callable, told: str
-) -> None:  # noqa: ANN001
+) -> None:
     folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
     name = damaged(folder, part, change)
     refused(
@@ -530,7 +508,7 @@ def test_a_shard_that_lacks_a_tensor_is_refused(opened, saved, tmp_path: Path) -
     )
 
 
-def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:
     folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
     config, index = folder / "unet/config.json", folder / "model_index.json"
     config.write_text(config.read_text().replace("UNet2DConditionModel", "UNet2DModel"))
@@ -563,7 +541,7 @@ def test_what_is_missing_is_named(saved, tmp_path: Path, remove: str, told: str)
     refused(lambda: subjects.load(str(folder), "cpu"), told)
 
 
-def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:
     """Its words would lie beyond the embeddings of the text encoder."""
     folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
     file = folder / "tokenizer/tokenizer.json"
@@ -580,7 +558,7 @@ def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "60KB"}])
 def test_a_folder_with_a_variant_only_is_the_same_subject(
     saved, tmp_path: Path, shards: dict[str, str]
-) -> None:  # noqa: ANN001
+) -> None:
     """As `save_pretrained(variant="fp16")` writes it, in float16."""
     pipeline = StableDiffusionPipeline.from_pretrained(saved("stable_diffusion"))
     pipeline.to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16", **shards)
@@ -609,7 +587,7 @@ def test_a_folder_with_a_variant_only_is_the_same_subject(
 
 def test_a_hub_repository_with_a_variant_only_is_fetched_so(
     saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: ANN001
+) -> None:
     bare = shutil.copytree(
         saved("grey"), tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
     )
@@ -665,7 +643,8 @@ def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
     subject = subjects.load(
         str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu"
     )
-    age = replace(subject, world=portraits.WORLD, prompts=pipelines.Prompts())
+    prompts = subject.condition.prompts(portraits.WORLD)
+    age = replace(subject, world=portraits.WORLD, prompts=prompts)
     assert [dict(p.given) for p in age.prompts.evaluate] == [
         {"age": "young"},
         {"age": "adult"},
@@ -747,7 +726,7 @@ def test_networks_that_read_something_else_are_refused(
     name: str,
     part: str,
     setting: str,
-    value: object,  # noqa: ANN001
+    value: object,
     told: str,
 ) -> None:
     folder = shutil.copytree(saved(name), tmp_path / name)
@@ -776,7 +755,7 @@ def test_a_class_that_is_studied_cannot_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> None:
-    """Stages that declare what they read can record it, and methods may ask for it without guidance."""
+    """Stages that declare what they read can record it; methods may ask for it without guidance."""
     subject = subjects.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
     rec = stages.recording(subject, 3, 0, 2)
     torch.testing.assert_close(
@@ -788,7 +767,7 @@ def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> 
 
 def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(
     saved, opened, tmp_path: Path
-) -> None:  # noqa: ANN001
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(saved("grey"), folder)
     index = json.loads((folder / "model_index.json").read_text())
@@ -797,3 +776,16 @@ def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(
         folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors"
     )
     assert subjects.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint
+
+
+def test_another_network_makes_another_subject(opened) -> None:
+    """It can be sampled, and is not filed under the files of the first."""
+    subject = opened("grey")
+    network = copy.deepcopy(subject.network)
+    network.conv_out.bias.data += 0.5
+    adapted = replace(subject, network=network)
+    drawn = sampling.sample(adapted, 1, 0, steps=2)
+    assert not torch.equal(drawn, sampling.sample(subject, 1, 0, steps=2))
+    refused(adapted.identity, "weights of .* were changed since it was opened")
+    elsewhere = replace(subject, module="mid_block.resnets.1")
+    assert elsewhere.identity() == subject.identity() | {"module": "mid_block.resnets.1"}

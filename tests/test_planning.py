@@ -7,7 +7,10 @@ from difflens_utils.planning import mixture, single
 
 
 def test_the_cheapest_of_two_ways_is_taken() -> None:
-    """No edit gives 0.7 : 0.3; one costly edit gives 0 : 1, one cheap edit 0.2 : 0.8. Half and half needs 2/5 of the cheap one."""
+    """No edit gives 0.7 : 0.3, a costly edit 0 : 1, a cheap edit 0.2 : 0.8.
+
+    Half and half needs 2/5 of the cheap one.
+    """
     plan = mixture([[[0.7, 0.3]], [[0.0, 1.0]], [[0.2, 0.8]]], [0.0, 0.5, 0.1], [0.5, 0.5])
     np.testing.assert_allclose(plan.weights, [0.6, 0.0, 0.4], atol=1e-9)
     np.testing.assert_allclose(plan.expected, [[0.5, 0.5]], atol=1e-9)
@@ -52,10 +55,11 @@ def test_the_best_single_edit() -> None:
     )  # as near as the second, and cheaper
 
 
-def test_one_mixture_for_opposite_prompts_cannot_please_both_without_edits_that_ignore_them() -> (
-    None
-):
-    """No edit leaves 0.9 : 0.1 and 0.1 : 0.9. Two edits that give a class whatever the prompt balance both, half and half."""
+def test_one_mixture_balances_opposite_prompts_by_edits_that_ignore_them() -> None:
+    """No edit leaves 0.9 : 0.1 and 0.1 : 0.9.
+
+    Two edits that give a class whatever the prompt balance both, half and half.
+    """
     start, first, second = [[0.9, 0.1], [0.1, 0.9]], [[1.0, 0.0]] * 2, [[0.0, 1.0]] * 2
     plan = mixture([start, first, second], [0.0, 0.2, 0.2], [0.5, 0.5])
     np.testing.assert_allclose(plan.weights, [0.0, 0.5, 0.5], atol=1e-9)

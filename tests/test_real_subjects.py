@@ -1,4 +1,4 @@
-"""The paper's subjects and evaluators, from files of the published formats with random weights, through the whole path."""
+"""The paper's subjects and evaluators, from random weights in the published formats."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OPENAI = {
 
 
 class PooledColour(nn.Module):
-    """In the place of Inception: 2,048 features, in the layout that clean-fid expects of its file."""
+    """In the place of Inception: 2,048 features, in the layout that clean-fid expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,14 +106,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Subjects
 
 
 def test_p2_from_the_released_format_to_a_judged_image(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At full width and size, by the names of the released checkpoint; sampled as it was: x_0 clipped, evenly spaced from 0 to T - 1."""
+    """At full width and size, by the names of the released checkpoint.
+
+    It is sampled as it was: x_0 clipped, timesteps evenly spaced from 0 to T - 1.
+    """
     theirs = guided(guided_diffusion.P2)
     torch.save(theirs.state_dict(), root / "celebahq_p2.pt")
     monkeypatch.setattr(weights, "ROOT", root)
@@ -198,8 +201,8 @@ def test_all_that_is_missing_is_said_in_one_line_before_anything_runs(
     told = str(error.value)
     assert (
         "\n" not in told
-        and "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
-        in told
+        and "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" in told
+        and "/metrics/inception-2015-12-05.pt" in told
     )
     for place in (
         REAL[name],
@@ -214,9 +217,11 @@ def test_all_that_is_missing_is_said_in_one_line_before_anything_runs(
 def test_one_missing_file_is_named_with_its_source_and_its_place(root: Path) -> None:
     with pytest.raises(ValueError) as error:
         subjects.load("sdxl", folder=root)
+    name = "stable-diffusion-xl-base-1.0"
     assert str(error.value).startswith(
-        "1 of the 5 files that are needed is missing: fetch Stable Diffusion XL (Podell et al., 2023) from https://huggingface.co/stabilityai/"
-        f"stable-diffusion-xl-base-1.0 with: hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir {root}/stable-diffusion-xl-base-1.0 --exclude '*.ckpt' "
+        "1 of the 5 files that are needed is missing: fetch Stable Diffusion XL (Podell et al., "
+        f"2023) from https://huggingface.co/stabilityai/{name} with: hf download "
+        f"stabilityai/{name} --local-dir {root}/{name} --exclude '*.ckpt' "
     )
 
 
@@ -238,13 +243,16 @@ def test_every_asset_says_what_to_fetch_from_where_and_where_to(name: str, tmp_p
     assert weights.require(name, root=tmp_path) == [tmp_path / asset.place]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Evaluators
 
 
 @pytest.mark.parametrize("size", [(256, 256), (224, 224), (300, 240), (64, 64)])
 def test_clip_sees_what_its_own_processor_shows_it(root: Path, size: tuple[int, int]) -> None:
-    """On pictures with large and small shapes. The processor rounds to bytes after resizing, which is up to half a step of 1/255."""
+    """On pictures with large and small shapes.
+
+    The processor rounds to bytes after resizing, which is up to half a step of 1/255.
+    """
     grid = torch.stack(torch.meshgrid(*(torch.linspace(0, 9, s) for s in size), indexing="ij"))
     picture = (
         (

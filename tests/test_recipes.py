@@ -87,20 +87,12 @@ def test_a_state_that_was_made_otherwise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="was made with nothing that it names, and this training is with more"
     ):
-        recipe.loop(
-            "tiny",
-            unet,
-            lambda _step: pytest.fail("went on"),
-            1e-3,
-            0.9,
-            4,
-            tmp_path / "state.pt",
-            made_with="more",
-        )
+        run = recipe.Run(4, 1e-3, 0.9, tmp_path / "state.pt", made_with="more")
+        recipe.loop("tiny", unet, lambda _step: pytest.fail("went on"), run)
 
 
 def moved_by_skips(unet: UNet2DModel, block: int) -> float:
-    """How far the output moves when every skip connection into one up block is replaced by noise."""
+    """How far the output moves when every skip connection into one up block becomes noise."""
     x = torch.randn(4, 3, unet.config.sample_size, unet.config.sample_size)
     before = unet(x, 500).sample
 

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from difflens_utils import evaluators, occupations, outcome, sampling, subjects
+from difflens_utils.worlds import Scenes
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -31,7 +32,7 @@ def study():
 
 
 def moved_by_skips(unet: nn.Module, resnet: int) -> float:
-    """How far the output moves when the skip connection into one resnet of the up blocks (in order) is replaced by noise."""
+    """How far the output moves when the skip into one resnet of the up blocks becomes noise."""
     x, text = torch.randn(2, 8, 8, 8), torch.randn(2, 20, 128)
     before = unet(x, 500, text).sample
     resnets = [r for block in unet.up_blocks for r in block.resnets]
@@ -72,12 +73,14 @@ def test_a_fifth_of_the_people_is_uniform_and_the_rest_as_planted(
     people = recipe.population()
     planted, uniform = people[slice(0, 8000)], people[slice(8000, 10_000)]
     doctor = occupations.WORLD.factors["occupation"].classes.index("doctor")
-    men = lambda p: (
-        (p.labels["gender"][p.labels["occupation"] == doctor] == 1).float().mean().item()
-    )  # noqa: E731
-    assert men(planted) == pytest.approx(0.88, abs=0.05) and men(uniform) == pytest.approx(
-        0.5, abs=0.15
-    )
+
+    def men(drawn: Scenes) -> float:
+        """The share of men among the doctors."""
+        genders = drawn.labels["gender"][drawn.labels["occupation"] == doctor]
+        return (genders == 1).float().mean().item()
+
+    assert men(planted) == pytest.approx(0.88, abs=0.05)
+    assert men(uniform) == pytest.approx(0.5, abs=0.15)
     assert len(people) == 10_000
 
 
@@ -93,7 +96,8 @@ def test_an_interrupted_training_resumes_bit_for_bit(recipe: ModuleType, tmp_pat
                 raise KeyboardInterrupt
             return (model(x) - x[:, :3]).square().mean()
 
-        return recipe.loop("tiny", model, loss_at, 1e-2, 0.9, total, tmp_path / file, minutes=0)
+        run = recipe.Run(total, 1e-2, 0.9, tmp_path / file, minutes=0)
+        return recipe.loop("tiny", model, loss_at, run)
 
     done = [0]
     whole = run(9, "whole.pt")

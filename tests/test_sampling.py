@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -337,8 +339,8 @@ def test_asymmetric_step_follows_equation_11(subject):
 
 def test_asymmetric_equals_two_passes_for_modules_that_cannot_be_forked(subject):
     push = lambda h, step: h * 1.5  # noqa: E731
-    other = tiny.subject()
-    other.module = "mid_block.resnets.1"  # the mid block's last layer: the same h by another name
+    # the mid block's last layer: the same h by another name
+    other = replace(tiny.subject(), module="mid_block.resnets.1")
     a = sampling.sample(subject, 2, 0, steps=3, edit=push)
     b = sampling.sample(other, 2, 0, steps=3, edit=push)
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

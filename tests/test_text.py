@@ -19,9 +19,9 @@ from difflens_utils import (
     latent_direction,
     methods,
     occupations,
-    outcome,
     portraits,
     sampling,
+    outcome,
 )
 from difflens_utils.pipelines import Prompt, Prompts
 
@@ -34,7 +34,7 @@ def subject():
 
 
 def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
-    """Same noise, same prompts, same guidance: diffusers' own `StableDiffusionPipeline` draws the same latents."""
+    """diffusers' own pipeline draws the same images of the same noise, prompts and guidance."""
     texts = subject.texts()
     x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
@@ -191,12 +191,12 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 
     heads, h = Heads(torch.randn(1, 2, 6, 2, 2), torch.zeros(1, 2)), torch.randn(8, 6, 2, 2)
     edit, prompt = edits.guide(heads, (0.5, 0.5), 100.0), sampling.assigned(8, 2)
-    got = edit(h, sampling.Step(0, 9, torch.arange(0, 8), prompt))
+    got = edit(h, sampling.Step(0, 9, slice(0, 8), prompt))
     for g in (0, 1):
-        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, torch.arange(0, 4))))
+        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, slice(0, 4))))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The two methods that need text
 
 
@@ -211,7 +211,7 @@ class BrightClip:
 
 
 class Reddish:
-    """A labeller that takes redder images than the untrained model's median for female: every image alike, before it is tuned."""
+    """A labeller that takes images for female that are redder than the untrained model's median."""
 
     def fingerprint(self) -> str:
         return "reddish"
@@ -222,7 +222,9 @@ class Reddish:
 
 
 def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
-    """On images of its class, under a prompt without it, which is the loss that it was learned for; on noise it never saw."""
+    """The loss that it was learned for, on noise it never saw: images of its class, under a prompt
+    without it.
+    """
     subject = tiny.text_subject()
     vectors = latent_direction.learn(
         subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
@@ -264,9 +266,8 @@ def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
 
 
 def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path) -> None:
-    subject = tiny.text_subject()
     judge = Reddish()
-    subject.__dict__["_judges"] = (judge, judge, BrightClip())
+    subject = tiny.text_subject(evaluators=lambda: (judge, judge, BrightClip()))
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
     change = finetuning.learn(
         subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False

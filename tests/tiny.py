@@ -1,6 +1,8 @@
-"""A subject small enough for unit tests: the real architecture with random weights and stand-in evaluators."""
+"""Subjects small enough for unit tests: random weights, and an untrained labeller as judge."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from diffusers import (
@@ -16,7 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from difflens_utils import occupations, portraits
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
-from difflens_utils.pipelines import MODELS, Prompt, Prompts, Subject, TextSubject
+from difflens_utils.pipelines import MODELS, Prompt, Subject, Texts
+from difflens_utils.subjects import FacePrompts
 
 
 def network(**options: object) -> UNet2DModel:
@@ -70,12 +73,10 @@ def subject(**options: object) -> Subject:
         scheduler(**options),
         "mid_block",
         (3, 16, 16),
-        portraits.ATTRIBUTES,
         "tiny-float32",
-        torch.device("cpu"),
-        torch.float32,
-        lambda: (judge, judge, None),
-        portraits.WORLD,
+        portraits.ATTRIBUTES,
+        evaluators=lambda: (judge, judge, None),
+        world=portraits.WORLD,
     )
 
 
@@ -93,22 +94,27 @@ def latent_like(x: Tensor) -> Tensor:
     return torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
-def text_subject(**options: object) -> TextSubject:
-    """A `StableDiffusionPipeline` with random weights: 8x8 latents of 4 channels, 16x16 images, the shipped tokenizer."""
-    torch.manual_seed(4)
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+def tokenizer() -> CLIPTokenizer:
+    """The tokenizer that ships."""
+    return CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=12)
+
+
+def text_config(words: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        eos_token_id=words.eos_token_id,
+        projection_dim=width,
     )
-    vae = AutoencoderKL(
+
+
+def autoencoder() -> AutoencoderKL:
+    """Of 16x16 images, to 8x8 latents of 4 channels."""
+    return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -117,6 +123,14 @@ def text_subject(**options: object) -> TextSubject:
         sample_size=16,
         scaling_factor=0.5,
     )
+
+
+def stable_diffusion() -> StableDiffusionPipeline:
+    """A `StableDiffusionPipeline` with random weights: 8x8 latents, 16x16 images."""
+    torch.manual_seed(4)
+    words = tokenizer()
+    text = CLIPTextModel(text_config(words, 16))
+    vae = autoencoder()
     unet = UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -139,35 +153,32 @@ def text_subject(**options: object) -> TextSubject:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    pipeline = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, steps, None, None, requires_safety_checker=False
-    )
     for module in (vae, text, unet):
         module.eval().requires_grad_(False)
+    return StableDiffusionPipeline(
+        vae, text, words, unet, steps, None, None, requires_safety_checker=False
+    )
+
+
+def text_subject(**options: object) -> Subject:
+    """`stable_diffusion` as a subject, with the world and the labeller of portraits."""
+    pipeline = stable_diffusion()
     judge = labeller()
-    given = lambda word: {"occupation": word}  # noqa: E731
-    prompts = Prompts(
-        tuple(Prompt(f"a face of a {w}", given(w)) for w in ("doctor", "nurse")),
-        tuple(Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")),
+    asked = [Prompt(f"a face of a {w}", {"occupation": w}) for w in ("doctor", "nurse")]
+    named = [Prompt(f"a {c} person", {"gender": c}, "a person") for c in ("female", "male")]
+    text_model = Subject(
+        "tiny-text",
+        pipeline.unet,
+        pipeline.scheduler,
+        "mid_block",
+        (4, 8, 8),
+        "tiny-float32",
+        portraits.ATTRIBUTES,
+        condition=Texts(),
+        guidance=2.0,
+        pipeline=pipeline,
+        evaluators=lambda: (judge, judge, None),
+        world=occupations.WORLD,
+        prompts=FacePrompts(tuple(asked), tuple(named)),
     )
-    return TextSubject(
-        **(
-            {
-                "name": "tiny-text",
-                "network": unet,
-                "scheduler": steps,
-                "module": "mid_block",
-                "shape": (4, 8, 8),
-                "attributes": portraits.ATTRIBUTES,
-                "fingerprint": "tiny-float32",
-                "device": torch.device("cpu"),
-                "dtype": torch.float32,
-                "evaluators": lambda: (judge, judge, None),
-                "world": occupations.WORLD,
-                "prompts": prompts,
-                "pipeline": pipeline,
-                "guidance": 2.0,
-            }
-            | options
-        )
-    )
+    return replace(text_model, **options)

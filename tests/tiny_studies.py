@@ -1,4 +1,4 @@
-"""Whole studies small enough for unit tests: images, labels, evaluators, a CLIP and a diffusion model.
+"""Whole studies small enough for unit tests: images, labels, evaluators, a CLIP and a model.
 
 All weights are random.
 
@@ -11,6 +11,7 @@ import ast
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ import pandas as pd
 import tiny
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
     DiffusionPipeline,
@@ -89,18 +89,8 @@ def dit() -> DiTPipeline:
     )
     for value in network.parameters():  # a DiT starts as the identity
         value.data += 0.1 * torch.randn_like(value)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=2 * SIDE,
-        scaling_factor=0.5,
-    )
-    return DiTPipeline(
-        network, vae, DDIMScheduler(1000, clip_sample=False), {0: "red fish", 1: "blue fish"}
-    )
+    steps = DDIMScheduler(1000, clip_sample=False)
+    return DiTPipeline(network, tiny.autoencoder(), steps, {0: "red fish", 1: "blue fish"})
 
 
 def shallow(features: int) -> nn.Sequential:
@@ -210,6 +200,20 @@ def cells(name: str) -> list[tuple[str, list[str]]]:
     ]
 
 
+def settings() -> dict[str, object]:
+    """The settings with their defaults."""
+    return asdict(Settings())
+
+
+def injected(name: str, values: Mapping[str, object]) -> dict[str, object]:
+    """Values as the parameters cell of a notebook takes them: its own, and `settings`."""
+    own = parameters(name)
+    chosen = {k: v for k, v in values.items() if k in own}
+    shared = {k: v for k, v in values.items() if k not in own}
+    assert shared.keys() <= settings().keys(), f"{name} has no parameters {shared.keys()}"
+    return chosen | ({"settings": shared} if "settings" in own else {})
+
+
 def run(name: str, values: Mapping[str, object]) -> dict[str, object]:
     """Execute a notebook's code cells in one namespace, and show what each ends with.
 
@@ -219,12 +223,11 @@ def run(name: str, values: Mapping[str, object]) -> dict[str, object]:
         "__name__": "__main__",
         "display": lambda *shown: [_show(s) for s in shown],
     }
-    unknown = values.keys() - parameters(name).keys()
-    assert not unknown, f"{name} has no parameters {unknown}"
+    given = injected(name, values)
     for source, tags in cells(name):
         _execute(source, space, f"{name}, {source.splitlines()[0]}")
         if "parameters" in tags:
-            space |= values
+            space |= given
     return space
 
 

@@ -1,9 +1,12 @@
-"""Train PortraitCLIP: `python models/clip/train.py [--world portraits|occupations|FOLDER] [--images N]`.
+"""Trains a small CLIP on a world, from the root of the repository:
 
-A small `transformers.CLIPModel` on fresh renders, half from the planted world and half with every factor uniform and
-independent, with captions that state everything, a part, or a single thing. A caption that leaves something out is true
-of several portraits of a batch; since the world is known, all of them count as its positives. A linear head, thrown away
-afterwards, has to read every factor off the image features, or the contrast would learn only what tells a batch apart.
+    python -m models.clip.train [--world portraits|occupations|FOLDER] [--images N]
+
+A `transformers.CLIPModel` sees fresh renders, half from the planted world and half with every
+factor uniform and independent. Captions state everything, a part, or a single thing. A caption that
+leaves something out is true of several images of a batch; since the world is known, all of them
+count as its positives. A linear head, thrown away afterwards, has to read every factor off the
+image features, or the contrast would learn only what tells a batch apart.
 """
 
 from __future__ import annotations
@@ -12,42 +15,38 @@ import argparse
 import itertools
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+# Before transformers: the package mends a torchvision that was built for another torch.
+from difflens_utils import occupations, portraits, precision
+from difflens_utils.errors import at_least
+from difflens_utils.evaluators import Clip, class_texts, embed, with_article
+from difflens_utils.labelled import LabelledImages, declared
+from difflens_utils.metrics import Estimate, wilson
+from difflens_utils.portraits import ATTRIBUTES
+from difflens_utils.worlds import Scenes, World
+
+# isort: split
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from models.evaluators.train import distort, shifted, unseen
 
 HERE = Path(__file__).parent
-sys.path.insert(
-    0, str(HERE.parents[1])
-)  # the recipes are no package, but this one augments as its neighbour does
-
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig  # noqa: E402
-
-from difflens_utils import occupations, portraits, precision  # noqa: E402
-from difflens_utils.errors import at_least  # noqa: E402
-from difflens_utils.evaluators import Clip, class_texts, embed  # noqa: E402
-from difflens_utils.labelled import LabelledImages, declared  # noqa: E402
-from difflens_utils.metrics import Estimate, wilson  # noqa: E402
-from difflens_utils.portraits import ATTRIBUTES  # noqa: E402
-from difflens_utils.worlds import Portraits, World  # noqa: E402
-from models.evaluators.train import distort, shifted, unseen  # noqa: E402
-
 SEED, BATCH, RATE, WIDTH = 31, 128, 2e-3, 128
-Caption = Callable[
-    [dict[str, str], random.Random], tuple[str, set[str]]
-]  # a portrait's classes -> a true text, and the factors that it states
+# The classes of an image -> a true text, and the factors that it states.
+Caption = Callable[[dict[str, str], random.Random], tuple[str, set[str]]]
 
 
 class Source(NamedTuple):
-    """Where pairs of portraits and texts come from."""
+    """Where pairs of images and texts come from."""
 
     world: World
     caption: Caption
@@ -55,28 +54,31 @@ class Source(NamedTuple):
     context: int  # tokens
     folder: Path
     full: Callable[[dict[str, str], random.Random], str]  # the text that the card retrieves by
-    among: tuple[int, ...]
+    among: tuple[int, ...]  # the sizes of the groups that it retrieves in
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Captions that state a part. A full caption of `portraits.captions` is cut at its commas and put together again.
+# ------------------------------------------------------------------------------------------------
+# Captions that state a part: a full caption of `portraits.captions` is cut at its commas and put
+# together again.
 
 
 def partial_caption(
     caption: str, person: dict[str, str], rng: random.Random
 ) -> tuple[str, set[str]]:
-    """A caption that keeps each statement of a full one with a chance drawn once per caption, and the factors it states."""
+    """A part of a full caption, and the factors that it states.
+
+    Each statement is kept with a probability that is drawn once per caption.
+    """
     who, *rest = caption.split(", ")
-    skin, width, hair, *extras, pose, clothing, position, background = [
-        who.split(" with ")[1],
-        *rest,
-    ]
+    skin = who.split(" with ")[1]
+    width, hair, *extras, pose, clothing, position, background = rest
     nouns = [
         (skin, {"tone"}),
         (width, {"head_width"}),
         (hair, {"hair_length", "hair_colour", "bald"}),
-        *((e, {e.split()[-1]}) for e in extras),
-    ]  # "a mustache", "red lipstick": the last word is the factor
+    ]
+    # "a mustache", "red lipstick": the last word is the factor
+    nouns += [(extra, {extra.split()[-1]}) for extra in extras]
     clauses = [
         (pose, {"side_pose", "head_down"}),
         (clothing, {"clothing"}),
@@ -84,26 +86,22 @@ def partial_caption(
         (background, {"background"}),
     ]
     rate = rng.random() ** 2
-    nouns, clauses = ([part for part in parts if rng.random() < rate] for parts in (nouns, clauses))
+    nouns = [noun for noun in nouns if rng.random() < rate]
+    clauses = [clause for clause in clauses if rng.random() < rate]
     subject, stated = rng.choice(
         [
             (who.split(" of ")[1].split(" with ")[0], {"gender", "age"}),
-            (_someone(person["gender"]), {"gender"}),
-            (_someone(person["age"]), {"age"}),
+            (f"{with_article(person['gender'])} person", {"gender"}),
+            (f"{with_article(person['age'])} person", {"age"}),
             ("a person", set()),
         ]
     )
     text = rng.choice(["a portrait of ", ""]) + subject
-    text += (
-        " with " * bool(nouns)
-        + ", ".join(t for t, _ in nouns)
-        + "".join(f", {t}" for t, _ in clauses)
-    )
+    if nouns:
+        text += " with " + ", ".join(noun for noun, _ in nouns)
+    for clause, _ in clauses:
+        text += f", {clause}"
     return text, stated.union(*(factors for _, factors in nouns + clauses))
-
-
-def _someone(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word} person"
 
 
 def _full_or_part(person: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
@@ -113,13 +111,13 @@ def _full_or_part(person: dict[str, str], rng: random.Random) -> tuple[str, set[
 
 
 def _words_of_portraits() -> set[str]:
-    world = [
-        c
-        for seed in (0, 1)
-        for c in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True))
-    ]
-    words = {w.strip(",") for c in world for w in c.split()} | {"person", ","}
-    return words | {c for f in portraits.WORLD.factors.values() for c in f.classes}
+    words = {"person", ","}
+    for seed in (0, 1):
+        for caption in portraits.captions(portraits.WORLD.sample(2000, seed, balanced=True)):
+            words |= {word.strip(",") for word in caption.split()}
+    for factor in portraits.WORLD.factors.values():
+        words |= set(factor.classes)
+    return words
 
 
 def _of_labels(classes: dict[str, str], rng: random.Random) -> tuple[str, set[str]]:
@@ -133,20 +131,18 @@ def source_of(name: str) -> Source:
     if name in SOURCES:
         return SOURCES[name]
     study = declared(Path(name))
-    words = {
-        w
-        for f in study.world.factors.values()
-        for text in (f.name, *f.classes)
-        for w in text.split()
-    } | {","}
+    words = {","}
+    for factor in study.world.factors.values():
+        for text in (factor.name, *factor.classes):
+            words |= set(text.split())
     source = Source(
         study.world,
         _of_labels,
-        lambda: words,
-        20,
-        study.clip,
-        lambda p, _: ", ".join(f"{f} {c}" for f, c in p.items()),
-        (10,),
+        words=lambda: words,
+        context=20,
+        folder=study.clip,
+        full=lambda classes, _: ", ".join(f"{f} {c}" for f, c in classes.items()),
+        among=(10,),
     )
     return source._replace(context=max(source.context, _longest(source)))
 
@@ -154,7 +150,10 @@ def source_of(name: str) -> Source:
 def _longest(source: Source) -> int:
     """Tokens of the longest full caption: what is cut off would still count as stated."""
     tokens = tokenizer(source)
-    count = lambda text: len(tokens(text).input_ids)  # noqa: E731
+
+    def count(text: str) -> int:
+        return len(tokens(text).input_ids)
+
     classes = {
         name: max(factor.classes, key=count) for name, factor in source.world.factors.items()
     }
@@ -166,50 +165,51 @@ SOURCES = {
         portraits.WORLD,
         _full_or_part,
         _words_of_portraits,
-        77,
-        HERE,
-        lambda p, _: portraits.caption(p),
-        (100, 1000),
+        context=77,
+        folder=HERE,
+        full=lambda person, _: portraits.caption(person),
+        among=(100, 1000),
     ),
     "occupations": Source(
         occupations.WORLD,
         occupations.caption,
         occupations.vocabulary,
-        20,
-        HERE.parent / "portraits-t2i/clip",
-        lambda p, rng: occupations.caption(p, rng, ATTRIBUTES)[0],
-        (10,),
+        context=20,
+        folder=HERE.parent / "portraits-t2i/clip",
+        full=lambda person, rng: occupations.caption(person, rng, ATTRIBUTES)[0],
+        among=(10,),
     ),
 }
 
 
 def batch(source: Source, n: int, seed: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
-    """Renders (B, 3, 32, 32), a caption each, labels (B, factors), and which caption is true of which image (B, B)."""
+    """Renders (B, 3, 32, 32), captions, labels (B, factors), and which caption is true of which.
+
+    That is (B captions, B images).
+    """
     world, factors = source.world, tuple(source.world.factors)
     halves = world.sample(n // 2, seed), world.sample(n - n // 2, seed + 1, balanced=True)
     rng = random.Random(seed)
     pairs = [source.caption(world.names(half, i), rng) for half in halves for i in range(len(half))]
-    stated = torch.tensor([[f in told for f in factors] for _, told in pairs])
-    labels = torch.stack(
-        [torch.cat([h.labels[f] for h in halves]) for f in factors], dim=1
-    )  # (B, factors)
+    captions = [caption for caption, _ in pairs]
+    stated = torch.tensor([[f in statements for f in factors] for _, statements in pairs])
+    by_factor = [torch.cat([half.labels[f] for half in halves]) for f in factors]
+    labels = torch.stack(by_factor, dim=1)  # (B, factors)
     differs = labels[:, None] != labels[None]  # (B captions, B images, factors)
-    return (
-        torch.cat([world.render(h, 32) for h in halves]),
-        [t for t, _ in pairs],
-        labels,
-        ~(differs & stated[:, None]).any(-1),
-    )
+    true = ~(differs & stated[:, None]).any(-1)
+    images = torch.cat([world.render(half, 32) for half in halves])
+    return images, captions, labels, true
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # The model
 
 
 def merges(words: set[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al., 2016), the most frequent pair first, until each word is one token.
+    """The merges of byte-pair encoding (Sennrich et al., 2016) until each word is one token.
 
-    The tokenizers library would break ties by hash, that is differently in every run.
+    The most frequent pair comes first. The tokenizers library would break ties by hash, and so
+    differently in every run.
     """
     pieces, result = [[*w[:-1], w[-1] + "</w>"] for w in words], []
     while pairs := Counter(pair for p in pieces for pair in itertools.pairwise(p)):
@@ -231,8 +231,9 @@ def _joined(piece: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def tokenizer(source: Source) -> CLIPTokenizer:
-    """CLIP's own scheme, laid out as CLIP's: 256 bytes, the same ending a word, the merges, start and end of text.
+    """A tokenizer of CLIP's scheme and layout.
 
+    Its tokens are 256 bytes, the same at the end of a word, the merges, start and end of text.
     Every word of the world's captions is one token, and no text is unknown.
     """
     pairs, letters = merges(source.words()), sorted(ByteLevel.alphabet())
@@ -268,19 +269,20 @@ def network(tokens: CLIPTokenizer) -> CLIPModel:
     config = CLIPConfig(
         text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH
     )
-    config._attn_implementation = (
-        "eager"  # for these short sequences twice as fast as the fused one, on a CPU
-    )
+    # For these short sequences twice as fast as the fused one, on a CPU.
+    config._attn_implementation = "eager"
     return CLIPModel(config)
 
 
 def contrastive_loss(similarity: Tensor, match: Tensor) -> Tensor:
-    """Symmetric cross-entropy of (B texts, B images) scaled cosines, its target spread evenly over all true pairs."""
+    """Symmetric cross-entropy of scaled cosines (B texts, B images).
+
+    Its target is spread evenly over all true pairs.
+    """
     by_text, by_image = match.float(), match.T.float()
-    return (
-        F.cross_entropy(similarity, by_text / by_text.sum(1, keepdim=True))
-        + F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))
-    ) / 2
+    of_texts = F.cross_entropy(similarity, by_text / by_text.sum(1, keepdim=True))
+    of_images = F.cross_entropy(similarity.T, by_image / by_image.sum(1, keepdim=True))
+    return (of_texts + of_images) / 2
 
 
 def factor_loss(logits: Tensor, labels: Tensor, world: World) -> Tensor:
@@ -307,55 +309,52 @@ def train(images: int, source: Source) -> Clip:
         x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(source.world, LabelledImages) else x
         with precision.autocast():
-            image, text = (
-                clip.image_features(distort(x, generator)).float(),
-                clip.text_features(texts).float(),
-            )
-        contrast = contrastive_loss(
-            clip.model.logit_scale.exp().clamp(max=100) * text @ image.T, match
-        )
-        factors = factor_loss(
-            head(image * WIDTH**0.5), labels, source.world
-        )  # features of unit norm: about 1 per entry
+            image = clip.image_features(distort(x, generator)).float()
+            text = clip.text_features(texts).float()
+        scale = clip.model.logit_scale.exp().clamp(max=100)
+        contrast = contrastive_loss(scale * text @ image.T, match)
+        # The features have unit norm; times the root of their number, an entry is about 1.
+        factors = factor_loss(head(image * WIDTH**0.5), labels, source.world)
         optimizer.zero_grad(set_to_none=True)
         (contrast + factors).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        progress.set_postfix(
-            contrast=f"{contrast.item():.3f}", factors=f"{factors.item():.3f}", refresh=False
-        )
+        losses = {"contrast": f"{contrast.item():.3f}", "factors": f"{factors.item():.3f}"}
+        progress.set_postfix(losses, refresh=False)
     clip.model.eval().requires_grad_(False)
     return clip
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # The card
 
 
 def retrieval(
     image: Tensor, text: Tensor, captions: list[str], among: int
 ) -> dict[str, dict[str, float]]:
-    """Top-1 retrieval both ways in groups of `among` of the (N, F) features; an equal caption counts as right."""
+    """Top-1 retrieval both ways in groups of `among` of the features (N, F).
+
+    An equal caption counts as right.
+    """
     right = {"image_to_text": 0, "text_to_image": 0}
     for start in range(0, len(captions), among):
-        x, t, names = (part[start : start + among] for part in (image, text, captions))
+        group = slice(start, start + among)
+        x, t, names = image[group], text[group], captions[group]
         for key, similarity in (("image_to_text", x @ t.T), ("text_to_image", t @ x.T)):
-            right[key] += sum(
-                names[i] == names[j] for i, j in enumerate(similarity.argmax(1).tolist())
-            )
+            found = similarity.argmax(1).tolist()
+            right[key] += sum(names[i] == names[j] for i, j in enumerate(found))
     return {key: _rounded(wilson(count, len(captions))) for key, count in right.items()}
 
 
 def zero_shot(
     clip: Clip, image: Tensor, labels: dict[str, Tensor], world: World
 ) -> dict[str, dict[str, float]]:
-    """Accuracy of the social attributes read off image features (N, F) by the closest of their class texts."""
+    """Accuracy of the attributes that the closest class texts say of image features (N, F)."""
     result = {}
     for name in world.attributes:
-        guess = (
-            image @ clip.text_features(class_texts(name, world.factors[name].classes)).T
-        ).argmax(1)
+        text = clip.text_features(class_texts(name, world.factors[name].classes))
+        guess = (image @ text.T).argmax(1)
         result[name] = _rounded(wilson(int((guess == labels[name]).sum()), len(guess)))
     return result
 
@@ -370,12 +369,11 @@ def card(clip: Clip, source: Source, n: int = 4000) -> dict[str, dict]:
     report, rng = {}, random.Random(SEED)
     for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
         images, labels = unseen(source.world, n, seed, balanced=kind == "balanced")
-        p = Portraits(labels, torch.zeros(len(images), 0))
+        p = Scenes(labels, torch.zeros(len(images), 0))
         texts = [source.full(source.world.names(p, i), rng) for i in range(len(images))]
         image = embed(clip, images)
-        text = torch.cat(
-            [clip.text_features(texts[i : i + 500]) for i in range(0, len(texts), 500)]
-        )
+        starts = range(0, len(texts), 500)
+        text = torch.cat([clip.text_features(texts[i : i + 500]) for i in starts])
         report[kind] = {
             "seed": seed,
             "zero_shot": zero_shot(clip, image, labels, source.world),

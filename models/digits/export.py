@@ -1,8 +1,11 @@
-"""Write scikit-learn's handwritten digits as a folder of images with labels: `python models/digits/export.py`.
+"""Writes scikit-learn's handwritten digits as a folder of images with labels:
 
-The zeros to threes of the test set of Alpaydin and Kaynak (1998), 8x8 pixels, as 43 people wrote them. Besides the digit each image gets two labels that
-are measured, as Morpho-MNIST (Castro et al., 2019) does for larger digits: the stroke is bold where the mean ink lies above the median of all, and
-the slant is right where the strokes lean to the right by more than the median of that digit.
+    python -m models.digits.export
+
+They are the zeros to threes of the test set of Alpaydin and Kaynak (1998), 8x8 pixels, as 43 people
+wrote them. Besides the digit each image gets two labels that are measured, as Morpho-MNIST (Castro
+et al., 2019) does for larger digits. The stroke is bold where the mean ink lies above the median of
+all. The slant is right where the strokes lean to the right by more than the median of that digit.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ def lean(images: np.ndarray) -> np.ndarray:
     """How far strokes shift to the right per pixel upwards, by image moments: (n, 8, 8) to (n,)."""
     y, x = np.mgrid[:8, :8]
     mass = images.sum((1, 2))
-    mean = lambda values: (images * values).sum((1, 2)) / mass  # noqa: E731
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (images * values).sum((1, 2)) / mass
+
     covariance = mean(x * y) - mean(x) * mean(y)
     return -covariance / (mean(y * y) - mean(y) ** 2)
 
@@ -44,9 +50,7 @@ def main() -> None:
             "slant": np.where(slope > medians[data.target], "right", "left"),
         }
     ).to_csv(folder / "labels.csv", index=False)
-    print(
-        f"{len(files)} images and labels.csv in {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}"
-    )
+    print(f"{len(files)} images and labels.csv in {folder}")
 
 
 if __name__ == "__main__":

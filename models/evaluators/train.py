@@ -1,8 +1,12 @@
-"""Train the two attribute networks: `python models/evaluators/train.py labeller|scorer [--world portraits|occupations|FOLDER] [--images N]`.
+"""Trains the two attribute networks, from the root of the repository:
 
-They share nothing: architecture, seed, and data (fresh renders from their own seeds, half from the planted world and
-half with every factor uniform and independent, so that neither can read one factor through another). A FOLDER holds a `study.yml`; its images are
-drawn again and again, shifted a little, and what the card says is measured on those that were held out.
+    python -m models.evaluators.train labeller|scorer
+        [--world portraits|occupations|FOLDER] [--images N]
+
+They share neither architecture nor seed nor data. The data are fresh renders from their own seeds,
+half from the planted world and half with every factor uniform and independent, so that neither can
+read one factor through another. A FOLDER holds a `study.yml`; its images are drawn again and again,
+shifted a little, and the card is measured on those that were held out.
 """
 
 from __future__ import annotations
@@ -45,11 +49,14 @@ def world_of(name: str) -> tuple[World, Path]:
 def unseen(
     world: World, n: int, seed: int, balanced: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images that no network was trained on, (n, 3, 32, 32), and their labels: fresh renders, or all that a folder holds out."""
+    """Images that no network was trained on, (n, 3, 32, 32), and their labels.
+
+    They are fresh renders, or all that a folder holds out.
+    """
     if isinstance(world, LabelledImages):
         return world.held_out(32)
-    p = world.sample(n, seed, balanced=balanced)
-    return world.render(p, 32), p.labels
+    people = world.sample(n, seed, balanced=balanced)
+    return world.render(people, 32), people.labels
 
 
 def shifted(images: Tensor, generator: torch.Generator, most: float = 0.06) -> Tensor:
@@ -61,9 +68,14 @@ def shifted(images: Tensor, generator: torch.Generator, most: float = 0.06) -> T
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise, contrast and shift of brightness: what a diffusion model's samples may have and renders have not."""
-    n = len(images)
-    pick = lambda: torch.rand(n, 1, 1, 1, generator=generator)  # noqa: E731
+    """Images with what samples may have and renders have not.
+
+    That is blur, noise, another contrast and another brightness.
+    """
+
+    def pick() -> Tensor:
+        return torch.rand(len(images), 1, 1, 1, generator=generator)
+
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = torch.lerp(images, blurred, pick() * (pick() < 0.4) * 0.7)
     noise = torch.randn(images.shape, generator=generator) * 0.12 * pick() * (pick() < 0.4)
@@ -101,7 +113,7 @@ def train(name: str, images: int, world: World, size: int = BATCH) -> AttributeN
 
 
 def calibrate(net: AttributeNet, seed: int, world: World) -> None:
-    """One temperature per factor, by maximum likelihood on held-out distorted portraits of the planted world."""
+    """Sets one temperature per factor, by maximum likelihood on held-out distorted images."""
     images, labels = unseen(world, 4000, seed)
     images = distort(images, torch.Generator().manual_seed(seed))
     grid = torch.logspace(-1, 1, 81)
@@ -116,11 +128,9 @@ def calibrate(net: AttributeNet, seed: int, world: World) -> None:
 def card(
     net: AttributeNet, seed: int, world: World, n: int = 10_000
 ) -> dict[str, dict[str, float]]:
-    """Held-out accuracy and expected calibration error (15 bins) per factor, on fresh renders of the planted world."""
-    (images, labels), (uniform, uniform_labels) = (
-        unseen(world, n, seed),
-        unseen(world, n, seed + 1, balanced=True),
-    )
+    """Held-out accuracy and expected calibration error (15 bins) per factor."""
+    images, labels = unseen(world, n, seed)
+    uniform, uniform_labels = unseen(world, n, seed + 1, balanced=True)
     other = net.logits(uniform)
     result = {}
     for k, z in net.logits(images).items():
@@ -128,12 +138,11 @@ def card(
         right = (guess == labels[k]).float()
         bins = (confidence * 15).long().clamp(max=14)
         ece = sum(abs((right - confidence)[bins == b].sum().item()) for b in range(15)) / len(guess)
+        balanced = (other[k].argmax(-1) == uniform_labels[k]).float().mean().item()
         result[k] = {
             "accuracy": round(right.mean().item(), 4),
             "ece": round(ece, 4),
-            "accuracy_balanced": round(
-                (other[k].argmax(-1) == uniform_labels[k]).float().mean().item(), 4
-            ),
+            "accuracy_balanced": round(balanced, 4),
         }
     return result
 
@@ -152,16 +161,15 @@ def main() -> None:
         world, home = world_of(args.world)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+    _, seed, _ = RECIPES[args.name]
     net = train(args.name, args.images, world)
-    calibrate(net, RECIPES[args.name][1] + 100, world)
+    calibrate(net, seed + 100, world)
     folder = (args.out or home) / args.name
     net.save(folder)
-    report = {
-        "images": args.images,
-        "held_out": card(AttributeNet.load(folder), RECIPES[args.name][1] + 200, world),
-    }
+    held_out = card(AttributeNet.load(folder), seed + 200, world)
+    report = {"images": args.images, "held_out": held_out}
     (folder / "card.json").write_text(json.dumps(report, indent=1) + "\n")
-    for k, row in report["held_out"].items():
+    for k, row in held_out.items():
         print(f"{k:12s} " + "  ".join(f"{a} {b:.4f}" for a, b in row.items()))
 
 

@@ -1,7 +1,10 @@
-"""Label a folder of photographs of faces: `python models/own/label.py weights/celebahq [--size 256]`.
+"""Labels a folder of photographs of faces, from the root of the repository:
 
-FairFace's network of seven races, in the classes of the paper, writes `labels.csv` with the columns file, gender, age and race beside the images. A real subject
-whose reference images are labelled has a world (difflens_utils/labelled.py), and every notebook runs on it.
+    python -m models.own.label weights/celebahq [--size 256]
+
+FairFace's network of seven races reads them in the classes of the paper. `labels.csv`, beside the
+images, gets the columns file, gender, age and race. A real subject whose reference images are
+labelled has a world (difflens_utils/labelled.py), and every notebook runs on it.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def main() -> None:
             raise ValueError(f"{args.folder} holds no images ({', '.join(ENDINGS)})")
         if (args.folder / "labels.csv").exists():
             raise ValueError(
-                f"{args.folder}/labels.csv is there already; move it away to have the images labelled anew"
+                f"{args.folder}/labels.csv is there already; "
+                "move it away to have the images labelled anew"
             )
         network = FairFace.load(*weights.require("fairface-7")).to(device)
         if faults := pictures.unreadable(paths):
@@ -60,13 +64,10 @@ def main() -> None:
     temporary = args.folder / "labels.csv.tmp"
     table.to_csv(temporary, index=False)
     os.replace(temporary, args.folder / "labels.csv")
-    print(
-        f"{len(table)} images; "
-        + "; ".join(
-            f"{f}: " + ", ".join(f"{c} {n}" for c, n in table[f].value_counts().items())
-            for f in network.factors
-        )
-    )
+    print(f"{len(table)} images")
+    for factor in network.factors:
+        counts = table[factor].value_counts()
+        print(f"{factor}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
 
 
 if __name__ == "__main__":

@@ -1,32 +1,31 @@
-"""Train a small diffusion model on a folder of labelled images: `python models/own/train.py FOLDER [--size 16] [--images N] [--state FILE]`.
+"""Trains a small diffusion model on a folder of labelled images, from the root of the repository:
 
-FOLDER holds a `study.yml` (see "Bring your own model" in the book). The recipe is that of the portraits (models/portraits/train.py): a pixel-space
-DDPM with the loss weighting of P2, averaged weights, and closed skip connections, so that what an image is has to pass the bottleneck. Images are
-drawn with the weights that the planted shares ask for, and shifted a little. Half a million images of 16x16 take some minutes on two cores; what was interrupted resumes.
+    python -m models.own.train FOLDER [--size 16] [--images N] [--state FILE]
+
+FOLDER holds a `study.yml` (see "Bring your own model" in the book). The recipe is that of the
+portraits (models/portraits/train.py): a pixel-space DDPM with the loss weighting of P2, averaged
+weights, and closed skip connections, so that what an image shows has to pass the bottleneck. Images
+are drawn with the weights that the planted shares ask for, and shifted a little. Half a million
+images of 16x16 take some minutes on two cores. A training that was interrupted resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(
-    0, str(HERE.parents[1])
-)  # the recipes are no package, but this one trains as its neighbours do
-
-from difflens_utils import keys  # noqa: E402
-from difflens_utils.errors import at_least, within  # noqa: E402
-from difflens_utils.labelled import LabelledImages, declared  # noqa: E402  before diffusers: it mends a torchvision built for another torch
+# Before diffusers: the package mends a torchvision that was built for another torch.
+from difflens_utils import keys
+from difflens_utils.errors import at_least, within
+from difflens_utils.labelled import LabelledImages, declared
 
 # isort: split
-import torch  # noqa: E402
-from diffusers import DDIMPipeline, UNet2DModel  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from diffusers import DDIMPipeline, UNet2DModel
+from torch import Tensor
 
-from models.evaluators.train import shifted  # noqa: E402
-from models.portraits.train import close_skips, loop, scheduler, weighted_loss  # noqa: E402
+from models.evaluators.train import shifted
+from models.portraits.train import Run, close_skips, loop, scheduler, weighted_loss
 
 SEED, BATCH, RATE, DECAY = 17, 64, 6e-4, 0.999
 OPEN = 1  # up blocks, from the finest, that read their skip connections
@@ -34,7 +33,10 @@ WIDTHS = (32, 64, 128)  # channels per level, each half as wide as the one befor
 
 
 def network(size: int, widths: tuple[int, ...] = WIDTHS) -> UNet2DModel:
-    """A U-Net whose bottleneck has the last of the widths, at size / 2^(levels - 1) pixels; attention one level above it."""
+    """A U-Net whose bottleneck has the last of the widths, at size / 2^(levels - 1) pixels.
+
+    Attention is one level above it.
+    """
     last = len(widths) - 1
     down = ["AttnDownBlock2D" if i == last - 1 else "DownBlock2D" for i in range(last + 1)]
     up = ["AttnUpBlock2D" if name.startswith("Attn") else "UpBlock2D" for name in down[::-1]]
@@ -54,7 +56,7 @@ def network(size: int, widths: tuple[int, ...] = WIDTHS) -> UNet2DModel:
 def train(
     world: LabelledImages, size: int, images: int, state_file: Path, open_blocks: int = OPEN
 ) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights.
+    """Trains up to `images` training images, and returns the averaged weights.
 
     Raises ValueError for a state file of another size or of other data.
     """
@@ -65,17 +67,14 @@ def train(
     def loss_at(step: int) -> Tensor:
         seed = SEED * 10_000_000 + step
         generator = torch.Generator().manual_seed(seed)
-        return weighted_loss(
-            unet, shifted(world.render(world.sample(BATCH, seed), size), generator), generator
-        )
+        images = world.render(world.sample(BATCH, seed), size)
+        return weighted_loss(unet, shifted(images, generator), generator)
 
-    data = {
-        name: part for name, part in world.fingerprint().items() if name != "world"
-    }  # whatever the code
+    data = dict(world.fingerprint())
+    del data["world"]  # the code: a training goes on after it has changed
     made_with = f"size {size}, {open_blocks} open blocks and data {keys.key_of(data)}"
-    steps = images // BATCH
-    name = str(world.folder)
-    return loop(name, unet, loss_at, RATE, DECAY, steps, state_file, made_with=made_with)
+    run = Run(images // BATCH, RATE, DECAY, state_file, made_with=made_with)
+    return loop(str(world.folder), unet, loss_at, run)
 
 
 def main() -> None:

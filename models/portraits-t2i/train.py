@@ -1,43 +1,45 @@
-"""Train the text-to-image subject: `python models/portraits-t2i/train.py vae|unet [--images N] [--scratch DIR]`.
+"""Trains the text-to-image subject, from the root of the repository:
 
-A Stable Diffusion in miniature (Rombach et al., 2022), trained on captioned portraits with occupations: first an autoencoder with a
-Kullback-Leibler penalty (64x64 to 8x8), then a U-Net over its latents that reads the frozen text tower of PortraitCLIP
-(`models/clip/train.py --world occupations`, which has to be there). Scaled-linear beta, T = 1000, epsilon-prediction; a tenth of the
-captions is empty, for classifier-free guidance (Ho and Salimans, 2022). Every batch is a function of (seed, step), so a run that was
-interrupted resumes exactly from its state file.
+    python -m models.portraits-t2i.train vae|unet [--images N] [--scratch DIR]
 
-Four fifths of the portraits are drawn from the planted world; one fifth has every gender, age and tone equally often, and captions that
-always name all three. So prompts that name classes are obeyed for each occupation, and a prompt that does not gets the planted bias.
+It is a Stable Diffusion in miniature (Rombach et al., 2022), trained on captioned portraits with
+occupations. An autoencoder with a Kullback-Leibler penalty (64x64 to 8x8) comes first, then a U-Net
+over its latents that reads the frozen text tower of PortraitCLIP (`models.clip.train --world
+occupations` makes it). Scaled-linear beta, T = 1000, epsilon-prediction. A tenth of the captions is
+empty, for classifier-free guidance (Ho and Salimans, 2022). Every batch is a function of (seed,
+step), so a run that was interrupted resumes exactly from its state file.
+
+Four fifths of the portraits are drawn from the planted world. One fifth has every gender, age and
+tone equally often, and captions that always name all three. So prompts that name classes are obeyed
+for each occupation, and a prompt that names none gets the planted bias.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(
-    0, str(HERE.parents[1])
-)  # the recipes are no package, but this one goes on as its neighbours do
-
-from difflens_utils import occupations, precision, weights  # noqa: E402
-from difflens_utils.errors import at_least  # noqa: E402
-from difflens_utils.evaluators import Clip  # noqa: E402
-from difflens_utils.occupations import ATTRIBUTES, WORLD  # noqa: E402
-from difflens_utils.worlds import Portraits  # noqa: E402
-from models.portraits.train import close_skips, loop, save_atomically  # noqa: E402
+# Before diffusers: the package mends a torchvision that was built for another torch.
+from difflens_utils import occupations, precision, weights
+from difflens_utils.errors import at_least
+from difflens_utils.evaluators import Clip
+from difflens_utils.occupations import ATTRIBUTES, WORLD
+from difflens_utils.worlds import Scenes
 
 # isort: split
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-from transformers import CLIPTextModel  # noqa: E402
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPTextModel
 
+from models.portraits.train import Run, close_skips, loop, save_atomically
+
+HERE = Path(__file__).parent
 SEED, SIZE, POOL, UNIFORM = 17, 64, 131_072, 0.2
 VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 1.5e-3, 0.03
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 8e-4, 0.9995, 0.1
@@ -45,21 +47,24 @@ IMAGES = {"vae": 176_000, "unet": 409_600}  # to train on
 OPEN = 1  # resnets of the up blocks, from the last, that read their skip connections
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Data
 
 
-def population() -> Portraits:
-    """The training portraits (POOL,), the last fifth of them uniform in the attributes and the occupation."""
+def population() -> Scenes:
+    """The training portraits (POOL,).
+
+    The last fifth of them is uniform in the attributes and the occupation.
+    """
     planted = WORLD.sample(round(POOL * (1 - UNIFORM)), SEED)
     uniform = WORLD.sample(POOL - len(planted), SEED + 1, balanced=(*ATTRIBUTES, "occupation"))
-    return Portraits(
+    return Scenes(
         {k: torch.cat([v, uniform.labels[k]]) for k, v in planted.labels.items()},
         torch.cat([planted.nuisance, uniform.nuisance]),
     )
 
 
-def renders(people: Portraits, scratch: Path) -> np.ndarray:
+def renders(people: Scenes, scratch: Path) -> np.ndarray:
     """Their images, (POOL, 3, 64, 64) uint8, rendered once into a memory map."""
     path = scratch / f"renders-{SEED}-{len(people)}.npy"
     if not path.exists():
@@ -78,7 +83,7 @@ def picked(pool: np.ndarray, rows: Tensor) -> Tensor:
     return torch.from_numpy(pool[rows.numpy()]).float() / 127.5 - 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # The models
 
 
@@ -95,7 +100,10 @@ def autoencoder() -> AutoencoderKL:
 
 
 def network(text_width: int) -> UNet2DConditionModel:
-    """The text enters before and in the middle block only, and `close_skips` shuts the skips: what a portrait is passes h (160 x 4 x 4)."""
+    """A U-Net that the text enters before and in the middle block only.
+
+    `close_skips` shuts the skips, so what a portrait shows has to pass h (160 x 4 x 4).
+    """
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         in_channels=8,
@@ -140,100 +148,97 @@ def train_vae(images: int, scratch: Path) -> None:
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
-        x = picked(pool, torch.randint(len(pool), (VAE_BATCH,), generator=generator)).to(
-            memory_format=torch.channels_last
-        )
+        rows = torch.randint(len(pool), (VAE_BATCH,), generator=generator)
+        x = picked(pool, rows).to(memory_format=torch.channels_last)
         with precision.autocast():
             posterior = vae.encode(x).latent_dist
             out = vae.decode(posterior.sample(generator=generator)).sample
         out = out.float()
+        pixels = (out - x).abs().mean()
         edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-        return (
-            (out - x).abs().mean()
-            + edges
-            + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
-        )
+        return pixels + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
 
-    vae.load_state_dict(
-        loop(
-            "vae",
-            vae,
-            loss_at,
-            VAE_RATE,
-            0.999,
-            images // VAE_BATCH,
-            scratch / "vae.pt",
-            warm_up=300,
-            falling=3,
-        )
-    )
-    with torch.no_grad():
-        latents = torch.cat(
-            [
-                vae.encode(picked(pool, torch.arange(i, i + 256))).latent_dist.mean
-                for i in range(0, 4096, 256)
-            ]
-        )
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    state_file = scratch / "vae.pt"
+    run = Run(images // VAE_BATCH, VAE_RATE, 0.999, state_file, warm_up=300, falling=3)
+    vae.load_state_dict(loop("vae", vae, loss_at, run))
+    vae.register_to_config(scaling_factor=scaling_factor(vae, pool))
     vae.half().save_pretrained(HERE / "vae")
 
 
+@torch.no_grad()
+def scaling_factor(vae: AutoencoderKL, pool: np.ndarray) -> float:
+    """One over the standard deviation of the latents of 4,096 images."""
+    latents = []
+    for start in range(0, 4096, 256):
+        images = picked(pool, torch.arange(start, start + 256))
+        latents.append(vae.encode(images).latent_dist.mean)
+    return round(1 / torch.cat(latents).std().item(), 5)
+
+
 def posteriors(pool: np.ndarray, scratch: Path) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
-    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32).to(
-        memory_format=torch.channels_last
-    )
-    path = (
-        scratch
-        / f"latents-{weights.file_fingerprint(HERE / 'vae/diffusion_pytorch_model.safetensors')}.pt"
-    )
+    """Mean and deviation of every portrait's scaled latent, (POOL, 8, 8, 8) float16 each."""
+    vae = AutoencoderKL.from_pretrained(HERE / "vae", dtype=torch.float32)
+    vae.to(memory_format=torch.channels_last)
+    version = weights.file_fingerprint(HERE / "vae/diffusion_pytorch_model.safetensors")
+    path = scratch / f"latents-{version}.pt"
     if not path.exists():
-        parts = []
+        chunks = []
         with torch.no_grad(), precision.autocast():
             for i in tqdm(range(0, len(pool), 256), desc="encoding", mininterval=10):
-                d = vae.encode(
-                    picked(pool, torch.arange(i, min(i + 256, len(pool)))).to(
-                        memory_format=torch.channels_last
-                    )
-                ).latent_dist
-                parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
-        save_atomically({"latents": torch.cat(parts, 1)}, path)
+                images = picked(pool, torch.arange(i, min(i + 256, len(pool))))
+                d = vae.encode(images.to(memory_format=torch.channels_last)).latent_dist
+                chunks.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
+        save_atomically({"latents": torch.cat(chunks, 1)}, path)
     mean, std = torch.load(path, weights_only=True)["latents"]
     return mean, std
+
+
+def captions(people: Scenes) -> Callable[[list[int], int], list[str]]:
+    """A function (rows, seed) -> random captions of these people, some of them empty."""
+    names = [WORLD.names(people, i) for i in range(len(people))]
+    planted = round(POOL * (1 - UNIFORM))
+
+    def draw(rows: list[int], seed: int) -> list[str]:
+        rng = random.Random(seed)
+        texts = []
+        for row in rows:
+            if rng.random() < UNCONDITIONAL:
+                texts.append("")
+                continue
+            named = None if row < planted else ATTRIBUTES
+            texts.append(occupations.caption(names[row], rng, named)[0])
+        return texts
+
+    return draw
+
+
+def token_ids(clip: Clip, texts: list[str]) -> Tensor:
+    """(B, context) of B texts."""
+    return clip.tokenizer(
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=clip.context,
+        return_tensors="pt",
+    ).input_ids
 
 
 def train_unet(images: int, scratch: Path) -> None:
     torch.manual_seed(SEED)
     people = population()
-    names = [WORLD.names(people, i) for i in range(len(people))]
-    planted = round(POOL * (1 - UNIFORM))
+    texts = captions(people)
     mean, std = posteriors(renders(people, scratch), scratch)
     tower, clip = text_tower()
     unet = network(tower.config.hidden_size).to(memory_format=torch.channels_last)
     close_skips(unet, OPEN)
     alphas = scheduler().alphas_cumprod
 
-    def texts(rows: list[int], rng: random.Random) -> list[str]:
-        named = [None if r < planted else ATTRIBUTES for r in rows]
-        return [
-            "" if rng.random() < UNCONDITIONAL else occupations.caption(names[r], rng, n)[0]
-            for r, n in zip(rows, named, strict=True)
-        ]
-
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(POOL, (BATCH,), generator=generator)
-        tokens = clip.tokenizer(
-            texts(rows.tolist(), random.Random(SEED * 10_000_000 + step)),
-            padding="max_length",
-            truncation=True,
-            max_length=clip.context,
-            return_tensors="pt",
-        ).input_ids
-        noise, t = (
-            torch.randn(BATCH, *mean.shape[1:], generator=generator),
-            torch.randint(1000, (BATCH,), generator=generator),
-        )
+        tokens = token_ids(clip, texts(rows.tolist(), SEED * 10_000_000 + step))
+        noise = torch.randn(BATCH, *mean.shape[1:], generator=generator)
+        t = torch.randint(1000, (BATCH,), generator=generator)
         x = mean[rows].float() + std[rows].float() * torch.randn(noise.shape, generator=generator)
         a = alphas[t].reshape(-1, 1, 1, 1)
         with torch.no_grad():
@@ -243,19 +248,9 @@ def train_unet(images: int, scratch: Path) -> None:
             predicted = unet(noisy, t, condition, return_dict=False)[0]
         return F.mse_loss(predicted.float(), noise)
 
-    export(
-        loop(
-            "unet",
-            unet,
-            loss_at,
-            RATE,
-            DECAY,
-            images // BATCH,
-            scratch / "unet.pt",
-            warm_up=300,
-            falling=3,
-        )
-    )
+    state_file = scratch / "unet.pt"
+    run = Run(images // BATCH, RATE, DECAY, state_file, warm_up=300, falling=3)
+    export(loop("unet", unet, loss_at, run))
 
 
 def export(weights: dict[str, Tensor]) -> None:

@@ -1,7 +1,9 @@
-"""What passes the bottleneck, with the skips open and closed: `python models/portraits/skips.py OPEN CLOSED`.
+"""Measures what passes the bottleneck, with the skips open and closed:
 
-OPEN and CLOSED are folders of pipelines. Measured as in notebook 03, and written to results/skips.json, from where the model
-card and the book take their figures of the weights before the skips were closed.
+    python -m models.portraits.skips OPEN CLOSED
+
+OPEN and CLOSED are folders of pipelines. The measure is that of notebook 03. It is written to
+results/skips.json, from where the model card and the book take their figures.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ STEPS, PAIRS, SEED = 10, 64, 30  # notebook 03's defaults
 
 
 def shares(folder: Path) -> dict[str, dict]:
-    """Per attribute, commonest class to rarest: the share of its effect that passes h at the deciding steps."""
+    """Per attribute, the share of its effect that passes h at the deciding steps.
+
+    The effect is that of the commonest class turned into the rarest.
+    """
     subject = subjects.load("portraits", folder=folder)
     times = sampling.trajectory(subject, STEPS).timesteps
     rows = {}
@@ -33,10 +38,8 @@ def shares(folder: Path) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs=2, metavar=("OPEN", "CLOSED"))
-    found = {
-        name: shares(folder)
-        for name, folder in zip(("open", "closed"), parser.parse_args().folders, strict=True)
-    }
+    open_folder, closed_folder = parser.parse_args().folders
+    found = {"open": shares(open_folder), "closed": shares(closed_folder)}
     content = {"steps": STEPS, "pairs": PAIRS, "seed": SEED, "share": found}
     (artifacts.ROOT / "results/skips.json").write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(found, indent=1))

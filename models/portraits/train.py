@@ -1,9 +1,12 @@
-"""Train the unconditional subject: `python models/portraits/train.py [--images N] [--state FILE]`.
+"""Trains the unconditional subject, from the root of the repository:
 
-A pixel-space DDPM (Ho et al., 2020; linear beta, T = 1000, epsilon-prediction) on 131,072 portraits of the planted
-world, with the loss weighting of P2 (Choi et al., 2022; k = 1, gamma = 0.5), an exponential moving average of the weights,
-and a learning rate that stays constant and then falls linearly to zero over the last quarter. Every batch is a function
-of (seed, step), so a run that was interrupted resumes exactly from its state file.
+    python -m models.portraits.train [--images N] [--state FILE]
+
+It is a pixel-space DDPM (Ho et al., 2020; linear beta, T = 1000, epsilon-prediction) on 131,072
+portraits of the planted world. The loss has the weighting of P2 (Choi et al., 2022; k = 1,
+gamma = 0.5), and the weights an exponential moving average. The learning rate stays constant and
+then falls linearly to zero over the last quarter. Every batch is a function of (seed, step), so a
+run that was interrupted resumes exactly from its state file.
 """
 
 from __future__ import annotations
@@ -12,12 +15,11 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from difflens_utils import (
-    portraits,
-    precision,
-)  # before diffusers: it mends a torchvision built for another torch
+# Before diffusers: the package mends a torchvision that was built for another torch.
+from difflens_utils import portraits, precision
 from difflens_utils.errors import at_least, within
 
 # isort: split
@@ -32,8 +34,11 @@ OPEN = 1  # up blocks, from the finest, that read their skip connections
 
 
 def network() -> UNet2DModel:
-    """Narrow above, wide below: few channels cross the skips at high resolution, and `close_skips` shuts the others, so what
-    a portrait IS has to pass the bottleneck (192 x 4 x 4)."""
+    """A U-Net with few channels at high resolution and many below.
+
+    Few channels cross the open skips, and `close_skips` shuts the others. So what a portrait shows
+    has to pass the bottleneck (192 x 4 x 4).
+    """
     return UNet2DModel(
         sample_size=32,
         in_channels=3,
@@ -48,11 +53,13 @@ def network() -> UNet2DModel:
 
 
 def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> None:
-    """Fewer skips: hold at zero, in all but the last `open_resnets` resnets of the up blocks, every weight that reads a skip connection.
+    """Holds at zero every weight that reads a skip connection.
 
-    With all of diffusers' skips open the decoder asks the bottleneck for next to nothing, since what an image is can be read
-    around it at every resolution; `difflens_utils.mediation` measures it. Zeros keep the file an ordinary `UNet2DModel`. A
-    normalisation group that a skip shares with the channels from below is closed with it, or its mean would leak through.
+    The last `open_resnets` resnets of the up blocks are left as they are. With all of diffusers'
+    skips open the decoder takes next to nothing from the bottleneck, since it reads the image
+    around it at every resolution; `difflens_utils.mediation` measures it. Zeros keep the file an
+    ordinary `UNet2DModel`. A normalisation group that a skip shares with the channels from below is
+    closed too, or its mean would leak through.
     """
     widths = [unet.conv_in.out_channels]
     for block in unet.down_blocks:
@@ -67,7 +74,7 @@ def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> 
 
 
 def _hold_at_zero(weight: Tensor, start: int) -> None:
-    """Zero the weights of the input channels from `start` on, and their gradients from now on."""
+    """Zeroes the weights of the input channels from `start` on, and their gradients from now on."""
     with torch.no_grad():
         weight[:, start:] = 0
     keep = torch.ones(weight.shape[1])
@@ -92,12 +99,13 @@ def data() -> Tensor:
     """The training set: (POOL, 3, 32, 32) uint8, rendered in a minute."""
     pool = torch.empty(POOL, 3, 32, 32, dtype=torch.uint8)
     for start in tqdm(range(0, POOL, 1024), desc="rendering", mininterval=10):
-        images = portraits.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
+        images = portraits.WORLD.render(portraits.WORLD.sample(1024, SEED * 100_000 + start))
         pool[start : start + 1024] = ((images + 1) * 127.5).round().to(torch.uint8)
     return pool
 
 
 def save_atomically(state: dict, path: Path) -> None:
+    """Writes a state so that a killed run leaves the old file or the new one, and no half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
@@ -110,73 +118,101 @@ def export(weights: dict[str, Tensor], folder: Path) -> None:
     DDIMPipeline(unet.half(), scheduler()).save_pretrained(folder)
 
 
-def loop(
-    name: str,
-    model: torch.nn.Module,
-    loss_at: Callable[[int], Tensor],
-    rate: float,
-    decay: float,
-    total: int,
-    state_file: Path,
-    *,
-    first: int = 0,
-    warm_up: int = 200,
-    falling: int = 4,
-    minutes: float = 4.0,
-    made_with: str = "",
-) -> dict[str, Tensor]:
-    """AdamW from step `first` to `total`, with `loss_at(step)`; returns the averaged weights. Resumes from `state_file`.
+@dataclass(frozen=True)
+class Run:
+    """How a training goes: its steps, its learning rate, its average, and where its state lies."""
 
-    The rate rises over `warm_up` steps, stays, and falls linearly to zero over the last of so many (`falling`) parts of all steps.
-    Raises ValueError for a state file that was `made_with` something else.
+    total: int  # the step at which it ends
+    rate: float  # the learning rate between its rise and its fall
+    decay: float  # of the moving average of the weights
+    state_file: Path  # what it resumes from and writes
+    first: int = 0  # the step that it starts with
+    warm_up: int = 200  # steps over which the rate rises
+    falling: int = 4  # the rate falls to zero over the last of so many equal parts of the steps
+    minutes: float = 4.0  # between saves
+    made_with: str = ""  # what must be the same for a state to be resumed
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        rising = (step - self.first + 1) / self.warm_up
+        falling = (self.total - step) / (self.total / self.falling)
+        return self.rate * min(1.0, rising, falling)
+
+
+def _state(run: Run) -> dict | None:
+    """The state in the run's file, or None where there is none yet.
+
+    Raises ValueError for a state that was made with something else.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
-    average, step, running = {k: v.clone() for k, v in model.state_dict().items()}, first, None
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if (before := state.get("made_with", "")) != made_with:
-            raise ValueError(
-                f"{state_file} was made with {before or 'nothing that it names'}, and this "
-                f"training is with {made_with}; remove it, or name another file with --state"
-            )
+    if not run.state_file.exists():
+        return None
+    state = torch.load(run.state_file, weights_only=True)
+    before = state.get("made_with", "")
+    if before != run.made_with:
+        raise ValueError(
+            f"{run.state_file} was made with {before or 'nothing that it names'}, and this "
+            f"training is with {run.made_with}; remove it, or name another file with --state"
+        )
+    return state
+
+
+def loop(
+    name: str, model: torch.nn.Module, loss_at: Callable[[int], Tensor], run: Run
+) -> dict[str, Tensor]:
+    """Trains with AdamW and `loss_at(step)`, and returns the averaged weights.
+
+    It resumes from the run's state file. Raises ValueError for a state of something else.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.rate, weight_decay=0.01, fused=True)
+    average = {k: v.clone() for k, v in model.state_dict().items()}
+    start, running, saved = run.first, None, time.monotonic()
+    if (state := _state(run)) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
-    saved = time.monotonic()
-    bar = tqdm(range(step, total), initial=step, total=total, desc=name, mininterval=20)
+        average, start = state["average"], state["step"]
+    bar = tqdm(range(start, run.total), name, initial=start, total=run.total, mininterval=20)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(
-                1.0, (step - first + 1) / warm_up, (total - step) / (total / falling)
-            )
-        loss = loss_at(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        keep = min(decay, (1 + step) / (10 + step))
-        for k, v in model.state_dict().items():
-            average[k].lerp_(v, 1 - keep)
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+            group["lr"] = run.rate_at(step)
+        loss = _step(model, optimizer, loss_at, step)
+        _update(average, model, min(run.decay, (1 + step) / (10 + step)))
+        running = loss if running is None else 0.99 * running + 0.01 * loss
         if step % 50 == 0:
             bar.set_postfix(loss=f"{running:.4f}", refresh=False)
-        if time.monotonic() - saved > 60 * minutes or step + 1 == total:
-            save_atomically(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average,
-                    "step": step + 1,
-                    "made_with": made_with,
-                },
-                state_file,
-            )
+        if time.monotonic() - saved > 60 * run.minutes or step + 1 == run.total:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"average": average, "step": step + 1, "made_with": run.made_with}
+            save_atomically(state, run.state_file)
             saved = time.monotonic()
     return average
 
 
+def _step(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_at: Callable[[int], Tensor],
+    step: int,
+) -> float:
+    """One step of gradient descent; returns the loss before it."""
+    loss = loss_at(step)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def _update(average: dict[str, Tensor], model: torch.nn.Module, keep: float) -> None:
+    """Moves the average towards the weights, in place."""
+    for name, value in model.state_dict().items():
+        average[name].lerp_(value, 1 - keep)
+
+
 def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> Tensor:
-    """P2's loss of clean images x (B, C, H, W) at timesteps and with noise of their own: (). The weights are 1 / (k + SNR)^gamma."""
+    """P2's loss of clean images x (B, C, H, W), at random timesteps: ().
+
+    The weights are 1 / (k + SNR)^gamma.
+    """
     alphas = scheduler().alphas_cumprod
     weight = (1 + alphas / (1 - alphas)) ** -0.5
     t = torch.randint(1000, (len(x),), generator=generator)
@@ -185,7 +221,8 @@ def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> T
     noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
     with precision.autocast():
         predicted = unet(noisy, t, return_dict=False)[0]
-    return ((predicted.float() - noise).square().mean((1, 2, 3)) * weight[t]).mean() / weight.mean()
+    per_image = (predicted.float() - noise).square().mean((1, 2, 3))
+    return (per_image * weight[t]).mean() / weight.mean()
 
 
 def train(
@@ -196,41 +233,33 @@ def train(
     open_blocks: int = OPEN,
     minutes_between_saves: float = 4.0,
 ) -> dict[str, Tensor]:
-    """Run to `images` training images and return the averaged weights.
+    """Trains up to `images` training images, and returns the averaged weights.
 
-    `warm` starts from a pipeline's weights, which `seen` images made, instead of random ones: the batches and the
-    learning rate go on from there, with a new optimizer.
+    `warm` is a pipeline whose weights `seen` images made. The training starts from them instead of
+    random ones: the batches and the learning rate go on from there, with a new optimizer.
     """
     torch.manual_seed(SEED)
     unet = network().to(memory_format=torch.channels_last)
     if warm is not None:
-        unet.load_state_dict(
-            DDIMPipeline.from_pretrained(
-                warm, dtype=torch.float32, local_files_only=True
-            ).unet.state_dict()
-        )
+        loaded = DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True)
+        unet.load_state_dict(loaded.unet.state_dict())
     close_skips(unet, open_blocks * (unet.config.layers_per_block + 1))
     pool = data()
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
-        return weighted_loss(
-            unet,
-            pool[torch.randint(POOL, (BATCH,), generator=generator)].float() / 127.5 - 1,
-            generator,
-        )
+        rows = torch.randint(POOL, (BATCH,), generator=generator)
+        return weighted_loss(unet, pool[rows].float() / 127.5 - 1, generator)
 
-    return loop(
-        "portraits",
-        unet,
-        loss_at,
-        RATE,
-        DECAY,
-        images // BATCH,
-        state_file,
+    run = Run(
+        total=images // BATCH,
+        rate=RATE,
+        decay=DECAY,
+        state_file=state_file,
         first=seen // BATCH,
         minutes=minutes_between_saves,
     )
+    return loop("portraits", unet, loss_at, run)
 
 
 def main() -> None:
