@@ -84,8 +84,10 @@ def mosaic(images: Tensor, columns: int, scale: int = 3, gap: int = 2) -> Bytes:
     tiles = pixels(images, scale)
     height, width = tiles.shape[1:3]
     rows = math.ceil(len(tiles) / columns)
-    down, right = height + gap, width + gap  # from one tile to the next
-    sheet = np.full((rows * down - gap, columns * right - gap, 3), 255, np.uint8)
+    down = height + gap  # from one tile to the next
+    right = width + gap
+    size = (rows * down - gap, columns * right - gap, 3)
+    sheet = np.full(size, 255, np.uint8)
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         y, x = row * down, column * right
@@ -97,8 +99,9 @@ def grid(values: Tensor) -> Tensor:
     """One value per position or token, (..., P), as a map (..., H, W): a square, or else a row."""
     count = values.shape[-1]
     side = math.isqrt(count)
-    shape = (side, side) if side**2 == count else (1, -1)
-    return values.unflatten(-1, shape)
+    if side**2 == count:
+        return values.unflatten(-1, (side, side))
+    return values.unflatten(-1, (1, -1))
 
 
 def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5) -> Figure:
@@ -220,7 +223,8 @@ def forest(
     axis.axvline(zero, color=GREY, lw=1)
     axis.set_yticks(heights, list(rows))
     axis.set_xlabel(xlabel)
-    note(axis, listed(f"{name} {estimate.value:.2f}" for name, estimate in rows.items()))
+    values = [f"{name} {estimate.value:.2f}" for name, estimate in rows.items()]
+    note(axis, listed(values))
 
 
 def heat(
@@ -316,7 +320,7 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     """
     above = list(dict.fromkeys(p for root in roots for p in parents[root]))
     children = [name for name, causes in parents.items() if causes and name not in roots]
-    placed = {*roots, *above, *children}
+    placed = [*roots, *above, *children]
     free = [name for name in parents if name not in placed]
     figure, axis = plt.subplots(figsize=(8.5, 0.36 * len(children) + 0.9))
     top = len(children) - 1
@@ -334,7 +338,8 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     alone = f"independent of all: {', '.join(map(_spoken, free))}"
     axis.text(0.5, -1.3, alone, ha="center", fontsize=10, color=GREY)
     left = -0.95 if above else -0.2
-    axis.set(xlim=(left, 1.25), ylim=(-1.8, len(children) - 0.4))
+    axis.set_xlim(left, 1.25)
+    axis.set_ylim(-1.8, top + 0.6)
     axis.set_axis_off()
     edges = f"Arrows from {'; '.join(arrows)}" if arrows else "No arrows"
     text = f"A causal graph. {edges}; independent of all: {listed(free) or 'none'}"
@@ -405,15 +410,12 @@ def slider(
     """
     pictures = [_data_url(mosaic(images, columns, scale)) for images in frames.values()]
     values = [f"{label} {caption.get(label, '')}".strip() for label in frames]
-    return SLIDER.substitute(
-        count=len(next(iter(frames.values()))),
-        shown=html.escape(values[start]),
-        picture=pictures[start],
-        last=len(pictures) - 1,
-        start=start,
-        pictures=json.dumps(pictures),
-        values=_for_script(values),
-    )
+    filled = {"start": start, "last": len(pictures) - 1, "picture": pictures[start]}
+    filled["count"] = max(map(len, frames.values()))
+    filled["shown"] = html.escape(values[start])
+    filled["pictures"] = json.dumps(pictures)
+    filled["values"] = _for_script(values)
+    return SLIDER.substitute(filled)
 
 
 def _data_url(picture: Bytes) -> str:

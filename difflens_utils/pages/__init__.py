@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from .interventions import Interventions
 from .page import Page
 
 # The page of each notebook. One that is not named here gets a plain `Page`.
-PAGES: dict[str, type[Page]] = {}
+PAGES: dict[str, type[Page]] = {
+    "05_interventions": Interventions,
+}
 
 __all__ = ["PAGES", "Page"]
