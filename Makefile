@@ -1,4 +1,5 @@
-# Two commands: `make book` and `make test`. Everything they need is made in .venv, from requirements.txt.
+# Three commands: `make book`, `make test` and, before a commit, `make check`. Everything they need
+# is made in .venv, from requirements.txt.
 
 PYTHON  ?= python3
 PROFILE ?= book
@@ -20,16 +21,25 @@ export PYTHONHASHSEED := 0
 # Recipes read these as "$$NAME": the shell then takes spaces, quotes and & as they are.
 export PYTHON PROFILE SUBJECT CORES TORCH_INDEX
 
-.PHONY: help book test models digits methods bench reference clean
+# Without tests/conftest.py, which imports torch.
+QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
+
+.PHONY: help book test test-fast check lint format types notebooks pins
+.PHONY: models digits methods bench reference clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       execute the notebooks where needed and build the book into _build/html"
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
+	@echo "make test-fast  unit tests and the examples of docstrings only"
+	@echo "make check      what has to hold before a commit: lint, types, state of notebooks, versions"
+	@echo "make lint       format and style, as ruff sees them, of code and notebooks"
+	@echo "make format     format code and notebooks, and mend what ruff can"
+	@echo "make types      types, as mypy sees them"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
-	@echo "make models     train the evaluators and the subjects again, from nothing (hours on two cores; resumes)"
-	@echo "make digits     train what part III opens, from a folder of labelled images (ten minutes on two cores; an example for your own)"
-	@echo "make methods    learn the learned methods and search every method's strengths again (two hours; ships under models/)"
+	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
+	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
+	@echo "make methods    learn the learned methods and search every method's strengths (two hours)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -55,12 +65,40 @@ book: $(ENV)
 	@$(BIN)/python -m workflow.verdicts --profile "$$PROFILE" --subject "$$SUBJECT"
 	@echo "The book: $$PWD/_build/html/index.html"
 
-test: $(ENV)
+# Unit tests, and the examples of docstrings.
+test-fast: $(ENV)
 	@echo "Unit tests, one process per core"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile tests
-	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything first)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile
+
+# Warnings of the kernels' client are no errors: nobody here can mend them.
+test: test-fast
+	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout 3600 notebooks
+	  --nbval-current-env --nbval-cell-timeout 3600 -W default notebooks
+
+check: lint types notebooks pins
+
+lint: $(ENV)
+	@echo "Format and style"
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+format: $(ENV)
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+types: $(ENV)
+	@echo "Types"
+	@$(BIN)/mypy
+
+# Outputs of tagged cells alone are kept, which nbstripout's own check cannot tell.
+notebooks: $(ENV)
+	@echo "State of notebooks"
+	@$(QUICK_TESTS) tests/test_notebooks.py
+
+pins: $(ENV)
+	@echo "Versions"
+	@$(QUICK_TESTS) tests/test_pins.py
 
 reference: override PROFILE := book
 reference: book

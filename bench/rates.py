@@ -32,7 +32,6 @@ from difflens_utils import (
     edits,
     gpu,
     ksae,
-    pipelines,
     sampling,
     shards,
     subjects,
@@ -97,11 +96,11 @@ def ways_of_sampling(
         return partial(sampling.sample, subject, n, SEED, steps=steps, batch=batch, **options)
 
     def recorded() -> None:
-        store = artifacts.STORE if artifacts.STORE.exists() else None
-        with tempfile.TemporaryDirectory(dir=store) as folder:
-            activations._write(
-                subject, n, slice(0, n), SEED, steps, subject.texts(), 0.0, batch, Path(folder)
-            )
+        with tempfile.TemporaryDirectory(
+            dir=artifacts.STORE if artifacts.STORE.exists() else None
+        ) as folder:
+            run = activations.Run(subject, n, SEED, steps, subject.texts(), batch=batch)
+            activations._record.__wrapped__(run, slice(0, n), Path(folder))
 
     def alone() -> None:
         for block in shards.blocks(n, batch):

@@ -4,26 +4,26 @@
 
     study = dl.open("portraits")
 
-Data flows one way, and a module imports only from the floors above its own:
+Data flows one way. Each line below is a floor, and a module imports only from the lines above its
+own. `name/` stands for all modules of a folder, which import each other without a circle, but for
+those that have a floor of their own (`name.module`).
 
-    descriptions, errors, intervals, names, paper, settings, workers
-    -> checkpoints
-    -> declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers,
-       scorecard, weights
-    -> disentanglement, figures, keys, opening, precision, sampling
-    -> artifacts, evaluators, ksae, worlds
-    -> dictionaries, fairface, inception, pictures, portraits, shards
-    -> labelled, occupations
-    -> pipelines
-    -> activations, factors, finetuning, latent_direction, latent_editing, mediation, outcome,
-       subjects
-    -> probes, sizes
-    -> attribution, edits
-    -> features
-    -> methods
-    -> debiasing
-    -> pages
-    -> study
+    descriptions, errors, intervals, keys, names, paper, settings, workers
+    artifacts, checkpoints
+    declaration, gpu, guided_diffusion, hooks, loading, metrics, planning, schedulers, scorecard
+    disentanglement, figures, opening, precision, results, sampling, shards, weights
+    evaluators, ksae, worlds
+    dictionaries, fairface, inception, pictures, portraits
+    labelled, occupations
+    pipelines
+    activations, factors, finetuning, latent_direction, latent_editing, mediation, subjects
+    outcome, probes, sizes
+    attribution, edits
+    features
+    methods
+    debiasing
+    pages/
+    study
 """
 
 from __future__ import annotations

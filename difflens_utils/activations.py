@@ -1,17 +1,21 @@
-"""h on disk: the bottleneck along whole DDIM trajectories, streamed to a memory map, whatever the number of images."""
+"""h on disk: the bottleneck along whole DDIM trajectories, streamed to a memory map, whatever the
+number of images.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import artifacts, gpu, keys, ksae, sampling, shards
+from . import gpu, ksae, sampling, shards
+from .errors import all_positive
 from .pipelines import Prompt, Subject
 from .sampling import Step
 
@@ -33,8 +37,8 @@ class Recording:
 
     @property
     def width(self) -> int:
-        """Values per vector, d: the channels of h."""
-        return self.h.shape[2] if self.h.ndim == 5 else self.h.shape[-1]
+        """The channels of h, d."""
+        return int(self.h.shape[2 if self.h.ndim == 5 else -1])
 
     def fingerprint(self) -> str:
         """What stands for it in the keys of what is computed from it."""
@@ -51,13 +55,19 @@ class Recording:
         return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
 
     def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
-        """Training batches for the k-SAE from the first `rows` images; batch i is a function of (seed, i)."""
+        """Training batches for the k-SAE from the first `rows` images.
+
+        Batch i is a function of (seed, i).
+        """
         return BatchStream(self, size, seed, rows or len(self))
 
 
 @dataclass(frozen=True)
 class BatchStream:
-    """Random (image, step) pairs, all positions of each: call with a step number, get (size, d) float32."""
+    """Random (image, step) pairs, all positions of each.
+
+    Called with a step number it gives (size, d) float32.
+    """
 
     recording: Recording
     size: int
@@ -66,13 +76,45 @@ class BatchStream:
 
     def __call__(self, number: int) -> Tensor:
         h = self.recording.h
-        per_map = int(np.prod(h.shape[2:])) // self.recording.width
-        pairs = max(1, self.size // per_map)
+        positions = int(np.prod(h.shape[2:])) // self.recording.width
+        pairs = max(1, self.size // positions)
         rng = np.random.default_rng((self.seed, number))
-        picked = h[
-            np.sort(rng.integers(self.rows, size=pairs)), rng.integers(h.shape[1], size=pairs)
-        ]
-        return ksae.map_to_vectors(torch.from_numpy(picked.astype(np.float32))).flatten(0, 1)
+        images = np.sort(rng.integers(self.rows, size=pairs))
+        steps = rng.integers(h.shape[1], size=pairs)
+        picked = torch.from_numpy(h[images, steps].astype(np.float32))
+        return ksae.map_to_vectors(picked).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some, or all, of `n` images, which take the texts in turn."""
+
+    subject: Subject
+    n: int
+    seed: int
+    steps: int
+    texts: Sequence[str]
+    eta: float = 0.0
+    batch: int = field(kw_only=True, compare=False)  # it changes no value
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The batches, which workers share."""
+        return shards.blocks(self.n, self.batch)
+
+    def sample(self, rows: Tensor, **options: Any) -> Tensor:
+        """The images `rows`, (rows, 3, H, W); `options` are those of `sampling.sample`."""
+        return sampling.sample(
+            self.subject,
+            self.n,
+            self.seed,
+            steps=self.steps,
+            eta=self.eta,
+            prompts=self.texts,
+            batch=self.batch,
+            rows=rows,
+            **options,
+        )
 
 
 def record(
@@ -84,55 +126,31 @@ def record(
     eta: float = 0.0,
     batch: int | None = None,
 ) -> Recording:
-    """Generate `n` images, which take the prompts (by default the evaluation's) in turn, and keep h at every step; from the store if it is there.
+    """Generate `n` images and keep h at every step; from the store if it is there.
 
-    Workers (`shards`) share the batches, which are as large as `gpu.batch_size` says by default.
+    The images take the prompts in turn, by default those of the evaluation. Workers (`shards`)
+    share the batches, which are as large as `gpu.batch_size` says by default. Raises ValueError for
+    sizes that are not greater than 0.
     """
-    artifacts.check_sizes(n_images=n, steps=steps)
-    texts = subject.texts(prompts)
-    parameters = keys.of(
-        record,
-        {"subject": subject, "n": n, "seed": seed, "steps": steps, "texts": texts, "eta": eta},
-    )
+    all_positive(n_images=n, steps=steps)
     batch = batch or gpu.batch_size(subject)
-
-    def make(block: slice | None, folder: Path) -> None:
-        _write(subject, n, block or slice(0, n), seed, steps, texts, eta, batch, folder)
-
-    folder = shards.shared("recording", parameters, shards.blocks(n, batch), make, _merge)
-    trajectory = sampling.trajectory(subject, steps, eta)
+    folder = _record(Run(subject, n, seed, steps, subject.texts(prompts), eta, batch=batch))
     return Recording(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),
         torch.from_numpy(np.load(folder / "images.npy")).float(),
-        trajectory.timesteps,
+        sampling.trajectory(subject, steps, eta).timesteps,
     )
 
 
-def _write(
-    subject: Subject,
-    n: int,
-    block: slice,
-    seed: int,
-    steps: int,
-    texts: list[str],
-    eta: float,
-    batch: int,
-    folder: Path,
-) -> None:
-    """Record the images `block` of a set of n."""
-    file = _File(folder / "h.npy", block, steps, subject.module)
+@shards.shared("recording")
+def _record(run: Run, block: slice, folder: Path) -> None:
+    """Write h.npy and images.npy of the images `block` of a run."""
+    file = _File(folder / "h.npy", block, run.steps, run.subject.module)
     copies = gpu.Copies(file.write)
-    images = sampling.sample(
-        subject,
-        n,
-        seed,
-        steps=steps,
-        eta=eta,
-        prompts=texts,
+    images = run.sample(
+        torch.arange(block.start, block.stop),
         watch=lambda h, _x, step: copies.put(h, step),
-        batch=batch,
-        rows=torch.arange(block.start, block.stop),
         progress="recording h",
     )
     copies.flush()
@@ -147,51 +165,38 @@ class _File:
     how images are shared out.
     """
 
-    h: np.ndarray
+    h: np.memmap
 
     def __init__(self, path: Path, block: slice, steps: int, module: str) -> None:
         self.path, self.block, self.steps, self.module = path, block, steps, module
 
     def write(self, h: Tensor, step: Step) -> None:
         """Store h (B, *h), on the CPU, of one step. Raises ValueError where h is not finite."""
+        rows = torch.as_tensor(step.rows)  # the numbers of the images
         values = h.half()
         if not hasattr(self, "h"):  # the shape of h is known at the first call only
             shape = (self.block.stop - self.block.start, self.steps, *h.shape[1:])
             self.h = np.lib.format.open_memmap(self.path, "w+", np.float16, shape)
-        if not (fits := values.isfinite()).all():
-            self._check(h, step)
+        fits = values.isfinite()
+        if not fits.all():
+            finite = h.isfinite()
+            if not finite.all():
+                image = rows[~finite.flatten(1).all(1)][0]
+                raise ValueError(
+                    f"h of module {self.module} holds {h[~finite][0]:g} at timestep "
+                    f"{step.timestep}, in image {image}: the model's own values overflow; "
+                    "check its weights and its scheduler"
+                )
             self._widen()
             values = torch.where(fits, values.float(), h.float())
-        self.h[step.rows.numpy() - self.block.start, step.index] = values.numpy()
-
-    def _check(self, h: Tensor, step: Step) -> None:
-        damaged = ~h.flatten(1).isfinite().all(1)  # (B,)
-        if damaged.any():
-            image, value = step.rows[damaged][0], h[~h.isfinite()][0]
-            raise ValueError(
-                f"h of module {self.module} holds {value:g} at timestep {step.timestep}, in image "
-                f"{image}: the model's own values overflow; check its weights and its scheduler"
-            )
+        self.h[rows.numpy() - self.block.start, step.index] = values.numpy()
 
     def _widen(self) -> None:
         if self.h.dtype == np.float32:
             return
-        wider = self.path.with_name(f"wide-{self.path.name}")
-        h = np.lib.format.open_memmap(wider, "w+", np.float32, self.h.shape)
+        path = self.path.with_name(f"wide-{self.path.name}")
+        wider = np.lib.format.open_memmap(path, "w+", np.float32, self.h.shape)
         for i, image in enumerate(self.h):
-            h[i] = image
-        os.replace(wider, self.path)
-        self.h = h
-
-
-def _merge(parts: list[Path], folder: Path) -> None:
-    """One recording of those of its blocks, in order."""
-    for name in ("h.npy", "images.npy"):
-        blocks = [np.load(part / name, mmap_mode="r") for part in parts]
-        shape = (sum(map(len, blocks)), *blocks[0].shape[1:])
-        whole = np.lib.format.open_memmap(folder / name, "w+", np.result_type(*blocks), shape)
-        start = 0
-        for block in blocks:
-            whole[start : start + len(block)] = block
-            start += len(block)
-        whole.flush()
+            wider[i] = image
+        os.replace(path, self.path)
+        self.h = wider

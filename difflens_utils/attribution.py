@@ -13,7 +13,7 @@ Both give scores per class and latent. Positive means: more of the latent, more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, keys, sampling
+from . import artifacts, sampling
 from .activations import Recording
-from .errors import one_of
+from .errors import all_positive, one_of
 from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .pipelines import Subject
 from .precision import full_precision, planar
@@ -147,7 +147,7 @@ def through_image(
     respect to the scale beta of an intervention at beta = 1. More points integrate along the path,
     by Gauss-Legendre. Kept in the store.
     """
-    artifacts.check_sizes(n_support=support.n, points=support.points)
+    all_positive(n_support=support.n, points=support.points)
     classes = {a: subject.classes(a) for a in attributes}
     tensors = _through_image(subject, ksae, classes, support)
     sizes = [len(names) for names in classes.values()]
@@ -330,27 +330,27 @@ def measured(
     trial; the labeller reads the predicted clean images. Only what lies behind the module runs
     again. Kept in the store one by one, since rankings have features in common.
     """
-    arguments = {"subject": subject, "ksae": ksae, "aim": aim, "trial": trial}
-    common = keys.of(measured, arguments, reads=("texts", "labeller"))
-    parameters = [
-        common | {"feature": feature, "unit": keys.digest(moved)}
-        for feature, moved in zip(features.tolist(), unit.unbind(-1), strict=True)
-    ]
-    if not parameters:
+    if not len(features):
         return Effect(torch.empty(0), torch.empty(0))
-
-    def make(missing: list[int]) -> Tensor:
-        moved = trial.beta * unit[..., missing]
-        return _all_gains(subject, ksae, aim, features[missing], moved, trial)
-
-    gain = torch.stack(artifacts.cached_each("measured", parameters, make))
+    moves = list(zip(features.tolist(), unit.unbind(-1), strict=True))
+    gain = _measured(subject, ksae, aim, moves, trial)
     return Effect(gain.mean(1), gain.std(1) / trial.n**0.5)
 
 
-def _all_gains(
-    subject: Subject, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor, trial: Trial
+@artifacts.stored_each("measured", "moves", reads=("texts", "labeller"))
+def _measured(
+    subject: Subject,
+    ksae: Dictionary,
+    aim: Aim,
+    moves: Sequence[tuple[int, Tensor]],
+    trial: Trial,
 ) -> Tensor:
-    """The gain of every feature on every image, mean over the steps of the trial: (N, n)."""
+    """The gain of every image under each move, a feature and its unit (T, P): (M, n).
+
+    It is the mean over the steps of the trial.
+    """
+    features = torch.tensor([feature for feature, _ in moves])
+    change = trial.beta * torch.stack([unit for _, unit in moves], -1)
     s = sampling.trajectory(subject, trial.steps)
     gains = []
     for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):

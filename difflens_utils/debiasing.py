@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from . import artifacts, edits, evaluators, keys, metrics, outcome, planning, sampling
+from . import artifacts, edits, evaluators, metrics, outcome, planning, sampling
+from .errors import all_positive
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
@@ -174,6 +174,37 @@ def draw(
     )
 
 
+def _tried(arguments: Mapping[str, Any]) -> list[Edit]:
+    """Every edit that a search tries."""
+    method = arguments["method"]
+    targets = _targets(arguments["subject"], method, arguments["attribute"])
+    return [method.towards(target, strength) for target in targets for strength in method.grid]
+
+
+def _save(arms: list[Arm], folder: Path) -> None:
+    (folder / "arms.json").write_text(json.dumps(arms, indent=1) + "\n")
+
+
+def _load(folder: Path) -> list[Arm]:
+    rows = json.loads((folder / "arms.json").read_text())
+    return [
+        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
+        for target, strength, transitions, similar, agreement in rows
+    ]
+
+
+@artifacts.stored(
+    "search",
+    form=artifacts.Form(_save, _load),
+    reads=("texts", "prompts", "labeller", "scorer", "clip"),
+    describe={
+        "method": lambda method: {"method": method.name, "grid": method.grid},
+        "recipe": lambda recipe: {"recipe": dict(sorted(recipe.items()))},
+    },
+    shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
+    beyond=_tried,
+    together=True,
+)
 def search(
     subject: Subject,
     method: Method,
@@ -182,53 +213,15 @@ def search(
     n: int,
     seed: int,
     steps: int,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any],
 ) -> list[Arm]:
     """`respond`, from what ships with the subject or from the store if it is there.
 
     `recipe` is all that the method was made with. What ships is known by it, since the last bits of
     a k-SAE differ between machines; the store knows the edits themselves.
     """
-    artifacts.check_sizes(n_tuned=n, steps=steps)
-    arguments = {
-        "subject": subject,
-        "method": method.name,
-        "grid": method.grid,
-        "attribute": str(attribute),
-        "n": n,
-        "seed": seed,
-        "steps": steps,
-        "recipe": dict(sorted((recipe or {}).items())),
-    }
-    parameters = keys.of(
-        search, arguments, reads=("texts", "prompts", "labeller", "scorer", "clip")
-    )
-    shipped = subject.folder / "search" / attribute / method.key
-    if artifacts.ships(shipped, parameters):
-        return _read(shipped)
-    targets = _targets(subject, method, attribute)
-    tried = [method.towards(target, strength) for target in targets for strength in method.grid]
-
-    @cache
-    def arms() -> list[Arm]:
-        return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
-
-    def make(folder: Path) -> None:
-        (folder / "arms.json").write_text(json.dumps(arms(), indent=1) + "\n")
-
-    stored = parameters | {"edits": keys.digest(tried)}
-    folder = artifacts.cached("search", stored, make, ahead=arms)
-    if artifacts.SHIP:
-        artifacts.ship(folder, shipped, parameters)
-    return _read(folder)
-
-
-def _read(folder: Path) -> list[Arm]:
-    rows = json.loads((folder / "arms.json").read_text())
-    return [
-        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
-        for target, strength, transitions, similar, agreement in rows
-    ]
+    all_positive(n_tuned=n, steps=steps)
+    return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,18 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def line(error: BaseException) -> str:
-    """The first line of an exception's message, or the name of its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an exception's text, or the name of its type where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise ValueError naming the parameter and the allowed values (closest first) unless `value` is one of them."""
-    allowed = [str(a) for a in allowed]
-    if str(value) not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=5, cutoff=0.3)
-        shown = close + [a for a in allowed if a not in close]
-        tail = f", ... ({len(shown)} in all)" if len(shown) > 20 else ""
-        raise ValueError(f"{parameter} must be one of {', '.join(shown[:20])}{tail}; got {value!r}")
+    """Raise ValueError, naming what is allowed (closest first), unless `value` is among it."""
+    names = [str(name) for name in allowed]
+    if str(value) in names:
+        return
+    close = difflib.get_close_matches(str(value), names, n=5, cutoff=0.3)
+    shown = close + [name for name in names if name not in close]
+    tail = f", ... ({len(shown)} in all)" if len(shown) > 20 else ""
+    raise ValueError(f"{parameter} must be one of {', '.join(shown[:20])}{tail}; got {value!r}")
 
 
 def positive(parameter: str, value: float) -> None:
@@ -30,12 +32,17 @@ def positive(parameter: str, value: float) -> None:
         raise ValueError(f"{parameter} must be greater than 0, got {value!r}")
 
 
+def all_positive(**values: float) -> None:
+    """Raise ValueError, naming the parameter, unless all values are greater than 0."""
+    for parameter, value in values.items():
+        positive(parameter, value)
+
+
 def at_least(parameter: str, value: float, least: float = 1, unit: str = "") -> None:
     """Raise ValueError unless `value` >= `least`; `unit` says what that is, such as "one batch"."""
     if not value >= least:
-        raise ValueError(
-            f"{parameter} must be at least {least}{f' ({unit})' if unit else ''}, got {value!r}"
-        )
+        named = f" ({unit})" if unit else ""
+        raise ValueError(f"{parameter} must be at least {least}{named}, got {value!r}")
 
 
 def within(parameter: str, value: float, low: float, high: float) -> None:
@@ -55,9 +62,10 @@ def distribution(
         p = np.asarray(shares, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{parameter} must be shares that sum to 1, got {shares!r}") from None
-    if p.shape != (classes or p.size,) or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
+    count = classes or p.size
+    if p.shape != (count,) or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
         raise ValueError(
-            f"{parameter} must be {classes or p.size} shares that sum to 1, got {p.round(6).tolist()}, "
+            f"{parameter} must be {count} shares that sum to 1, got {p.round(6).tolist()}, "
             f"which sums to {p.sum():.6g}"
         )
     return p

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import artifacts, sampling
-from .errors import distribution
+from .errors import all_positive, distribution
 from .pipelines import Subject
 from .precision import full_precision, halved
 from .sampling import Schedule
@@ -76,7 +76,7 @@ def learn(
     <= 0, and for a subject that reads no prompts.
     """
     recipe = recipe or RECIPE
-    artifacts.check_sizes(rounds=recipe.rounds, batch=recipe.batch, steps=steps)
+    all_positive(rounds=recipe.rounds, batch=recipe.batch, steps=steps)
     if not any(subject.texts()):
         raise ValueError(
             f"subject {subject.name} reads no prompts; finetuning aligns the images of prompts"

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import artifacts, hooks, sampling
+from .errors import all_positive
 from .pipelines import Prompt, Subject
 from .precision import full_precision
 
@@ -53,7 +54,7 @@ def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = 
     <= 0, and for a subject whose prompts do not name the classes.
     """
     recipe = recipe or RECIPE
-    artifacts.check_sizes(n=recipe.n, batches=recipe.batches, steps=steps, batch=recipe.batch)
+    all_positive(n=recipe.n, batches=recipe.batches, steps=steps, batch=recipe.batch)
     named = _naming(subject, attribute)
     if not all(named):
         raise ValueError(

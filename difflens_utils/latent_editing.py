@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import artifacts, sampling
+from .errors import all_positive
 from .evaluators import class_texts
 from .pipelines import Subject
 from .precision import halved
@@ -53,7 +54,7 @@ def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = 
     sizes <= 0.
     """
     recipe = recipe or RECIPE
-    artifacts.check_sizes(n=recipe.n, rounds=recipe.rounds, steps=steps, batch=recipe.batch)
+    all_positive(n=recipe.n, rounds=recipe.rounds, steps=steps, batch=recipe.batch)
     classes = subject.classes(attribute)
     return _learn(subject, str(attribute), classes, recipe, steps)["delta"].float()
 

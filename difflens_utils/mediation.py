@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import artifacts, hooks, metrics, sampling
+from .errors import all_positive
 from .metrics import Estimate
 from .pipelines import Subject
 from .precision import full_precision
@@ -62,7 +63,7 @@ def through_module(
     another image with the labels of the first. Kept in the store. Raises ValueError for sizes <= 0
     or a subject without a world.
     """
-    artifacts.check_sizes(n_pairs=n)
+    all_positive(n_pairs=n)
     return Mediation(**_exchanged(subject, exchange, timesteps, n, seed))
 
 

@@ -46,3 +46,8 @@ def slug(subject: str) -> str:
     last = re.sub(r"[^\w.-]+", "-", PurePath(subject).name).strip(".-")
     digits = hashlib.sha256(subject.encode()).hexdigest()[:8]
     return f"{last}-{digits}" if last else digits
+
+
+def results_folder(subject: str, profile: str) -> PurePath:
+    """Where the result files of one subject and profile lie, in the folder of builds."""
+    return PurePath("results", profile, slug(subject))

@@ -8,16 +8,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import artifacts, evaluators, gpu, keys, metrics, sampling, shards
+from . import evaluators, gpu, metrics, sampling, shards
+from .activations import Run
+from .errors import all_positive
 from .metrics import Estimate
 from .pipelines import Prompt, Subject
 from .sampling import Edit
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What determines the images of a run that an edit changes."""
+
+    run: Run
+    edit: Edit | None
+    asymmetric: bool
+    together: int | None  # images that the edit moves as one
+    rows: Tensor = field(compare=False)  # the images that the edit changes
+    progress: str = field(compare=False)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The batches, which workers share."""
+        return shards.blocks(len(self.rows), self.run.batch)
 
 
 def draw(
@@ -36,70 +56,40 @@ def draw(
 
     They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the
     batches, which are as large as `gpu.batch_size` says by default; for an edit that moves a batch
-    as one their size is part of the key. Raises ValueError for sizes <= 0.
+    as one their size is part of the key. What an edit leaves alone is not drawn again. Raises
+    ValueError for sizes <= 0.
     """
-    artifacts.check_sizes(n_images=n, steps=steps)
+    all_positive(n_images=n, steps=steps)
+    if edit is not None and (not isinstance(edit, Edit) or edit.key is None):
+        raise ValueError("edit must come from difflens_utils.edits, or have a key of its own")
     size = batch or gpu.batch_size(subject)
-    texts = subject.texts(subject.prompts.evaluate if prompts is None else prompts)
-    arguments = {
-        "subject": subject,
-        "edit": edit,
-        "n": n,
-        "seed": seed,
-        "steps": steps,
-        "texts": texts,
-    }
-    rows = torch.arange(n)
-    if edit is not None:
-        arguments |= {
-            "asymmetric": asymmetric,
-            "batch": size if edit.moves_batches else None,
-        }
-        rows = rows if edit.rows is None else edit.rows
+    run = Run(subject, n, seed, steps, subject.texts(prompts), batch=size)
+    together = size if edit is not None and edit.moves_batches else None
+    rows = torch.arange(n) if edit is None or edit.rows is None else edit.rows
+    symmetric = edit is not None and not asymmetric
+    drawing = Drawing(run, edit, not symmetric, together, rows, progress or "sampling")
+    if edit is None or edit.rows is None:
+        return _images(drawing)
+    images = draw(subject, None, n, seed, steps, prompts=prompts, batch=size)
+    if len(rows):
+        images[rows] = _images(drawing)
+    return images
 
-    def plain() -> Tensor:
-        """The images that the edit leaves alone need not be drawn again."""
-        return draw(subject, None, n, seed, steps, prompts=prompts, batch=size)
 
-    def whole(drawn: Tensor) -> Tensor:
-        if len(rows) == n:
-            return drawn
-        images = plain().half()
-        images[rows] = drawn if len(rows) else images[rows]
-        return images
+def _images(drawing: Drawing) -> Tensor:
+    return torch.from_numpy(np.load(_draw(drawing) / "images.npy")).float()
 
-    def make(block: slice | None, folder: Path) -> None:
-        chosen = rows if block is None else rows[block]
-        images = torch.empty(0, dtype=torch.float16)
-        if len(chosen):
-            images = sampling.sample(
-                subject,
-                n,
-                seed,
-                steps=steps,
-                edit=edit,
-                asymmetric=asymmetric,
-                prompts=texts,
-                rows=chosen,
-                batch=size,
-                progress=progress or "sampling",
-            ).half()
-        images = images if block is not None else whole(images)
-        artifacts.save_tensors({"images": images}, folder)
 
-    def merge(parts: list[Path], folder: Path) -> None:
-        drawn = torch.cat([artifacts.load_tensors(part)["images"] for part in parts])
-        artifacts.save_tensors({"images": whole(drawn)}, folder)
-
-    folder = shards.shared(
-        "images",
-        keys.of(draw, arguments),
-        shards.blocks(len(rows), size),
-        make,
-        merge,
-        ahead=plain if len(rows) < n else None,
+@shards.shared("images")
+def _draw(drawing: Drawing, block: slice, folder: Path) -> None:
+    """Write images.npy, float16, with those that stand at `block` in the rows of a drawing."""
+    images = drawing.run.sample(
+        drawing.rows[block],
+        edit=drawing.edit,
+        asymmetric=drawing.asymmetric,
+        progress=drawing.progress,
     )
-    return artifacts.load_tensors(folder)["images"].float()
+    np.save(folder / "images.npy", images.half().numpy())
 
 
 @dataclass(frozen=True)

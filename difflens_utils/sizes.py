@@ -1,24 +1,55 @@
 """Checks of a notebook's parameters, before anything is computed.
 
-The rules go by the parameters' names, which mean the same in all notebooks.
+The rules go by the parameters' names, which mean the same in all notebooks; what the shared ones
+mean stands in `settings`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
 from . import factors
-from .errors import distribution, one_of, positive, within
+from .errors import at_least, distribution, one_of, positive, within
 from .pipelines import Subject
 
-SHARES = ("max_density", "target_share", "matched")
-STRENGTHS = ("betas", "strong", "strength_single")
-LEAST = {"n_images": 4, "n_probe": 4}  # the h-classifiers and the trees hold out every fourth image
-AT_MOST_LATENTS = ("k", "ks")
-EACH_PROMPT = (  # sets of images that are read prompt by prompt
+
+def _whole(label: str, value: float, low: int = 1, high: int | None = None) -> None:
+    if not isinstance(value, int):
+        raise ValueError(f"{label} must be a whole number, got {value!r}")
+    if high is None:
+        at_least(label, value, low)
+    else:
+        within(label, value, low, high)
+
+
+def _between_0_and_1(label: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{label} must be greater than 0 and less than 1, got {value!r}")
+
+
+_share = partial(within, low=0, high=1)
+
+# What a number may be, by the parameter's name; all others are whole numbers from 1.
+RULES: dict[str, Callable[[str, float], None]] = {
+    "seed": partial(_whole, low=0, high=2**31 - 1),
+    "seeds": partial(_whole, low=0),
+    "n_images": partial(_whole, low=4),  # the h-classifiers hold out every fourth image
+    "n_probe": partial(_whole, low=4),  # and so do the trees
+    "max_density": _share,
+    "target_share": _share,
+    "matched": _share,
+    "threshold": partial(within, low=0.5, high=1),
+    "ratios": _between_0_and_1,
+    "betas": positive,
+    "strong": positive,
+    "strength_single": positive,
+}
+EACH_PROMPT = (  # sizes of sets of images that are read prompt by prompt
     "n_images",
     "n_tuned",
     "n_final",
@@ -31,130 +62,94 @@ EACH_PROMPT = (  # sets of images that are read prompt by prompt
 
 
 def check(
-    subject: Subject, *, seed: int = 0, frechet: Collection[str] = (), **parameters: object
+    subject: Subject, *, seed: int = 0, frechet: Collection[str] = (), **parameters: Any
 ) -> None:
     """Raise ValueError, in one line that names the parameter, unless a notebook can run with these.
 
     `frechet` names the sizes of sets whose Fréchet distance is taken: more images than the scorer
     has features.
     """
-    _whole("seed", seed, 0)
-    within("seed", seed, 0, 2**31 - 1)
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            continue
-        for label, one in _entries(name, value):
-            _check_one(name, label, one)
-    _check_together(seed, parameters)
-    _check_subject(subject, frechet, parameters)
-    _check_classes(subject, seed, parameters)
-
-
-def _entries(name: str, value: object) -> list[tuple[str, object]]:
-    """A parameter's values and what to call them: (name, value), or (name[i], value) of a list."""
-    if not isinstance(value, list | tuple):
-        return [(name, value)]
-    if not value:
-        raise ValueError(f"{name} must name at least one value, got {value!r}")
-    if not all(isinstance(one, int | float) for one in value):
-        raise ValueError(f"{name} must be numbers, got {value!r}")
-    if len(set(value)) < len(value) or (name != "seeds" and list(value) != sorted(value)):
-        raise ValueError(
-            f"{name} must be different values{' that rise' * (name != 'seeds')}, got {value!r}"
-        )
-    return [(f"{name}[{i}]", one) for i, one in enumerate(value)]
-
-
-def _check_one(name: str, label: str, value: object) -> None:
-    """One number by the rule of its parameter."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{label} must be a number, got {value!r}")
-    if name in SHARES:
-        within(label, value, 0, 1)
-    elif name == "threshold":
-        within(label, value, 0.5, 1)
-    elif name == "ratios":
-        if not 0 < value < 1:
-            raise ValueError(f"{label} must be greater than 0 and less than 1, got {value!r}")
-    elif name in STRENGTHS:
-        positive(label, value)
-        within(label, value, 0, math.inf)
-    else:
-        _whole(label, value, 0 if name == "seeds" else LEAST.get(name, 1))
-
-
-def _whole(label: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{label} must be a whole number, got {value!r}")
-    if least == 1:
-        positive(label, value)
-    elif value < least:
-        raise ValueError(f"{label} must be at least {least}, got {value!r}")
-
-
-def _check_together(seed: int, parameters: Mapping[str, object]) -> None:
-    """What holds between parameters."""
-    for name in AT_MOST_LATENTS:
+    for name, value in {"seed": seed, **parameters}.items():
+        for label, entry in _entries(name, value):
+            if not isinstance(entry, int | float) or isinstance(entry, bool):
+                raise ValueError(f"{label} must be a number, got {entry!r}")
+            RULES.get(name, _whole)(label, entry)
+    for name in ("k", "ks"):
         for label, k in _entries(name, parameters.get(name, 1)):
-            if k > parameters.get("latents", math.inf):
-                raise ValueError(
-                    f"{label} must be at most latents ({parameters['latents']}), got {k}"
-                )
+            most = parameters.get("latents", math.inf)
+            if k > most:
+                raise ValueError(f"{label} must be at most latents ({most}), got {k}")
     if seed in parameters.get("seeds", ()):
         raise ValueError(f"seeds must not hold seed itself ({seed}), got {parameters['seeds']!r}")
+    within("steps", parameters.get("steps", 1), 1, len(subject.scheduler.alphas_cumprod))
+    for name, least, reason in _least(subject, parameters):
+        if parameters[name] < least:
+            raise ValueError(f"{name} must be at least {least}, {reason}, got {parameters[name]}")
+    _check_frechet(subject, {name: parameters[name] for name in frechet})
+    _check_classes(subject, parameters)
+    if "n_probe" in parameters:
+        _check_probe(subject, seed, parameters["n_probe"])
 
 
-def _check_subject(
-    subject: Subject, frechet: Collection[str], parameters: Mapping[str, object]
-) -> None:
-    """What the subject's schedule, prompts and scorer ask for."""
-    total, prompts = len(subject.scheduler.alphas_cumprod), len(subject.texts())
-    within("steps", parameters.get("steps", 1), 1, total)
+def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A parameter's values and what to call them: (name, value), or (name[i], value) of a list.
+
+    A mapping has none.
+    """
+    if isinstance(value, Mapping):
+        return
+    if not isinstance(value, list | tuple):
+        yield name, value
+        return
+    if not value:
+        raise ValueError(f"{name} must name at least one value, got {value!r}")
+    if not all(isinstance(entry, int | float) for entry in value):
+        raise ValueError(f"{name} must be numbers, got {value!r}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} must be different values, got {value!r}")
+    if name != "seeds" and list(value) != sorted(value):
+        raise ValueError(f"{name} must be different values that rise, got {value!r}")
+    for i, entry in enumerate(value):
+        yield f"{name}[{i}]", entry
+
+
+def _least(subject: Subject, parameters: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """The least value of a parameter for this subject, and why: (name, least, reason)."""
+    prompts = len(subject.texts())
     for name in EACH_PROMPT:
-        if name in parameters and parameters[name] < prompts:
-            raise ValueError(
-                f"{name} must be at least {prompts}, one image for each prompt, "
-                f"got {parameters[name]}"
-            )
-    if "n_images" in parameters and subject.prompts.held_out:
-        least = 2 * len(subject.prompts.held_out)  # half as many images tell their shares
-        if parameters["n_images"] < least:
-            raise ValueError(
-                f"n_images must be at least {least}, two for each held-out prompt, "
-                f"got {parameters['n_images']}"
-            )
-    if frechet:
-        blank = torch.zeros(1, 3, subject.size, subject.size, device=subject.device)
-        with torch.no_grad():
-            features = subject.scorer.features(blank).shape[1]
-        for name in frechet:
-            if parameters[name] <= features:
-                raise ValueError(
-                    f"{name} must be more than {features}, the scorer's features that a "
-                    f"Fréchet distance is taken in, got {parameters[name]}"
-                )
+        if name in parameters:
+            yield name, prompts, "one image for each prompt"
+    if "n_images" in parameters:  # half as many images tell the shares of the held-out prompts
+        yield "n_images", 2 * len(subject.prompts.held_out), "two for each held-out prompt"
+    if "latents" in parameters and "n_features" in parameters:
+        features = parameters["n_features"]
+        classes = max(len(subject.classes(a)) for a in subject.attributes)
+        reason = f"for {features} features (n_features) of each class and as many random ones"
+        yield "latents", 2 * features * classes, reason
 
 
-def _check_classes(subject: Subject, seed: int, parameters: Mapping[str, object]) -> None:
-    """What the attributes and other factors ask for."""
-    if {"latents", "n_features"} <= parameters.keys():
-        least = (
-            2 * parameters["n_features"] * max(len(subject.classes(a)) for a in subject.attributes)
-        )
-        if parameters["latents"] < least:
+def _check_frechet(subject: Subject, sizes: Mapping[str, int]) -> None:
+    if not sizes:
+        return
+    blank = torch.zeros(1, 3, subject.size, subject.size, device=subject.device)
+    with torch.no_grad():
+        features = subject.scorer.features(blank).shape[1]
+    for name, size in sizes.items():
+        if size <= features:
             raise ValueError(
-                f"latents must be at least {least}, for {parameters['n_features']} features "
-                "(n_features) of "
-                f"each class and as many random ones, got {parameters['latents']}"
+                f"{name} must be more than {features}, the scorer's features that a "
+                f"Fréchet distance is taken in, got {size}"
             )
+
+
+def _check_classes(subject: Subject, parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError for attributes, other factors and classes that the subject does not have."""
     for factor, name in parameters.get("singles", {}).items():
         one_of("singles: a factor", factor, subject.factors)
         one_of(f"singles: a class of {factor}", name, subject.classes(factor))
     for attribute, shares in parameters.get("wanted", {}).items():
         one_of("wanted: an attribute", attribute, subject.attributes)
         distribution(f"wanted: {attribute}", shares, len(subject.classes(attribute)))
-    if "n_probe" in parameters:
-        _check_probe(subject, seed, parameters["n_probe"])
 
 
 def _check_probe(subject: Subject, seed: int, n_probe: int) -> None:
@@ -162,5 +157,6 @@ def _check_probe(subject: Subject, seed: int, n_probe: int) -> None:
         for c, name in enumerate(subject.classes(factor)):
             if not 0 < int((y == c).sum()) < n_probe:
                 raise ValueError(
-                    f"n_probe must be larger: of {n_probe} images none, or each, has {factor} {name}"
+                    f"n_probe must be larger: of {n_probe} images "
+                    f"none, or each, has {factor} {name}"
                 )

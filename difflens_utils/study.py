@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from . import (
     evaluators,
     factors,
     features,
-    keys,
     ksae,
     mediation,
     outcome,
@@ -395,23 +394,24 @@ class Study:
         return found
 
 
+def _save(trained: tuple[KSAE, History], folder: Path) -> None:
+    model, history = trained
+    model.save(folder)
+    (folder / "history.json").write_text(json.dumps(history._asdict()))
+
+
+def _load(folder: Path) -> tuple[KSAE, History]:
+    return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
+
+
+@artifacts.stored("ksae", form=artifacts.Form(_save, _load))
 def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
     """A k-SAE trained on all timesteps of a recording, with its curves; from the store."""
     rows = int(len(rec) * (1 - VALIDATION))
-    parameters = keys.of(train, {"recording": rec, **asdict(config)})
-
-    def make(folder: Path) -> None:
-        held_out = slice(rows, len(rec))
-        vectors = torch.cat([rec.vectors(s, held_out) for s in range(rec.h.shape[1])])
-        # An odd stride meets all positions, of which there is an even number.
-        stride = len(vectors) // VALIDATION_VECTORS | 1
-        model, history = ksae.train(
-            config,
-            rec.batches(config.batch, config.seed, rows),
-            validation=vectors[::stride],
-        )
-        model.save(folder)
-        (folder / "history.json").write_text(json.dumps(history._asdict()))
-
-    folder = artifacts.cached("ksae", parameters, make)
-    return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
+    held_out = slice(rows, len(rec))
+    vectors = torch.cat([rec.vectors(step, held_out) for step in range(rec.h.shape[1])])
+    stride = len(vectors) // VALIDATION_VECTORS
+    if stride % 2 == 0:  # an odd one meets all positions, of which there is an even number
+        stride += 1
+    batches = rec.batches(config.batch, config.seed, rows)
+    return ksae.train(config, batches, validation=vectors[::stride])

@@ -217,7 +217,7 @@ def _naming(prompt: Prompt, named: Mapping[str, str], classes: Classes) -> Promp
     return Prompt(", ".join(words), {**prompt.given, **named}, prompt.text)
 
 
-def _judges(study: labelled.Study, device: torch.device) -> Judges:
+def _judges(study: labelled.Declared, device: torch.device) -> Judges:
     """The evaluators of a study.
 
     Raises ValueError, in one line, for networks that were trained before its table or the order of

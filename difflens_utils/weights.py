@@ -6,13 +6,13 @@ DIFFLENS_WEIGHTS says. Nothing is downloaded here.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import one_of
+from .keys import file_fingerprint as file_fingerprint  # its old place, until the merge
 
 ROOT = Path(os.environ.get("DIFFLENS_WEIGHTS", Path(__file__).parents[1] / "weights"))
 HUB = "https://huggingface.co/"
@@ -123,9 +123,3 @@ def require(*names: str, root: Path | None = None) -> list[Path]:
         verb = "is" if len(missing) == 1 else "are"
         raise ValueError(f"{number} {verb} missing: {'; '.join(missing)}")
     return paths
-
-
-def file_fingerprint(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

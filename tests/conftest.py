@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import difflens_utils  # noqa: F401  (before diffusers: it mends a torchvision of another build)
-from difflens_utils import artifacts
+from difflens_utils import artifacts  # before diffusers: it mends a torchvision of another build
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -59,7 +59,10 @@ WORK = {
 
 
 def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> None:
-    """One worker's share, with a line in `store`/made.txt for each block that it begins; killed in the middle of its block `dies_in`."""
+    """One worker's share, with a line in `store`/made.txt for each block that it begins.
+
+    It is killed in the middle of its block `dies_in`.
+    """
     os.environ["DIFFLENS_WORKER"] = worker
     artifacts.STORE = store
     artifacts._verified = set()
@@ -68,9 +71,8 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     def sampled(*args: object, **options: object) -> torch.Tensor:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
-            file.write(
-                f"{worker} {getattr(options.get('edit'), 'parts', {}).get('edit')} {options['rows'].tolist()}\n"
-            )
+            edit = getattr(options.get("edit"), "parts", {}).get("edit")
+            file.write(f"{worker} {edit} {options['rows'].tolist()}\n")
         if len(begun) - 1 == dies_in:
             type(args[0]).predict = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return sample(*args, **options)

@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, latent_editing, sampling
+from difflens_utils import activations, latent_editing, sampling, shards
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.pipelines import Subject
 from difflens_utils.precision import halved
@@ -61,21 +61,25 @@ def test_ordinary_values_are_stored_in_float16(store: Path) -> None:
 
 def test_blocks_of_either_kind_are_put_together_as_if_made_at_once(tmp_path: Path) -> None:
     """The first block fits into float16, the others do not: what one process alone stores."""
-    first, kinds = [True], []
+    first = [True]
 
     def later(h: Tensor) -> Tensor:
         return h if first[0] else 1e6 * h
 
-    subject = with_module_output(later)
-    folders = [tmp_path / name for name in ("0", "1", "whole")]
-    for block, folder in zip((slice(0, 2), slice(2, 6)), folders[:2], strict=True):
+    def write(subject: Subject, block: slice, folder: Path) -> Path:
         folder.mkdir()
-        first[0] = block.start == 0
-        activations._write(subject, N, block, 0, STEPS, subject.texts(), 0.0, 2, folder)
-        kinds.append(np.load(folder / "h.npy", mmap_mode="r").dtype)
+        run = activations.Run(subject, N, 0, STEPS, subject.texts(), batch=2)
+        activations._record.__wrapped__(run, block, folder)
+        return folder
+
+    subject = with_module_output(later)
+    folders = [write(subject, slice(0, 2), tmp_path / "0")]
+    first[0] = False
+    folders.append(write(subject, slice(2, 6), tmp_path / "1"))
+    kinds = [np.load(folder / "h.npy", mmap_mode="r").dtype for folder in folders]
     assert kinds == [np.float16, np.float32]
-    folders[2].mkdir()
-    activations._merge(folders[:2], folders[2])
+    (tmp_path / "whole").mkdir()
+    shards.merge(folders, tmp_path / "whole")
 
     calls = [0]
 
@@ -83,9 +87,7 @@ def test_blocks_of_either_kind_are_put_together_as_if_made_at_once(tmp_path: Pat
         calls[0] += 1
         return h if calls[0] <= STEPS else 1e6 * h  # the first batch is the first block
 
-    (tmp_path / "alone").mkdir()
-    alone = with_module_output(counted)
-    activations._write(alone, N, slice(0, N), 0, STEPS, alone.texts(), 0.0, 2, tmp_path / "alone")
+    write(with_module_output(counted), slice(0, N), tmp_path / "alone")
     for name in ("h.npy", "images.npy"):
         merged, whole = (np.load(tmp_path / folder / name) for folder in ("whole", "alone"))
         assert merged.dtype == whole.dtype and np.array_equal(merged, whole)

@@ -1,43 +1,83 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, metrics, outcome, probes, subjects
-from difflens_utils.metrics import Estimate
+from difflens_utils import activations, artifacts, outcome, probes, subjects
 
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def counted(calls, value=1.0):
-    return lambda: calls.append(1) or {"x": torch.full((3,), value)}
+def counted(calls: list[int]) -> Callable[[int], dict[str, torch.Tensor]]:
+    @artifacts.stored("stage")
+    def work(a: int) -> dict[str, torch.Tensor]:
+        calls.append(a)
+        return {"x": torch.ones(3)}
+
+    return work
 
 
 def test_made_once(store):
     calls = []
+    work = counted(calls)
     for _ in range(3):
-        assert torch.equal(
-            artifacts.cached_tensors("stage", {"a": 1}, counted(calls))["x"], torch.ones(3)
-        )
-    artifacts.cached_tensors("stage", {"a": 2}, counted(calls))
-    assert len(calls) == 2
+        assert torch.equal(work(1)["x"], torch.ones(3))
+    work(2)
+    assert calls == [1, 2]
 
 
 def test_a_damaged_file_is_noticed_and_made_again(store, capsys):
     calls = []
-    artifacts.cached_tensors("stage", {}, counted(calls))
+    work = counted(calls)
+    work(1)
     file = next(store.rglob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-2] + b"zz")
     artifacts._verified.clear()
-    artifacts.cached_tensors("stage", {}, counted(calls))
+    work(1)
     assert len(calls) == 2 and "damaged" in capsys.readouterr().err
+
+
+def test_a_result_of_another_form_is_read_back(store: Path) -> None:
+    form = artifacts.Form(
+        lambda text, folder: (folder / "text.txt").write_text(text),
+        lambda folder: (folder / "text.txt").read_text(),
+    )
+    calls = []
+
+    @artifacts.stored("stage", form=form, describe={"a": lambda a: {"first": a[0]}})
+    def work(a: list[int]) -> str:
+        calls.append(a)
+        return str(a)
+
+    assert [work([1]), work([1, 2]), work([2])] == ["[1]", "[1]", "[2]"]
+    assert calls == [[1], [2]]
+
+
+def test_what_ships_is_known_by_its_arguments_and_the_store_by_more(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = [1.0]
+
+    @artifacts.stored("stage", shipped=lambda _: store / "repository", beyond=lambda _: value)
+    def work(a: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.tensor(value)}
+
+    assert work(1)["x"] == 1
+    value[0] = 2.0
+    assert work(1)["x"] == 2  # another key
+    monkeypatch.setattr(artifacts, "SHIP", True)
+    assert work(1)["x"] == 2 and (store / "repository/manifest.json").exists()
+    monkeypatch.setattr(artifacts, "SHIP", False)
+    value[0] = 3.0
+    assert work(1)["x"] == 2 and work(a=4)["x"] == 3
 
 
 @pytest.mark.parametrize(
@@ -49,7 +89,7 @@ def test_nothing_half_written_is_left(store, error):
         raise error
 
     with pytest.raises(BaseException) as caught:  # noqa: PT011
-        artifacts.cached("stage", {}, make)
+        artifacts.make(artifacts.Artifact.of("stage", {}), make)
     if isinstance(error, OSError):
         assert "disk" in str(caught.value) and "\n" not in str(caught.value)
     assert not list((store / "stage").iterdir()) and all(
@@ -68,32 +108,9 @@ def test_two_that_want_the_same_artifact_make_it_once(store):
     with (
         ThreadPoolExecutor() as pool
     ):  # each call opens the lock file for itself, as another process would
-        folders = set(pool.map(lambda _: artifacts.cached("stage", {"same": 1}, make), range(3)))
+        artifact = artifacts.Artifact.of("stage", {"same": 1})
+        folders = set(pool.map(lambda _: artifacts.make(artifact, make), range(3)))
     assert len(made) == 1 and len(folders) == 1 and (folders.pop() / "whole").exists()
-
-
-def test_results_round_trip(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "ROOT", tmp_path)
-    r = artifacts.Results("n", subject="portraits", profile="quick", seed=3)
-    r.add("a.b", Estimate(0.5, 0.4, 0.6, 10))
-    r.add("c", 1, n=4)
-    r.add("d", 4.012345678e-7)
-    assert r.judge("claim", "a.b", "at least 0.4", True) == "holds"
-    stored = json.loads(r.save().read_text())
-    assert stored["records"][0] == {
-        "name": "a.b",
-        "value": 0.5,
-        "low": 0.4,
-        "high": 0.6,
-        "n": 10,
-        "seed": 3,
-    }
-    assert stored["records"][2]["value"] == 4.01235e-7  # a small figure is no zero
-    assert stored["verdicts"][0]["verdict"] == "holds" and stored["parameters"] == {"seed": 3}
-    with pytest.raises(ValueError, match="record must be one of"):
-        r.judge("claim", "missing", "", True)
-    with pytest.raises(ValueError, match="profile must be one of quick, book, paper"):
-        artifacts.Results("n", subject="s", profile="big")
 
 
 def test_recording_equals_what_the_hook_saw(store):
@@ -138,7 +155,6 @@ def test_probes_find_a_planted_direction_and_nothing_in_noise(store):
         activations.Recording("k", h.numpy(), torch.zeros(1600, 3, 4, 4), (500, 0)),
         labels,
         2,
-        progress=False,
     )
     assert fit.accuracy(1).low > 0.9 and fit.accuracy(0).low < 0.5 < fit.accuracy(0).high + 0.05
     weight = fit.heads.weight[1, 1] - fit.heads.weight[1, 0]
@@ -151,32 +167,14 @@ def test_a_class_without_images_is_never_named_and_changes_no_other(store):
     h = torch.randn(400, 1, 3, 2, 2, generator=g)
     h[:, 0, 1] += 2 * labels[:, None, None]
     rec = activations.Recording("k", h.numpy(), torch.zeros(400, 3, 4, 4), (500,))
-    two, three = (probes.fit(rec, labels, classes, progress=False) for classes in (2, 3))
+    two, three = (probes.fit(rec, labels, classes) for classes in (2, 3))
     logits = three.heads.logits(rec.at(0), 0)
     assert logits.isfinite().all() and not (logits.argmax(-1) == 2).any()
     assert three.accuracy(0).value == pytest.approx(two.accuracy(0).value, abs=0.03)
-    one = probes.fit(rec, torch.zeros_like(labels), 2, progress=False)
+    one = probes.fit(rec, torch.zeros_like(labels), 2)
     assert math.isnan(one.accuracy(0).value)  # nothing to tell apart
     with pytest.raises(ValueError, match="n_images must be at least 4"):
-        probes.fit(rec, labels[:3], 2, progress=False)
-
-
-def test_a_figure_that_there_is_not_is_no_record_and_carries_no_verdict():
-    results = artifacts.Results("05_interventions", subject="portraits", profile="book", seed=0)
-    results.add("there", metrics.Estimate(0.5, math.nan, math.nan, 3))
-    results.add("nothing", metrics.NOTHING)
-    results.add("nor here", float("nan"))
-    assert list(results.records) == ["there"] and results.records["there"]["low"] is None
-    assert (
-        f"{results.records['nothing']['value']:.2f}" == "–"
-        and not results.records["nor here"]["value"] > 0
-    )
-    assert (
-        results.judge("it moves", "nothing", "at all", holds=True) == "not tested"
-        and results.verdicts == []
-    )
-    with pytest.raises(KeyError):
-        results.records["never added"]
+        probes.fit(rec, labels[:3], 2)
 
 
 def test_subject_errors_are_one_line(tmp_path):
@@ -196,38 +194,28 @@ def test_subject_errors_are_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_close_verdict_is_shown_but_no_reference():
-    results = artifacts.Results("00_x", subject="portraits", profile="mine", seed=0)
-    results.add("fd", 0.051)
-    assert results.judge("it is small", "fd", "at most 0.05", False, True, close=True) == "partly"
-    results.judge("it is not large", "fd", "at most 0.5", True)
-    assert results.checked() == "it is small -> too close to check\nit is not large -> holds"
-
-
-def test_result_files_are_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts, "ROOT", tmp_path)
-    with pytest.raises(
-        ValueError, match="portraits has no results of profile book: run the other notebooks first"
-    ):
-        artifacts.load_results("portraits", "book")
-    results = artifacts.Results("03_x", subject="a/b", profile="book", seed=0)
-    results.add("fd", Estimate(0.5, 0.4, 0.6, 10))
-    results.save()
-    assert artifacts.load_results("a/b", "book")["03_x"]["records"][0]["low"] == 0.4
-
-
-def test_of_two_that_want_the_same_tensors_one_makes_them(store: Path) -> None:
+def test_of_two_that_want_the_same_rows_one_makes_them(store: Path) -> None:
     calls: list[list[int]] = []
 
-    def make(missing: list[int]) -> torch.Tensor:
-        calls.append(missing)
+    @artifacts.stored_each("each", "numbers", ignoring=("together",))
+    def work(scale: float, numbers: list[int], together: int = 4) -> torch.Tensor:
+        calls.append(numbers)
         time.sleep(0.3)
-        return torch.arange(10.0)[missing]
+        return scale * torch.tensor(numbers)
 
-    want = lambda *numbers: artifacts.cached_each("each", [{"number": i} for i in numbers], make)  # noqa: E731
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: want(0, 1, 2), range(2))
-    assert calls == [[0, 1, 2]] and first == second == [0, 1, 2]
-    assert want(2, 5, 0)[0] == 2 and calls[1:] == [
-        [1]
-    ]  # of the three that are wanted only the second is not there
+        first, second = pool.map(lambda _: work(2.0, [0, 1, 2]), range(2))
+    assert calls == [[0, 1, 2]] and first.tolist() == second.tolist() == [0, 2, 4]
+    assert work(2.0, [2, 5, 0], together=1).tolist() == [4, 10, 0]
+    assert calls[1:] == [[5]]  # the only one that is not there
+    assert work(3.0, [5]).tolist() == [15]
+
+
+def test_what_takes_the_place_of_a_file_is_whole_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep/file.txt"
+    with artifacts.atomic(path) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(RuntimeError), artifacts.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]

@@ -1,4 +1,7 @@
-"""Whatever determines a result is in its key: every file of a study is changed in turn, and what depends on it is made anew."""
+"""Whatever determines a result is in its key.
+
+Every file of a study is changed in turn, and what depends on it is made anew.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from difflens_utils import (
+    activations,
     artifacts,
     attribution,
     debiasing,
@@ -34,8 +38,10 @@ from difflens_utils import (
     subjects,
 )
 from difflens_utils.evaluators import AttributeNet, Clip
+from difflens_utils.ksae import KSAEConfig
 from difflens_utils.methods import Method
 from difflens_utils.pipelines import MODELS, _fingerprint
+from difflens_utils.study import train
 
 GENERATED = {
     "recording",
@@ -53,7 +59,7 @@ GENERATED = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small study on disk, its own in every part: model, images, table, evaluators, CLIP; all with random weights."""
+    """A small study on disk: model, images, table, evaluators and CLIP, with random weights."""
     folder = tmp_path_factory.mktemp("study")
     DDIMPipeline(tiny.network(), tiny.scheduler()).save_pretrained(folder)
     (folder / "images").mkdir()
@@ -102,15 +108,17 @@ def everything(folder: Path) -> None:
     """Every stage that keeps something, as small as it gets."""
     study = subjects.load(str(folder), "cpu", dtype=torch.float32)
     labels, ksae = torch.arange(12) % 2, tiny.ksae()
-    rec = stages.recording(study, 12, 0, 2)
-    stages.train_ksae(rec, 4, latents=32, train_steps=2, batch=16, seed=0, progress=False)
+    rec = activations.record(study, 12, 0, 2)
+    train(rec, KSAEConfig(rec.width, latents=32, k=4, steps=2, batch=16))
     features.class_means(rec, ksae, {"tint": labels}, {"tint": 2})
-    probes.fit(rec, labels, 2, iterations=2, progress=False)
-    attribution.through_image(study, ksae, ("tint",), 2, 0, 2)
-    features, unit = torch.tensor([1, 3]), torch.ones(2, 16, 2)
-    attribution.measured(study, ksae, "tint", 0, features, unit, n=2, seed=0, steps=2, at=(1,))
-    mediation.through_module(study, "tint", 0, 1, (500,), n=2, seed=0)
-    latent_editing.learn(study, "tint", n=2, rounds=1, seed=0, steps=2, progress=False)
+    probes.fit(rec, labels, 2, iterations=2)
+    attribution.through_image(study, ksae, ("tint",), attribution.Support(2, 0, 2))
+    chosen, unit = torch.tensor([1, 3]), torch.ones(2, 16, 2)
+    trial = attribution.Trial(2, 0, 2, (1,))
+    attribution.measured(study, ksae, attribution.Aim("tint", 0), chosen, unit, trial)
+    ends = mediation.Exchange("tint", *study.classes("tint")[:2])
+    mediation.through_module(study, ends, (500,), n=2, seed=0)
+    latent_editing.learn(study, "tint", 2, latent_editing.Recipe(n=2, rounds=1))
     method = Method(
         "turned", lambda c, strength: edits.steer(ksae, torch.tensor([c]), strength), grid=(2.0,)
     )
@@ -215,9 +223,12 @@ def test_what_depends_on_a_file_is_made_anew_and_nothing_else(
     shutil.copytree(first, store)
     monkeypatch.setattr(artifacts, "STORE", store)
     monkeypatch.setattr(artifacts, "_verified", set())
-    monkeypatch.setattr(
-        artifacts, "fill", lambda path, stage, *rest: anew.append(stage) or fill(path, stage, *rest)
-    )
+
+    def counted(artifact: artifacts.Artifact, write: Callable[[Path], None]) -> None:
+        anew.append(artifact.stage)
+        fill(artifact, write)
+
+    monkeypatch.setattr(artifacts, "fill", counted)
     edit, expected = CHANGES[change]
     edit(folder)
     everything(folder)
@@ -257,7 +268,7 @@ def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
     assert len(seen) == 41
 
 
-# The mechanism ----------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------- the mechanism
 
 
 class Judged:
@@ -313,18 +324,19 @@ def test_what_cannot_be_described_is_no_part_of_a_key(value: object) -> None:
 
 
 def test_the_order_of_names_is_part_of_a_key(store: Path) -> None:
-    """Scores are stacked in the order of the attributes; whoever asks in another order must not get another's."""
+    """Scores are stacked in the order of the attributes."""
     assert keys.key_of({"a": 1, "b": 2}) != keys.key_of({"b": 2, "a": 1})
-    ask = lambda *attributes: attribution.through_image(
-        tiny.subject(), tiny.ksae(), attributes, 2, 0, 2
-    )  # noqa: E731
-    there, back = ask("gender", "age"), ask("age", "gender")
-    for attribute in ("gender", "age"):
-        assert torch.allclose(there[attribute].scores, back[attribute].scores, atol=1e-6)
+    names = ("gender", "age")
+    one, other = (
+        attribution.through_image(tiny.subject(), tiny.ksae(), order, 2, 0, 2)
+        for order in (names, names[::-1])
+    )
+    for name in names:
+        assert torch.allclose(one[name].scores, other[name].scores, atol=1e-6)
 
 
 def test_what_is_said_of_images_is_a_part_of_the_subject() -> None:
-    """A text model describes images of its data by its prompts: a stage that does so without declaring them is refused."""
+    """A text model describes images of its data by its prompts, which a stage has to declare."""
     subject = tiny.text_subject()
     batch = subject.data.sample(2, 0)
     with (
@@ -366,7 +378,7 @@ def module(folder: Path, name: str, text: str) -> types.ModuleType:
     made = types.ModuleType(name)
     made.__file__ = str(path)
     keys._code.cache_clear()
-    keys._imports.cache_clear()
+    keys.imports.cache_clear()
     return made
 
 
@@ -397,9 +409,57 @@ def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
         module(tmp_path, name, beside[name])
 
 
+PACKAGE = {
+    "__init__": "from .study import open\n",
+    "study": "from . import sampling\nfrom .worlds import drawn\n",
+    "sampling": "from .runtime import store\nfrom .worlds.base import World\n",
+    "unused": "x = 1\n",
+    "runtime/__init__": "",
+    "runtime/store": "from ..deep.inner import leaf\n",  # a carrier: it is not followed
+    "worlds/__init__": "from .drawn import draw\n",
+    "worlds/base": "import made.metrics\nfrom made.deep.inner import leaf\n",
+    "worlds/drawn": "from ..metrics import mean\nfrom . import base\n",
+    "deep/__init__": "x = 1\n",
+    "deep/inner/__init__": "x = 1\n",
+    "deep/inner/leaf": "from ...metrics import mean\nimport made.deep.inner.other\n",
+    "deep/inner/other": "from .. import side\n",
+    "deep/side": "def f():\n    from ..late import x\n",
+    "late": "import numpy\nimport madeup\n",
+    "metrics": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .unused import x\n",
+}
+
+
+BEHIND_LEAF = {"metrics", "deep.inner.other", "deep.side", "late"}
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("metrics", set()),
+        ("deep/side", {"late"}),
+        ("deep/inner/leaf", BEHIND_LEAF),
+        ("worlds/base", BEHIND_LEAF | {"deep.inner.leaf"}),
+        ("runtime/store", BEHIND_LEAF | {"deep.inner.leaf"}),
+        ("worlds/__init__", BEHIND_LEAF | {"deep.inner.leaf", "worlds.drawn", "worlds.base"}),
+        ("study", BEHIND_LEAF | {"deep.inner.leaf", "sampling", "worlds.drawn", "worlds.base"}),
+    ],
+)
+def test_code_of_a_package_with_folders(
+    module: str, needed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CARRIERS", {"runtime.store"})
+    for name, text in PACKAGE.items():
+        path = tmp_path / "made" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    path = tmp_path / "made" / f"{module}.py"
+    found = {keys.dotted(file) for file in keys._needed(path)} - {keys.dotted(path)}
+    assert found == needed
+
+
 @pytest.mark.parametrize("name", ["portraits", "portraits-t2i", "digits"])
 def test_what_ships_was_made_with_what_ships(name: str) -> None:
-    """The strengths and vectors that come with a subject name its files, prompts and evaluators as they are now."""
+    """What comes with a subject names its files, prompts and evaluators as they are now."""
     study = subjects.load(name, "cpu")
     whole = keys.described(study, [part for part in keys.PARTS if part != "data"])
     now = artifacts.lasting({"arguments": {"subject": whole}})["arguments"]["subject"]
@@ -416,11 +476,11 @@ def test_what_ships_was_made_with_what_ships(name: str) -> None:
 
 def test_code_is_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who edits a file while notebooks run must not file the old code's results under the new."""
-    path = Path(stages.__file__)
+    path = Path(outcome.__file__)
     monkeypatch.setitem(keys._SOURCES, path, path.read_text() + "x = 1\n")
     loaded = keys._code.__wrapped__(path)
     monkeypatch.setitem(keys._SOURCES, path, path.read_text())
-    assert keys._code.__wrapped__(path) == keys.code(stages) != loaded
+    assert keys._code.__wrapped__(path) == keys.code(outcome) != loaded
 
 
 def test_an_edit_is_what_it_was_made_with(store: Path) -> None:

@@ -13,7 +13,7 @@ from difflens_utils import hooks, latent_editing, sampling, subjects
 
 
 class ColourClip:
-    """A CLIP that sees the mean colour of an image and reads of texts only whether they name the first class."""
+    """A CLIP that sees an image's mean colour and reads whether a text names the first class."""
 
     def fingerprint(self) -> str:
         return "colour"
@@ -62,7 +62,7 @@ def test_sizes_are_checked_first(subject) -> None:
 def test_the_recipe_shortened_sets_out_towards_what_ships(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One batch of the shipped recipe: at every timestep, towards the shipped vector of its class and not of the other."""
+    """One batch of the shipped recipe moves towards the vector of its class at every timestep."""
     portraits = subjects.load("portraits", "cpu")
     shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
     short = latent_editing.learn(

@@ -13,7 +13,7 @@ TIMES = (800, 400)
 
 
 class Bypass(nn.Module):
-    """A network of which `share` of the output passes the module `inner`, and the rest goes around it."""
+    """A network whose output passes the module `inner` by `share`; the rest goes around it."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -35,7 +35,10 @@ def run(share: float, **options: object) -> mediation.Mediation:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_effect_splits_as_in_closed_form(share: float) -> None:
-    """With epsilon = x the clean image is (1 - sigma) x / sqrt(alpha-bar): of it, -sigma share comes by way of h."""
+    """With epsilon = x the clean image is (1 - sigma) x / sqrt(alpha-bar).
+
+    Of it, -sigma share comes by way of h.
+    """
     sigma = (1 - tiny.scheduler().alphas_cumprod[list(TIMES)]).sqrt()[:, None].expand(-1, 6)
     got = run(share)
     torch.testing.assert_close(got.total, 1 - sigma, atol=1e-4, rtol=1e-4)

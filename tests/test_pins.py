@@ -1,4 +1,4 @@
-"""One file of versions: everything that installs the study reads it, and what is installed is what it says."""
+"""Versions: of what is installed, each in one file, and of the package, the same everywhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ REQUIREMENTS = [
     line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()
 ]
 PINS = dict(line.split("==") for line in filter(None, REQUIREMENTS) if "==" in line)
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -47,6 +48,22 @@ def test_make_installs_the_pins_in_one_command() -> None:
     installs = re.findall(r"\$\(PIP\)(.*)", (ROOT / "Makefile").read_text())
     assert " -r requirements.txt" in installs[0]
     assert all("requirements" in line or "--no-deps -e ." in line for line in installs)
+
+
+def test_the_package_has_one_version() -> None:
+    stated = PROJECT["project"]["version"]
+    package = (ROOT / "difflens_utils/__init__.py").read_text()
+    released = re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
+    assert re.findall(r'^__version__ = "(.*)"$', package, re.MULTILINE) == [stated]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == stated
+    assert released[0] == stated
+
+
+def test_types_ship_with_every_folder_of_the_package() -> None:
+    options = PROJECT["tool"]["setuptools"]
+    assert options["packages"]["find"]["include"] == ["difflens_utils*"]
+    assert "py.typed" in options["package-data"]["difflens_utils"]
+    assert (ROOT / "difflens_utils/py.typed").exists()
 
 
 @pytest.mark.parametrize("name", PINS)

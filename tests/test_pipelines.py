@@ -757,7 +757,7 @@ def test_a_class_that_is_studied_cannot_be_asked_for(tmp_path: Path) -> None:
 def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> None:
     """Stages that declare what they read can record it; methods may ask for it without guidance."""
     subject = subjects.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
-    rec = stages.recording(subject, 3, 0, 2)
+    rec = activations.record(subject, 3, 0, 2)
     torch.testing.assert_close(
         rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,7 +107,7 @@ def test_when_all_are_killed_whoever_comes_goes_on(processes, alone, tmp_path) -
 
 def test_a_damaged_artifact_is_made_again_by_all(processes, alone, tmp_path) -> None:
     run(processes, "edited", tmp_path, 2)
-    file = next((tmp_path / "images").rglob("*.safetensors"))
+    file = next((tmp_path / "images").rglob("*.npy"))
     file.write_bytes(file.read_bytes()[:-2] + b"zz")
     assert run(processes, "edited", tmp_path, 2) == [0, 0]
     assert held(tmp_path) == alone["edited"] and set(Counter(begun(tmp_path)).values()) == {2}
@@ -176,12 +178,16 @@ def test_a_copy_is_written_when_the_next_has_started_and_is_done() -> None:
     ]
 
 
-def test_a_search_shares_its_samplings_before_it_makes_others_wait(store) -> None:
-    order = []
-    artifacts.cached(
-        "stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead")
-    )
-    artifacts.cached(
-        "stage", {}, lambda folder: order.append("make"), ahead=lambda: order.append("ahead")
-    )
-    assert order == ["ahead", "make"]
+def test_no_process_waits_while_another_is_in_work_that_they_share(store: Path) -> None:
+    """Both are in the function at once: each waits there for the other."""
+    both = threading.Barrier(2, timeout=10)
+
+    @artifacts.stored("stage", together=True)
+    def work(number: int) -> dict[str, torch.Tensor]:
+        both.wait()
+        return {"x": torch.full((2,), number)}
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: work(3), range(2))
+    assert torch.equal(first["x"], second["x"])
+    assert work(3)["x"].tolist() == [3, 3]  # from the store: no one else is at the barrier

@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from difflens_utils import descriptions, figures, intervals, scorecard
 from difflens_utils.metrics import Estimate
-from workflow import assemble, execute, sitecheck, verdicts
+from workflow import assemble, execute, library, sitecheck, verdicts
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -71,15 +71,18 @@ def executed(title: str, *outputs: nbformat.NotebookNode) -> nbformat.NotebookNo
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of two tiny notebooks on two subjects."""
-    root = tmp_path_factory.mktemp("my study")
+def write_pages(root: Path) -> None:
+    """The book's pages without notebooks, most of them short ones instead of its own."""
     for folder in ("_static", "_files", "_templates"):
         shutil.copytree(REPOSITORY / "book" / folder, root / "book" / folder)
     shutil.copy(REPOSITORY / "book/references.bib", root / "book")
     shutil.copy(REPOSITORY / "_config.yml", root)
-    pages = {"index": "# Front\n\nNo formula.", "howto": "# How\n\n$x^2$", "scaling": "# Sizes"}
+    pages = {
+        "index": "# Front\n\nNo formula.",
+        "howto": "# How\n\n$x^2$",
+        "scaling": "# Sizes",
+        "library": (REPOSITORY / "book/library.md").read_text(),
+    }
     for name, text in pages.items():
         (root / f"book/{name}.md").write_text(text)
     toc = {
@@ -88,11 +91,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "parts": [
             {
                 "caption": "Behind it",
-                "chapters": [{"file": "howto"}, {"file": "scaling"}, {"file": "parameters"}],
+                "chapters": [{"file": page} for page in (*pages, "parameters") if page != "index"],
             }
         ],
     }
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of two tiny notebooks on two subjects."""
+    root = tmp_path_factory.mktemp("my study")
+    write_pages(root)
     links = new_output("display_data", {"text/markdown": "See [the first](00_tiny.ipynb)."})
     notebooks = {
         "00_tiny": executed("00 · Tiny", picture()),
@@ -193,6 +203,46 @@ def test_lines_wrap_in_print(site: Path) -> None:
     assert 'href="../../_static/pages.css' in page(site, "notebooks/portraits/00_tiny")
     sheet = (site / "_static/pages.css").read_text()
     assert re.search(r"@media print \{\s*pre[^{]*\{ white-space: pre-wrap !important", sheet)
+
+
+# The page of the library --------------------------------------------------------------------------
+
+
+def test_every_module_has_a_section_with_its_docstrings(site: Path) -> None:
+    shown = page(site, "library")
+    modules = library.modules()
+    assert {"difflens_utils.ksae", "difflens_utils.metrics"} <= set(modules)
+    assert all(f'id="module-{name}"' in shown for name in modules)
+    assert 'id="difflens_utils.metrics.Estimate"' in shown
+    assert library.FIELD not in shown and "{modules}" not in shown
+
+
+def test_a_docstring_is_prose_with_code_lists_and_examples() -> None:
+    lines = """Scales `s_j` by 2 * beta; of `KSAE`s, |x| is left.
+
+- one `a`
+  and more
+- two_
+
+    x = 1
+
+>>> 1 + 1
+2""".splitlines()
+    library.read_docstring(None, "function", "f", None, None, lines)
+    assert lines == [
+        r"Scales \ ``s_j``\  by 2 \* beta; of \ ``KSAE``\ s, \|x\| is left.",
+        "",
+        r"- one \ ``a``\  and more",
+        r"- two\_",
+        "",
+        "::",
+        "",
+        "    x = 1",
+        "",
+        ">>> 1 + 1",
+        "2",
+        "",
+    ]
 
 
 # What is checked of a site ------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from difflens_utils import (
     latent_direction,
     methods,
     occupations,
+    outcome,
     portraits,
     sampling,
-    outcome,
 )
 from difflens_utils.pipelines import Prompt, Prompts
 
@@ -191,9 +191,9 @@ def test_guidance_towards_a_distribution_is_per_prompt() -> None:
 
     heads, h = Heads(torch.randn(1, 2, 6, 2, 2), torch.zeros(1, 2)), torch.randn(8, 6, 2, 2)
     edit, prompt = edits.guide(heads, (0.5, 0.5), 100.0), sampling.assigned(8, 2)
-    got = edit(h, sampling.Step(0, 9, slice(0, 8), prompt))
+    got = edit(h, sampling.Step(0, 9, torch.arange(8), prompt))
     for g in (0, 1):
-        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, slice(0, 4))))
+        torch.testing.assert_close(got[g::2], edit(h[g::2], sampling.Step(0, 9, torch.arange(4))))
 
 
 # --------------------------------------------------------------------------------------------------

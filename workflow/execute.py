@@ -122,7 +122,7 @@ def executed_path(profile: str, subject: str, notebook: str) -> Path:
 
 def result_path(profile: str, subject: str, notebook: str) -> Path:
     """Where the notebook itself writes its result file."""
-    return BUILD / "results" / profile / slug(subject) / f"{notebook}.json"
+    return BUILD / names.results_folder(subject, profile) / f"{notebook}.json"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ def weights_folder() -> Path:
 # A file, or a folder with the endings of the files that count in it.
 Part = tuple[Path, tuple[str, ...]]
 
+# By its path, a file's size, its time stamps in nanoseconds, and the hash of its contents.
+Known = dict[str, tuple[int, int, int, str]]
+
 
 def parts_of(subject: str) -> list[Part]:
     """The folders and files that a subject consists of; some may not exist."""
@@ -57,10 +60,10 @@ def _declared(folder: Path) -> list[Part]:
     """Where the `study.yml` of a folder says that its images and evaluators lie."""
     try:
         text = (folder / "study.yml").read_text(encoding="utf-8-sig")
-        said = yaml.load(text, yaml.BaseLoader)  # noqa: S506  every scalar as text, as the study reads it
+        content = yaml.load(text, yaml.BaseLoader)  # every scalar as text, as the study reads it
     except (OSError, ValueError, yaml.YAMLError):  # the notebook says what is wrong
         return []
-    entries = said if isinstance(said, dict) else {}
+    entries = content if isinstance(content, dict) else {}
     endings = {"images": ANY, "evaluators": SUFFIXES, "clip": SUFFIXES}
     places = {name: entries.get(name) for name in endings}
     return [(folder / p, endings[name]) for name, p in places.items() if isinstance(p, str)]
@@ -129,30 +132,32 @@ def digest(subject: str, kept: Path) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _hash(path: Path, known: dict[str, list]) -> str:
-    """A file's hash, "" if it cannot be read; `known` {path: [size, *times, hash]} is updated."""
+def _hash(path: Path, known: Known) -> str:
+    """A file's hash, "" if it cannot be read. It is added to what is `known`."""
     try:
-        found = path.stat()
-        stamp, place = [found.st_size, found.st_mtime_ns, found.st_ctime_ns], str(path)
-        if known.get(place, [])[:3] == stamp:
-            return known[place][3]
+        status = path.stat()
+        stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        entry = known.get(str(path))
+        if entry and entry[:3] == stamp:
+            return entry[3]
         with path.open("rb") as file:
             value = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
-    if time.time() - max(found.st_mtime, found.st_ctime) > RECENT:
-        known[place] = [*stamp, value]
+    if time.time() - max(status.st_mtime, status.st_ctime) > RECENT:
+        known[str(path)] = (*stamp, value)
     return value
 
 
-def _load(kept: Path) -> dict[str, list]:
+def _load(kept: Path) -> Known:
     try:
-        return json.loads(kept.read_text())
+        entries = json.loads(kept.read_text())
     except (OSError, ValueError):
         return {}
+    return {path: tuple(entry) for path, entry in entries.items()}
 
 
-def _store(kept: Path, known: dict[str, list]) -> None:
+def _store(kept: Path, known: Known) -> None:
     text = json.dumps(known)
     if known and (not kept.exists() or kept.read_text() != text):
         kept.parent.mkdir(parents=True, exist_ok=True)

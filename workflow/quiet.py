@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 
-# What Snakemake adds when a job has failed and has been told of.
+# What Snakemake adds after the error of a failed job.
 ECHOES = (
     "Exiting because a job execution failed",
     "WorkflowError:\nAt least one job did not complete",
@@ -23,15 +23,16 @@ class OneLine(logging.Handler):
         self.end = ""  # how the last command ended
 
     def emit(self, record: logging.LogRecord) -> None:
-        if line := self.told(record):
+        if line := self.line_of(record):
             print(f"error: {line}", file=sys.stderr, flush=True)
 
-    def told(self, record: logging.LogRecord) -> str:
-        """What an error says, in one line; empty for an echo."""
+    def line_of(self, record: logging.LogRecord) -> str:
+        """An error in one line; empty for an echo."""
         text = record.getMessage() if record.msg else ""
-        if getattr(record, "output", None) and hasattr(record, "rule_name"):
+        outputs = getattr(record, "output", None)
+        if outputs and hasattr(record, "rule_name"):
             end, self.end = self.end, ""
-            return f"{record.output[0]} was not made: rule {record.rule_name}{end}"
+            return f"{outputs[0]} was not made: rule {record.rule_name}{end}"
         if "CalledProcessError" in text:  # comes first, and shows the whole command
             ended = re.search(r"non-zero (exit status \d+)|died with (.*)\.", text)
             self.end = f" ended with {ended[1] or ended[2]}" if ended else " failed"
@@ -41,5 +42,5 @@ class OneLine(logging.Handler):
         lines = [
             line.strip() for line in text.splitlines() if line.strip() and not FRAME.match(line)
         ]
-        said = " ".join(line for line in lines if not HEADING.match(line))
-        return said.removeprefix("ValueError: ")
+        message = " ".join(line for line in lines if not HEADING.match(line))
+        return message.removeprefix("ValueError: ")

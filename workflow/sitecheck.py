@@ -61,8 +61,9 @@ class Page(HTMLParser):
         self.loads += re.findall(r"url\(['\"]?([^'\")]+)", values.get("style", ""))
         if tag == "script" and "src" in values:
             self.scripts.append(urlsplit(values["src"]).path)
-        if tag == "img" and (not (alt := values.get("alt", "").strip()) or PATH.fullmatch(alt)):
-            self.silent.append(values.get("src", "").rpartition("/")[2][:80])
+        if tag == "img" and not _says_something(values.get("alt", "").strip()):
+            _, _, name = values.get("src", "").rpartition("/")
+            self.silent.append(name[:80])
 
     def _collect_links(self, tag: str, values: dict[str, str]) -> None:
         if tag == "link" and STYLES & set(values.get("rel", "").split()):
@@ -95,10 +96,9 @@ class Site(NamedTuple):
 def faults(folder: Path) -> list[str]:
     """Everything that is wrong with the site in `folder`, one line each; empty if nothing is."""
     site = Site.read(folder)
-    checks = network_loads, dead_links, repeated_scripts, silent_pictures
-    return [
-        f"{path.relative_to(site.folder)} {told}" for check in checks for path, told in check(site)
-    ]
+    found = [*network_loads(site), *dead_links(site)]
+    found += [*repeated_scripts(site), *silent_pictures(site)]
+    return [f"{path.relative_to(site.folder)} {fault}" for path, fault in found]
 
 
 def network_loads(site: Site) -> list[tuple[Path, str]]:
@@ -142,10 +142,16 @@ def silent_pictures(site: Site) -> list[tuple[Path, str]]:
     ]
 
 
+def _says_something(alt: str) -> bool:
+    """Whether an alternative text is one, and not the path of the picture."""
+    return bool(alt) and PATH.fullmatch(alt) is None
+
+
 def _loads_of_style(path: Path) -> list[str]:
     """What a style sheet loads: fonts, pictures, other sheets."""
-    content = re.sub(r"/\*.*?\*/", "", path.read_text(errors="replace"), flags=re.DOTALL)
-    found = re.findall(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", content)
+    content = path.read_text(errors="replace")
+    rules = re.sub(r"/\*.*?\*/", "", content, flags=re.DOTALL)
+    found = re.findall(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", rules)
     return [plain or quoted for plain, quoted in found]
 
 
@@ -157,7 +163,11 @@ def _is_dead(site: Site, path: Path, url: str) -> bool:
     file = (path.parent / unquote(target)).resolve() if target else path
     if file.is_dir():
         file /= "index.html"
-    if not (file.is_relative_to(site.folder) and file.is_file()):
+    inside = file.is_relative_to(site.folder)
+    if not (inside and file.is_file()):
         return True
     page = site.pages.get(file)
-    return bool(fragment) and page is not None and unquote(fragment) not in page.anchors | {"top"}
+    if page is None or not fragment:
+        return False
+    anchors = page.anchors | {"top"}
+    return unquote(fragment) not in anchors

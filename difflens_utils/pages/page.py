@@ -11,8 +11,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from .. import figures, sizes
-from ..artifacts import Results
 from ..metrics import Estimate
+from ..results import Results
 
 if TYPE_CHECKING:
     from ..study import Study
