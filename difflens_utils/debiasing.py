@@ -79,6 +79,16 @@ class Search:
         """The share of a class under an arm, mean over the prompts."""
         return float(arm.shares(self.base)[:, target].mean())
 
+    def strongest(self, target: int, least_agreement: float = 0.9) -> Arm | None:
+        """The arm towards a class that reaches most of it, the weaker of two equal ones.
+
+        The two evaluators must agree on `least_agreement` of its images; None if no arm is left.
+        """
+        usable = [arm for arm in self.arms if arm.target == target]
+        usable = [arm for arm in usable if arm.agreement.value >= least_agreement]
+        rising = sorted(usable, key=lambda arm: (self.share(arm, target), -arm.strength))
+        return rising[-1] if rising else None
+
     def on(self, base: Array) -> Search:
         """The same arms with other unedited shares, such as those of held-out prompts."""
         return replace(self, base=base)

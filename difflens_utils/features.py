@@ -89,6 +89,10 @@ class BiasFeatures:
     by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
 
+    def steerable(self, attribute: str) -> list[int]:
+        """The classes that have features."""
+        return [c for c, latents in enumerate(self.features[attribute]) if len(latents)]
+
     def unit(self, attribute: str, target: int) -> Tensor:
         """The unit of mode "add": (T, P, N), the class difference of each bias feature."""
         return self.gaps[attribute][target][..., self.features[attribute][target]]

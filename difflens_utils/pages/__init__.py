@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from .ablations import Ablations
+from .attribution import AttributionPage
 from .bias import Bias
 from .debiasing import Debiasing
+from .interventions import Interventions
+from .multi import Multi
 from .page import Page
 from .polysemanticity import Polysemanticity
 from .probes import Probes
@@ -17,8 +20,11 @@ PAGES: dict[str, type[Page]] = {
     "01_polysemanticity": Polysemanticity,
     "02_ksae": Sparse,
     "03_probes": Probes,
+    "04_attribution": AttributionPage,
+    "05_interventions": Interventions,
     "06_debiasing": Debiasing,
     "07_ablations": Ablations,
+    "08_multi_attribute": Multi,
     "09_scorecard": Score,
 }
 

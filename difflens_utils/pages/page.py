@@ -83,7 +83,8 @@ class Page:
             }
             for verdict in self.results.verdicts
         ]
-        return pd.DataFrame(rows).set_index("statement")
+        columns = ["statement", "measured", "rule", "verdict"]
+        return pd.DataFrame(rows, columns=columns).set_index("statement")
 
     def sentences(self) -> list[str]:
         """What was found, in sentences, from the records."""
