@@ -135,7 +135,8 @@ def record(
     """
     all_positive(n_images=n, steps=steps)
     batch = batch or gpu.batch_size(subject)
-    folder = _record(Run(subject, n, seed, steps, subject.texts(prompts), eta, batch=batch))
+    texts = subject.texts(prompts or subject.prompts.evaluate)
+    folder = _record(Run(subject, n, seed, steps, texts, eta, batch=batch))
     return Recording(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),

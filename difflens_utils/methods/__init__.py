@@ -37,15 +37,16 @@ METHODS = (
     "dictionary",
     "dense",
 )
-ORDER = (  # of the rows of Tables 1 and 2
+CONTROLS = ("mean difference", "h-classifier direction", "random features")
+ORDER = (  # of the rows of Tables 1 and 2; the controls stand last
     "latent editing",
     "H-Distribution",
     "Act@L",
     "latent direction",
     "finetuning",
     "DiffLens",
+    *CONTROLS,
 )
-CONTROLS = ("mean difference", "h-classifier direction", "random features")
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
@@ -56,8 +57,8 @@ def rows(study: Study, attribute: str) -> list[Method]:
     found = []
     for name in METHODS:
         found += import_module(f".{name}", __package__).rows(study, attribute)
-    new = tuple(m.name for m in found if m.name not in ORDER + CONTROLS)
-    order = ORDER + new + CONTROLS
+    new = [method.name for method in found if method.name not in ORDER]
+    order = [*ORDER[: -len(CONTROLS)], *new, *CONTROLS]
     return sorted(found, key=lambda method: order.index(method.name))
 
 

@@ -1,4 +1,4 @@
-"""DiffLens, and what its parts are compared with: other units, other pickers, random latents (Table 3)."""
+"""DiffLens and its parts: other units, other pickers, random latents (Table 3)."""
 
 from __future__ import annotations
 

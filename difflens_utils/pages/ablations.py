@@ -13,7 +13,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .. import attribution, ksae, methods, metrics
+from .. import attribution, methods, metrics
+from ..analysis import dictionaries
 from ..attribution import Attribution
 from ..debiasing import Debiased, Search
 from ..features import BiasFeatures
@@ -436,5 +437,5 @@ def _key(ranking: str) -> str:
 
 def _paired(rows: Tensor, directions: Tensor) -> Estimate:
     """The mean matched cosine of rows (N, d) with directions (D, d); nothing for no rows."""
-    cosines = ksae.matched_cosines(rows, directions)
+    cosines = dictionaries.matched_cosines(rows, directions)
     return metrics.mean(cosines) if len(cosines) else metrics.NOTHING

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..metrics import NAN, Estimate
-from ..runtime import names
+from ..runtime import names, tally
 from ..runtime.artifacts import ROOT, atomic
 from ..runtime.errors import one_of
 
@@ -116,6 +116,7 @@ class Results:
             "profile": self.profile,
             "parameters": self.parameters,
             "environment": environment(),
+            "drawn": tally.total(),
             "records": list(self.records.values()),
             "verdicts": self.verdicts,
         }

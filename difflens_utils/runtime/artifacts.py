@@ -25,7 +25,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import keys
+from . import keys, tally
 from .keys import Parameters, file_fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,13 @@ def make(artifact: Artifact, write: Callable[[Path], None]) -> Path:
             if not exists(artifact.folder):
                 fill(artifact, write)
                 _verified.add(artifact.folder)
+    recall(artifact.folder)
     return artifact.folder
+
+
+def recall(folder: Path) -> None:
+    """Count the images that were drawn for an artifact, by whoever made it."""
+    tally.take(_manifest(folder).get("drawn", {}))
 
 
 def lock(folder: Path) -> FileLock:
@@ -101,12 +107,12 @@ def fill(artifact: Artifact, write: Callable[[Path], None]) -> None:
     try:
         with atomic(artifact.folder) as temporary:
             temporary.mkdir()
-            with keys.making(artifact.parameters):
+            with keys.making(artifact.parameters), tally.making(artifact.folder.name) as drawn:
                 write(temporary)
             paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
             files = {str(path.relative_to(temporary)): file_fingerprint(path) for path in paths}
             manifest = {"stage": artifact.stage, "parameters": artifact.parameters, "files": files}
-            _write_manifest(temporary, manifest)
+            _write_manifest(temporary, manifest | ({"drawn": drawn} if drawn else {}))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -238,9 +244,14 @@ class stored:
     def _make(self, artifact: Artifact, compute: Callable[[], Any]) -> Path:
         if not self.together or exists(artifact.folder):
             return make(artifact, lambda folder: self.form.save(compute(), folder))
-        with keys.making(artifact.parameters):
+        with keys.making(artifact.parameters), tally.making(artifact.folder.name) as drawn:
             result = compute()
-        return make(artifact, partial(self.form.save, result))
+
+        def save(folder: Path) -> None:
+            tally.take(drawn)
+            self.form.save(result, folder)
+
+        return make(artifact, save)
 
 
 def stored_each(
@@ -306,4 +317,6 @@ def _ship(artifact: Artifact, place: Path) -> None:
     """Put an artifact where it comes with the repository, under what must be the same."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(artifact.folder, place)
-    _write_manifest(place, _manifest(place) | {"parameters": lasting(artifact.parameters)})
+    manifest = _manifest(place) | {"parameters": lasting(artifact.parameters)}
+    manifest.pop("drawn", None)  # names of artifacts that do not ship
+    _write_manifest(place, manifest)

@@ -35,7 +35,7 @@ PARTS = ("texts", "prompts", "labeller", "scorer", "clip", "data")
 # Modules that keep, check, name and describe: they compute no figure. Dotted, from the package.
 CARRIERS = set(
     "metrics.intervals pages.descriptions pages.results runtime.artifacts runtime.errors "
-    "runtime.keys runtime.names runtime.shards runtime.workers subjects.paper "
+    "runtime.keys runtime.names runtime.shards runtime.tally runtime.workers subjects.paper "
     "subjects.real.weights".split()
 )
 LIBRARIES = "torch diffusers transformers tokenizers peft numpy scipy scikit-learn pillow".split()

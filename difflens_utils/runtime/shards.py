@@ -138,6 +138,8 @@ def _together(parts: Sequence[Artifact], target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if damaged:
         raise _Damaged
+    for part in parts:
+        artifacts.recall(part.folder)
     merge([part.folder for part in parts], target)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..runtime import tally
 from ..runtime.errors import positive
 from . import hooks
 from .edit import Apply, Edit, Step
@@ -165,6 +166,7 @@ def sample(
     s = trajectory(subject, steps, eta, spacing)
     run = _Run(subject, s, edit, asymmetric, watch, prompts, image_seeds(n, seed), eta)
     chosen = torch.arange(n) if rows is None else rows
+    tally.count(_way(run), len(chosen))
     images = []
     with tqdm(
         total=len(chosen) * steps,
@@ -177,6 +179,13 @@ def sample(
         for part in chosen.split(batch):
             images.append(_sample_batch(run, part, bar))
     return _finite(torch.cat(images), subject, chosen).clamp(-1, 1)
+
+
+def _way(run: _Run) -> str:
+    """How images are drawn, as their counts call it."""
+    if run.edit is not None:
+        return "asymmetric edit" if run.asymmetric else "symmetric edit"
+    return "sampling" if run.watch is None else "recording"
 
 
 def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
