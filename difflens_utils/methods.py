@@ -174,7 +174,7 @@ def dense_methods(study: Study, attribute: str) -> list[Method]:
     classes = range(heads.weight.shape[1])
     difference = [features.mean_difference(rec, labels == c) for c in classes]
     steps = study.settings.steps
-    learned = latent_editing.learn(study.subject, attribute, steps=steps, **latent_editing.RECIPE)
+    learned = latent_editing.learn(study.subject, attribute, steps)
     toward = [heads.weight[:, c] - heads.weight.mean(1) for c in classes]  # (T, *h) each
     heads_like = [_of_length(toward[c], difference[c]) for c in classes]
     learned_like = [_of_length(learned[c], difference[c]) for c in classes]
@@ -225,7 +225,7 @@ def text_methods(study: Study, attribute: str) -> list[Method]:
     if not any(subject.texts()):
         return []
     fair = {str(a): a.uniform for a in study.attributes}
-    change = finetuning.learn(subject, fair, steps=steps, **finetuning.RECIPE)
+    change = finetuning.learn(subject, fair, steps)
     finetuned = Method(
         "finetuning",
         lambda _class, strength: edits.adapt(change, strength),
@@ -236,6 +236,6 @@ def text_methods(study: Study, attribute: str) -> list[Method]:
     )
     if not all(latent_direction.learnable(subject, a) for a in subject.attributes):
         return [finetuned]
-    vectors = latent_direction.learn(subject, attribute, steps=steps, **latent_direction.RECIPE)
+    vectors = latent_direction.learn(subject, attribute, steps)
     along = vectors[:, None].expand(-1, steps, *vectors.shape[1:])  # the same at every timestep
     return [pushed("latent direction", list(along), DIRECTION, False), finetuned]
