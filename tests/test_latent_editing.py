@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difflens_utils import hooks, latent_editing, sampling, subjects
+from difflens_utils.latent_editing import Recipe
 
 
 class ColourClip:
@@ -42,9 +43,7 @@ def redness(subject, delta: Tensor) -> float:
 
 
 def test_what_is_learned_moves_images_where_the_texts_point(subject) -> None:
-    delta = latent_editing.learn(
-        subject, "gender", n=8, rounds=6, seed=0, steps=2, batch=8, progress=False
-    )
+    delta = latent_editing.learn(subject, "gender", 2, Recipe(n=8, rounds=6, seed=0, batch=8))
     assert delta.shape == (2, 2, 24, *delta.shape[3:])
     assert redness(subject, delta[0, 0]) > 0 > redness(subject, delta[1, 0])
 
@@ -56,7 +55,7 @@ def test_texts_of_two_classes_point_apart(subject) -> None:
 
 def test_sizes_are_checked_first(subject) -> None:
     with pytest.raises(ValueError, match="rounds"):
-        latent_editing.learn(subject, "gender", n=8, rounds=0, seed=0, steps=2)
+        latent_editing.learn(subject, "gender", 2, Recipe(n=8, rounds=0))
 
 
 def test_the_recipe_shortened_sets_out_towards_what_ships(
@@ -64,14 +63,9 @@ def test_the_recipe_shortened_sets_out_towards_what_ships(
 ) -> None:
     """One batch of the shipped recipe moves towards the vector of its class at every timestep."""
     portraits = subjects.load("portraits", "cpu")
-    shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
-    short = latent_editing.learn(
-        portraits,
-        "gender",
-        steps=10,
-        **latent_editing.RECIPE | {"n": 32, "rounds": 1},
-        progress=False,
-    )
+    shipped = latent_editing.learn(portraits, "gender", 10)
+    recipe = replace(latent_editing.RECIPE, n=32, rounds=1)
+    short = latent_editing.learn(portraits, "gender", 10, recipe)
     cosine = torch.einsum(
         "ctf,dtf->tcd",
         F.normalize(short.flatten(2), dim=-1),

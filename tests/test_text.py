@@ -24,6 +24,8 @@ from difflens_utils import (
     sampling,
 )
 from difflens_utils.pipelines import Prompt, Prompts
+from difflens_utils.settings import Settings
+from difflens_utils.study import Study
 
 STEPS = 3
 
@@ -226,9 +228,8 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
     without it.
     """
     subject = tiny.text_subject()
-    vectors = latent_direction.learn(
-        subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
-    )
+    recipe = latent_direction.Recipe(n=8, batches=60, seed=0, batch=8)
+    vectors = latent_direction.learn(subject, "gender", STEPS, recipe)
     assert vectors.shape == (2, 24, 4, 4)
     x0 = subject.encode(sampling.sample(subject, 8, 700, steps=STEPS, prompts=["a female person"]))
 
@@ -251,11 +252,11 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
 
 def test_methods_for_text_refuse_models_without(store: Path) -> None:
     plain = tiny.subject()
-    assert methods.text_methods(plain, "gender", STEPS) == []
+    assert methods.text_methods(Study(plain, Settings(steps=STEPS)), "gender") == []
     with pytest.raises(ValueError, match="no prompts that name the classes of gender"):
-        latent_direction.learn(plain, "gender", n=2, batches=1, seed=0, steps=STEPS)
+        latent_direction.learn(plain, "gender", STEPS)
     with pytest.raises(ValueError, match="reads no prompts"):
-        finetuning.learn(plain, {"gender": (0.5, 0.5)}, rounds=1, batch=2, seed=0, steps=STEPS)
+        finetuning.learn(plain, {"gender": (0.5, 0.5)}, STEPS)
 
 
 def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
@@ -269,9 +270,8 @@ def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path
     judge = Reddish()
     subject = tiny.text_subject(evaluators=lambda: (judge, judge, BrightClip()))
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
-    change = finetuning.learn(
-        subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False
-    )
+    recipe = finetuning.Recipe(rounds=6, batch=8, seed=0)
+    change = finetuning.learn(subject, {"gender": (0.5, 0.5)}, STEPS, recipe)
     assert set(change) <= set(before) and all(change[k].shape == before[k].shape for k in change)
     assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
 
