@@ -8,11 +8,12 @@ import tiny
 import torch
 from captum.attr import IntegratedGradients
 
-from difflens_utils import attribution, edits, hooks, ksae, sampling
-from difflens_utils.activations import Recording
+from difflens_utils import attribution, edits, ksae, sampling
 from difflens_utils.attribution import Aim, Support, Trial
 from difflens_utils.ksae import map_to_vectors
 from difflens_utils.probes import Heads
+from difflens_utils.recording import Recording
+from difflens_utils.sampling import hooks
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_image_gradient_is_the_effect_of_scaling(store):
     subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
     result = attribution.through_image(subject, sae, ("gender",), Support(2, 0, 2))["gender"]
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
     j = int(result.by_step[1, 0].abs().argmax())
 
     def outcome(beta):
@@ -161,7 +162,7 @@ def test_attribution_of_neurons_is_the_gradient_times_h(store):
     support = Support(2, 0, 2)
     got = attribution.through_image(subject, ksae.Neurons(24), ("age",), support)["age"]
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
     leaf: list[torch.Tensor] = []
 
     def keep(h: torch.Tensor, _call: int) -> torch.Tensor:
@@ -209,7 +210,7 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
         subject, sae, Aim("age", 2), chosen, unit, Trial(4, seed=1, steps=2, at=(0,))
     )
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
 
     def log_p(edit):
         with hooks.edit(

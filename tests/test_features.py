@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from difflens_utils import activations, features
+from difflens_utils import features
+from difflens_utils.recording import Recording
 
 
 def test_a_class_without_images_has_no_difference_from_the_others() -> None:
@@ -17,7 +18,7 @@ def test_a_class_without_images_has_no_difference_from_the_others() -> None:
 
 def test_a_mean_difference_needs_both_sides() -> None:
     h = torch.rand(4, 2, 3, 2, 2).half()
-    rec = activations.Recording("k", h.numpy(), torch.zeros(4, 3, 4, 4), (500, 0))
+    rec = Recording("k", h.numpy(), torch.zeros(4, 3, 4, 4), (500, 0))
     inside = torch.tensor([True, False, True, False])
     want = h[inside].float().mean(0) - h[~inside].float().mean(0)
     torch.testing.assert_close(features.mean_difference(rec, inside), want)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import hooks, latent_editing, sampling, subjects
-from difflens_utils.latent_editing import Recipe
+from difflens_utils import sampling
+from difflens_utils.methods import latent_editing
+from difflens_utils.methods.latent_editing import Recipe
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import registry
 
 
 class ColourClip:
@@ -35,7 +38,7 @@ def subject(store: Path):
 def redness(subject, delta: Tensor) -> float:
     """How much redder the predicted clean image becomes at the first of two steps."""
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(8, 99), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(8, 99), subject.shape, torch.device("cpu")).draw()
     plain = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
     with hooks.edit(subject.network, subject.module, lambda h, _call: h + delta):
         edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
@@ -62,7 +65,7 @@ def test_the_recipe_shortened_sets_out_towards_what_ships(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One batch of the shipped recipe moves towards the vector of its class at every timestep."""
-    portraits = subjects.load("portraits", "cpu")
+    portraits = registry.load("portraits", "cpu")
     shipped = latent_editing.learn(portraits, "gender", 10)
     recipe = replace(latent_editing.RECIPE, n=32, rounds=1)
     short = latent_editing.learn(portraits, "gender", 10, recipe)

@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import mediation, portraits
+from difflens_utils.analysis import mediation
+from difflens_utils.worlds import portraits
 
 TIMES = (800, 400)
 

@@ -16,7 +16,11 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from difflens_utils import edits, hooks, keys, mediation, sampling, schedulers
+from difflens_utils import edits, sampling
+from difflens_utils.analysis import mediation
+from difflens_utils.runtime import keys
+from difflens_utils.sampling import hooks, sampler
+from difflens_utils.subjects import schedulers
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def reference(subject, n, seed, steps, eta, x):
     """The same trajectory by diffusers' own scheduler."""
     scheduler = DDIMScheduler.from_config(subject.scheduler.config)
     scheduler.set_timesteps(steps)
-    noise = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu"))
+    noise = sampling.Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu"))
     noise.draw()
     for t in scheduler.timesteps:
         variance = noise.draw() if eta else None
@@ -48,7 +52,7 @@ def reference(subject, n, seed, steps, eta, x):
 @pytest.mark.parametrize("clip", [True, False])
 def test_agrees_with_diffusers(eta, steps, clip):
     subject = tiny.subject(clip_sample=clip)
-    x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     ours = sampling.sample(subject, 2, 1, steps=steps, eta=eta)
     torch.testing.assert_close(ours, reference(subject, 2, 1, steps, eta, x), atol=2e-4, rtol=1e-4)
 
@@ -110,7 +114,7 @@ def by_hand(subject, n, seed, steps):
     )
     scheduler.set_timesteps(steps)
     scheduler.num_inference_steps = 3 if subject.spacing == "linspace" else steps
-    x = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu")).draw()
     for t in scheduler.timesteps:
         said = subject.network(x, t).sample
         x = scheduler.step(said, t, x, use_clipped_model_output=True).prev_sample
@@ -178,7 +182,7 @@ def test_steps_lead_to_the_next_timestep_where_diffusers_leads_elsewhere(spacing
     assert max(seen) - min(seen) < 1e-3  # the noise is as large as its timestep says, all the way
     seen.clear()
     subject.scheduler.set_timesteps(steps)
-    x = sampling._Noise(sampling.image_seeds(1, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(1, 0), subject.shape, torch.device("cpu")).draw()
     for t in subject.scheduler.timesteps:
         x = subject.scheduler.step(perfect(x, t)[0], t, x).prev_sample
     assert max(seen) - min(seen) > 1e-3
@@ -279,7 +283,7 @@ def test_an_edit_steers_where_nothing_of_the_image_is_left():
     )
     s, x = (
         sampling.trajectory(subject, 4),
-        sampling._Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
+        sampling.Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
     )
     assert s.timesteps[0] == 999 and s.alpha[0] == 0
     with hooks.edit(subject.network, "mid_block", lambda h, _call: h + 0.5):
@@ -335,7 +339,7 @@ def test_identity_edit_leaves_every_bit(subject, asymmetric):
 def test_asymmetric_step_follows_equation_11(subject):
     """One step, by hand and in float64: P_t from the edited epsilon, D_t from the unedited one."""
     s = sampling.schedule(tiny.scheduler(clip_sample=False), 4)
-    x = sampling._Noise([5], subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise([5], subject.shape, torch.device("cpu")).draw()
     push = sampling.Edit(lambda h, step: h + 0.5)
     plain = subject.epsilon(x, s.timesteps[1]).double()
     with hooks.edit(subject.network, "mid_block", lambda h, i: h + 0.5):
@@ -343,9 +347,9 @@ def test_asymmetric_step_follows_equation_11(subject):
     a, b = s.alpha[1], s.alpha_previous[1]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
     step = sampling.Step(1, s.timesteps[1], torch.arange(0, 1))
-    run = sampling._Run(subject, s, push, True, None, [""], [5], eta=0.0)
+    run = sampler._Run(subject, s, push, True, None, [""], [5], eta=0.0)
     moment = sampling.Moment(subject, x, [""], s, 1)
-    got_plain, got_edited = sampling._predictions(run, moment, step)
+    got_plain, got_edited = sampler._predictions(run, moment, step)
     clean, direction = moment.clean(got_edited), moment.clean(got_plain)
     torch.testing.assert_close(
         sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4

@@ -11,20 +11,14 @@ import tiny
 import torch
 
 import difflens_utils as dl
-from difflens_utils import (
-    activations,
-    debiasing,
-    features,
-    latent_editing,
-    methods,
-    sampling,
-    subjects,
-)
+from difflens_utils import debiasing, features, methods, sampling
 from difflens_utils.ksae import KSAEConfig
-from difflens_utils.methods import Method
-from difflens_utils.pipelines import Subject
+from difflens_utils.methods import Method, finetuning, latent_direction, latent_editing
+from difflens_utils.recording import Recording
 from difflens_utils.settings import Seeds, Settings
 from difflens_utils.study import Study
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.pipelines import Subject
 
 STEPS = 2
 
@@ -44,7 +38,7 @@ def not_computed(*_: object, **__: object) -> Any:
 def test_an_unknown_setting_is_refused_before_anything_is_loaded(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subjects, "load", not_computed)
+    monkeypatch.setattr(registry, "load", not_computed)
     with pytest.raises(ValueError, match=f"^setting must be one of .*; got '{setting}'$") as error:
         dl.open("portraits", steps=5, **{setting: 3})
     assert "\n" not in str(error.value)
@@ -66,7 +60,7 @@ def test_a_study_is_opened_at_the_module_and_the_device_of_its_settings(
         asked.append((name, device, module))
         return tiny.subject()
 
-    monkeypatch.setattr(subjects, "load", load)
+    monkeypatch.setattr(registry, "load", load)
     study = dl.open("portraits", device="cpu", module="mid_block", seed=7)
     dl.open()
     assert asked == [("portraits", "cpu", "mid_block"), ("portraits", "auto", None)]
@@ -88,7 +82,7 @@ def trained(store: Path, monkeypatch: pytest.MonkeyPatch) -> list[KSAEConfig]:
     """The configurations that k-SAEs are trained with; all of them are the same tiny one."""
     asked: list[KSAEConfig] = []
 
-    def train(rec: activations.Recording, config: KSAEConfig) -> tuple[object, str]:
+    def train(rec: Recording, config: KSAEConfig) -> tuple[object, str]:
         assert len(rec) == 8
         asked.append(config)
         return tiny.ksae(), "history"
@@ -159,12 +153,12 @@ def test_the_recipe_of_a_search_is_the_settings_with_their_changes(small: Study)
 
 @pytest.fixture(scope="module")
 def portraits() -> Study:
-    return Study(subjects.load("portraits", "cpu"))
+    return Study(registry.load("portraits", "cpu"))
 
 
 @pytest.fixture(scope="module")
 def texts() -> Study:
-    return Study(subjects.load("portraits-t2i", "cpu"))
+    return Study(registry.load("portraits-t2i", "cpu"))
 
 
 def known(name: str, grid: tuple[float, ...], **recipe: object) -> Method:
@@ -239,7 +233,8 @@ def test_what_was_learned_of_texts_ships(
     for generates in ("sample", "unedited"):
         monkeypatch.setattr(sampling, generates, not_computed)
     for attribute in texts.attributes:
-        direction, finetuned = methods.text_methods(texts, attribute)
+        (direction,) = latent_direction.rows(texts, attribute)
+        (finetuned,) = finetuning.rows(texts, attribute)
         assert (direction.name, finetuned.name) == ("latent direction", "finetuning")
         h, step = torch.zeros(2, 160, 4, 4), sampling.Step(3, 300, torch.arange(2))
         assert direction.towards(0, 1.0)(h, step).abs().max() > 0

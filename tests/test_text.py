@@ -11,21 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import (
-    activations,
-    edits,
-    finetuning,
-    hooks,
-    latent_direction,
-    methods,
-    occupations,
-    outcome,
-    portraits,
-    sampling,
-)
-from difflens_utils.pipelines import Prompt, Prompts
+from difflens_utils import edits, outcome, sampling
+from difflens_utils import recording as activations
+from difflens_utils.methods import finetuning, latent_direction
+from difflens_utils.sampling import hooks
 from difflens_utils.settings import Settings
 from difflens_utils.study import Study
+from difflens_utils.subjects.pipelines import Prompt, Prompts
+from difflens_utils.worlds import occupations, portraits
 
 STEPS = 3
 
@@ -38,7 +31,7 @@ def subject():
 def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
     """diffusers' own pipeline draws the same images of the same noise, prompts and guidance."""
     texts = subject.texts()
-    x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
     theirs = subject.pipeline(
         texts,
@@ -119,7 +112,7 @@ def test_several_versions_come_back_in_order(subject) -> None:
 def test_h_is_recorded_with_the_text(store: Path) -> None:
     subject = tiny.text_subject()
     rec = activations.record(subject, 4, 0, STEPS, subject.prompts.learn)
-    x = sampling._Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
     with hooks.record(subject.network, "mid_block") as seen:
         subject.epsilon(
             x, rec.timesteps[0], [subject.prompts.learn[i % 2].text for i in range(4)], guided=False
@@ -252,7 +245,8 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
 
 def test_methods_for_text_refuse_models_without(store: Path) -> None:
     plain = tiny.subject()
-    assert methods.text_methods(Study(plain, Settings(steps=STEPS)), "gender") == []
+    study = Study(plain, Settings(steps=STEPS))
+    assert latent_direction.rows(study, "gender") == finetuning.rows(study, "gender") == []
     with pytest.raises(ValueError, match="no prompts that name the classes of gender"):
         latent_direction.learn(plain, "gender", STEPS)
     with pytest.raises(ValueError, match="reads no prompts"):

@@ -1,0 +1,23 @@
+"""What several pages do to show figures in a table, and to name them in records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..metrics import Estimate
+
+
+def joined(values: Iterable[float]) -> str:
+    """Shares in a row: "0.31 / 0.69"."""
+    return " / ".join(f"{value:.2f}" for value in values)
+
+
+def shown(estimate: Estimate | None) -> str:
+    """An estimate with its interval; a dash where there is none."""
+    return "–" if estimate is None else str(estimate)
+
+
+def key(name: str) -> str:
+    """What a name is called in records: "Act@L, add-one" becomes "Act@L_add_one"."""
+    return re.sub(", |[ -]", "_", name)
