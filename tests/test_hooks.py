@@ -219,9 +219,8 @@ def test_edits_in_place_compose():
     assert torch.equal(h, torch.ones(2, 24, 2, 2))
 
 
-def _keyed(edit):
-    edit.parts = {"method": "test"}
-    return edit
+def _keyed(apply):
+    return sampling.Edit(apply, key={"method": "test"})
 
 
 HALVES = [slice(0, 2), slice(2, 4)]

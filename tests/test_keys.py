@@ -317,7 +317,7 @@ def test_the_order_of_names_is_part_of_a_key(store: Path) -> None:
     assert keys.key_of({"a": 1, "b": 2}) != keys.key_of({"b": 2, "a": 1})
     names = ("gender", "age")
     one, other = (
-        attribution.through_image(tiny.subject(), tiny.ksae(), order, 2, 0, 2)
+        attribution.through_image(tiny.subject(), tiny.ksae(), order, attribution.Support(2, 0, 2))
         for order in (names, names[::-1])
     )
     for name in names:
