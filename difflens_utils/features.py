@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from . import artifacts, attribution, evaluators, ksae
-from .activations import Recording
+from . import attribution, evaluators, ksae
 from .attribution import Aim, Attribution, Support, Trial
 from .ksae import KSAE, Dictionary
-from .pipelines import Subject
+from .recording import Recording
+from .runtime import artifacts
 from .settings import Seeds, Settings
+from .subjects.pipelines import Subject
 
 
 @artifacts.stored("class_means")
@@ -87,6 +88,10 @@ class BiasFeatures:
     scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
     by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
+
+    def steerable(self, attribute: str) -> list[int]:
+        """The classes that have features."""
+        return [c for c, latents in enumerate(self.features[attribute]) if len(latents)]
 
     def unit(self, attribute: str, target: int) -> Tensor:
         """The unit of mode "add": (T, P, N), the class difference of each bias feature."""

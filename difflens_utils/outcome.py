@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import evaluators, gpu, metrics, sampling, shards
-from .activations import Run
-from .errors import all_positive
+from . import evaluators, metrics, sampling
 from .metrics import Estimate
-from .pipelines import Prompt, Subject
+from .recording import Run
+from .runtime import gpu, shards
+from .runtime.errors import all_positive
 from .sampling import Edit
+from .subjects.pipelines import Prompt, Subject
 
 
 @dataclass(frozen=True)

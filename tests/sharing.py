@@ -9,8 +9,10 @@ from pathlib import Path
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, edits, outcome, sampling
-from difflens_utils.pipelines import Subject
+from difflens_utils import edits, outcome, sampling
+from difflens_utils import recording as activations
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects.pipelines import Subject
 
 N, BATCH, STEPS = 11, 2, 2  # six blocks, the last one smaller
 

@@ -12,10 +12,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, latent_editing, sampling, shards
+from difflens_utils import recording as activations
+from difflens_utils import sampling
 from difflens_utils.evaluators import AttributeNet
-from difflens_utils.pipelines import Subject
-from difflens_utils.precision import halved
+from difflens_utils.methods import latent_editing
+from difflens_utils.runtime import shards
+from difflens_utils.runtime.precision import halved
+from difflens_utils.subjects.pipelines import Subject
 
 N, STEPS, LIMIT = 6, 3, 65_504  # the largest value of float16
 

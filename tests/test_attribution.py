@@ -8,10 +8,11 @@ import tiny
 import torch
 from captum.attr import IntegratedGradients
 
-from difflens_utils import attribution, edits, hooks, ksae, sampling
-from difflens_utils.activations import Recording
+from difflens_utils import attribution, edits, ksae, sampling
 from difflens_utils.ksae import map_to_vectors
 from difflens_utils.probes import Heads
+from difflens_utils.recording import Recording
+from difflens_utils.sampling import hooks
 
 
 @pytest.fixture

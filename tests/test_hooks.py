@@ -7,8 +7,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import edits, hooks, sampling
-from difflens_utils.sampling import Step
+from difflens_utils import edits, sampling
+from difflens_utils.sampling import Step, hooks
 
 
 @pytest.fixture(scope="module")

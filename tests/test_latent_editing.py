@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import hooks, latent_editing, sampling, subjects
+from difflens_utils import sampling
+from difflens_utils.methods import latent_editing
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import registry
 
 
 class ColourClip:
@@ -63,7 +66,7 @@ def test_the_recipe_shortened_sets_out_towards_what_ships(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One batch of the shipped recipe moves towards the vector of its class at every timestep."""
-    portraits = subjects.load("portraits", "cpu")
+    portraits = registry.load("portraits", "cpu")
     shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
     short = latent_editing.learn(
         portraits,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import difflens_utils
-from difflens_utils import keys
+from difflens_utils.runtime import keys
 
 PACKAGE = Path(difflens_utils.__file__).parent
 

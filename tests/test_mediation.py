@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import mediation
+from difflens_utils.analysis import mediation
 
 TIMES = (800, 400)
 

@@ -7,8 +7,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, attribution, edits, features, latent_editing, methods
+from difflens_utils import attribution, edits, features, methods
+from difflens_utils import recording as activations
 from difflens_utils.ksae import KSAE, Neurons
+from difflens_utils.methods import latent_editing
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 from difflens_utils.settings import Seeds, Settings

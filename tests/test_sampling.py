@@ -15,7 +15,10 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from difflens_utils import edits, hooks, mediation, sampling, schedulers
+from difflens_utils import edits, sampling
+from difflens_utils.analysis import mediation
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import schedulers
 
 
 @pytest.fixture(scope="module")

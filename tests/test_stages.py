@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, edits, features, outcome, sampling
+from difflens_utils import edits, features, outcome, sampling
+from difflens_utils import recording as activations
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -11,19 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import (
-    activations,
-    edits,
-    finetuning,
-    hooks,
-    latent_direction,
-    methods,
-    occupations,
-    outcome,
-    portraits,
-    sampling,
-)
-from difflens_utils.pipelines import Prompt, Prompts
+from difflens_utils import edits, methods, outcome, sampling
+from difflens_utils import recording as activations
+from difflens_utils.methods import finetuning, latent_direction
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects.pipelines import Prompt, Prompts
+from difflens_utils.worlds import occupations, portraits
 
 STEPS = 3
 

@@ -11,11 +11,12 @@ import torch
 from IPython.display import Markdown
 from torch import Tensor
 
-from .. import evaluators, figures, ksae, metrics, outcome
-from ..activations import Recording
+from .. import evaluators, ksae, metrics, outcome
 from ..metrics import Estimate
 from ..outcome import Outcome
-from ..pipelines import Prompt
+from ..recording import Recording
+from ..subjects.pipelines import Prompt
+from . import figures
 from .page import Page
 
 if TYPE_CHECKING:

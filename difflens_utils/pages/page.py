@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from IPython.display import Markdown
 
-from .. import figures, sizes
 from ..metrics import Estimate
-from ..results import Results
+from . import figures, sizes
+from .results import Results
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -83,7 +83,8 @@ class Page:
             }
             for verdict in self.results.verdicts
         ]
-        return pd.DataFrame(rows).set_index("statement")
+        columns = ["statement", "measured", "rule", "verdict"]
+        return pd.DataFrame(rows, columns=columns).set_index("statement")
 
     def sentences(self) -> list[str]:
         """What was found, in sentences, from the records."""

@@ -15,10 +15,12 @@ from sklearn.decomposition import PCA, FastICA
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .. import dictionaries, disentanglement, figures, metrics
-from ..activations import Recording
-from ..factors import FactorSet
+from .. import metrics
+from ..analysis import dictionaries, disentanglement
+from ..analysis.factors import FactorSet
 from ..ksae import KSAE
+from ..recording import Recording
+from . import figures
 from .page import Page
 
 Array = NDArray[Any]

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import figures, ksae
-from ..activations import Recording
+from .. import ksae
+from ..analysis.mediation import Mediation
 from ..features import deciding_steps
-from ..mediation import Mediation
 from ..metrics import Estimate
 from ..outcome import extremes
 from ..probes import Fit
+from ..recording import Recording
+from . import figures
 from .page import Page
 
 if TYPE_CHECKING:

@@ -9,11 +9,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from torch import Tensor
 
-from .. import dictionaries, figures, ksae, metrics
-from ..activations import Recording
-from ..dictionaries import GroupFVU
+from .. import ksae, metrics
+from ..analysis import dictionaries
+from ..analysis.dictionaries import GroupFVU
 from ..ksae import KSAE, History
 from ..outcome import Outcome
+from ..recording import Recording
+from . import figures
 from .page import Page
 from .tables import key
 
