@@ -73,10 +73,12 @@ class Polysemanticity(Page):
         """How the unit (of n, U) with the highest score (U, factors) answers to each class."""
         unit, best = np.unravel_index(scores.argmax(), scores.shape)
         factor = list(probe.labels)[best]
+        answers = responses[:, unit].numpy()
+        bins = np.histogram_bin_edges(answers, 16).tolist()
         figure, axis = plt.subplots(figsize=(7, 2.8))
         for c, name in enumerate(self.study.factors[factor]):
-            values = responses[probe.labels[factor] == c, unit].numpy()
-            axis.hist(values, bins=30, density=True, histtype="step", lw=2, label=name)
+            of_class = answers[probe.labels[factor].numpy() == c]
+            _histogram(axis, of_class, bins, name, density=True)
         axis.set(xlabel=f"answer of unit {unit}", ylabel="density of images")
         axis.set_title(f"{factor.replace('_', ' ')}: AUROC {scores.max():.2f}")
         axis.legend()
@@ -127,7 +129,7 @@ class Polysemanticity(Page):
         """How well the best unit of each kind reads each factor."""
         columns = {name: aurocs.max(0) for name, aurocs in scores.items()}
         table = pd.DataFrame(columns, index=[f.replace("_", " ") for f in probe.labels])
-        figure, axis = plt.subplots(figsize=(7, 0.9 + 0.22 * len(table)))
+        figure, axis = plt.subplots(figsize=(7, 1.6 + 0.24 * len(table)))
         figures.heat(axis, table, label="AUROC of the best unit", cmap="viridis", center=None)
         figures.describe(figure, "How well the best unit of each dictionary reads each factor")
         figure.tight_layout()
