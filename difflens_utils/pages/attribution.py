@@ -125,20 +125,20 @@ class AttributionPage(Page):
         everything = scores.clamp_min(0).sum().clamp_min(1e-12)
         share = scores[chosen].sum() / everything
         density = f"{found.density[chosen].median():.4f}" if len(chosen) else ""
-        return {
-            "features": str(len(chosen)),
-            "share of all positive attribution": f"{share:.2f}",
-            "median density": density,
-            "the best": ", ".join(map(str, chosen[:6].tolist())),
-        }
+        best = ", ".join(map(str, chosen[:6].tolist()))
+        row = {"features": str(len(chosen))}
+        row["share of all positive attribution"] = f"{share:.2f}"
+        row["median density"] = density
+        row["the best"] = best
+        return row
 
     def shared(self, found: BiasFeatures) -> Figure:
         """How many features each two classes have in common."""
-        sets: dict[tuple[str, str], set[int]] = {
-            (attribute, label): set(latents.tolist())
-            for attribute in self.study.attributes
-            for label, latents in zip(attribute.classes, found.features[attribute], strict=True)
-        }
+        sets: dict[tuple[str, str], set[int]] = {}
+        for attribute in self.study.attributes:
+            for target, label in enumerate(attribute.classes):
+                latents = found.features[attribute][target]
+                sets[attribute, label] = set(latents.tolist())
         names = [f"{attribute}: {label}" for attribute, label in sets]
         counts = [[len(a & b) for b in sets.values()] for a in sets.values()]
         figure, axes = figures.panels(1, width=7.5, height=5.2)
@@ -164,14 +164,15 @@ class AttributionPage(Page):
 
         The table names the factors that most of the bias features track.
         """
-        layers = [found.ksae.latents(ksae.map_to_vectors(h)).mean(1) for h in probe.h]
+        vectors = [ksae.map_to_vectors(h) for h in probe.h]
+        layers = [found.ksae.latents(v).mean(1) for v in vectors]
         response = torch.stack(layers).mean(0).numpy()  # (n, D)
         self.tracked = factors.best_factor(response, probe.labels, self.study.factors)
         used = torch.cat([torch.cat(rows) for rows in found.features.values()]).unique()
         clear = self._clear(used)
-        counts = pd.Series([self.tracked[j].factor for j in clear], dtype=str).value_counts()
-        unclear = len(used) - len(clear)
-        counts["nothing clearly"] = unclear
+        named = [self.tracked[j].factor for j in clear]
+        counts = pd.Series(named, dtype=str).value_counts()
+        counts["nothing clearly"] = len(used) - len(clear)
         return counts.rename_axis("factor").rename("features that track it").to_frame()
 
     def _clear(self, latents: Tensor) -> list[int]:
@@ -191,13 +192,10 @@ class AttributionPage(Page):
         turned = "up" if gap.sum() > 0 else "down"
         aim = f"{self.attribute} → {self.attribute.classes[target]}"
         tracks = f"tracks {factor}: {name} (AUROC {auroc:.2f})"
-        return figures.card(
-            recording.images[strongest],
-            figures.grid(active[strongest]),
-            f"{aim}: latent {latent}, turned {turned}, {tracks}",
-            when.tolist(),
-            recording.timesteps,
-        )
+        title = f"{aim}: latent {latent}, turned {turned}, {tracks}"
+        images = recording.images[strongest]
+        maps = figures.grid(active[strongest])
+        return figures.card(images, maps, title, when.tolist(), recording.timesteps)
 
     def truth(self, found: BiasFeatures) -> pd.DataFrame:
         """Whether features track what was planted, beside random latents of the same density."""
@@ -210,12 +208,11 @@ class AttributionPage(Page):
                 seed = self.study.seeds.main
                 control = features.random_features(chosen, found.density, seed, chosen)
             met = causes & self._factors(chosen)
-            rows[str(attribute)] = {
-                "features": self._covered(attribute, "features", chosen, causes),
-                "random latents": self._covered(attribute, "random_latents", control, causes),
-                "planted": ", ".join(sorted(causes)),
-                "found": ", ".join(sorted(met)),
-            }
+            row = {"features": self._covered(attribute, "features", chosen, causes)}
+            row["random latents"] = self._covered(attribute, "random_latents", control, causes)
+            row["planted"] = ", ".join(sorted(causes))
+            row["found"] = ", ".join(sorted(met))
+            rows[str(attribute)] = row
         return pd.DataFrame(rows).T
 
     def _factors(self, latents: Tensor) -> set[str]:

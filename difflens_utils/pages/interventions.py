@@ -19,7 +19,7 @@ from ..metrics import Estimate, Leakage
 from ..outcome import Outcome
 from . import figures
 from .page import Page
-from .tables import key
+from .tables import key, table
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -66,10 +66,10 @@ class Interventions(Page):
         """How many features each class has."""
         rows: dict[str, int] = {}
         for attribute in self.study.attributes:
-            counts = [len(latents) for latents in found.features[attribute]]
-            rows |= {f"{attribute}: {c}": n for c, n in zip(attribute.classes, counts, strict=True)}
-            if attribute == self.attribute:
-                self.without = {c for c, n in enumerate(counts) if n == 0}
+            for target, label in enumerate(attribute.classes):
+                rows[f"{attribute}: {label}"] = len(found.features[attribute][target])
+        steerable = found.steerable(self.attribute)
+        self.without = set(range(self.last + 1)) - set(steerable)
         return pd.Series(rows, name="features").to_frame()
 
     def glance(self, before: Outcome, after: Outcome, target: int, beta: float) -> Figure:
@@ -119,14 +119,15 @@ class Interventions(Page):
                 if beta in doses:
                     row = self._fidelity(unedited, doses[beta], target)
                     rows[f"{aim}, {method}, β = {beta:g}"] = row
-        return pd.DataFrame(rows).T
+        return table(rows)
 
-    def _fidelity(self, before: Outcome, after: Outcome, target: int) -> dict[str, str]:
+    def _fidelity(self, before: Outcome, after: Outcome, target: int) -> dict[str, Estimate]:
+        similar = metrics.clip_i(before.clip, after.clip)
         return {
-            "share": str(self.share(after, target)),
-            "evaluators agree": str(after.agreement(self.attribute)),
-            "Fréchet to the class": str(self._distance(after, target)),
-            "CLIP-I": str(metrics.clip_i(before.clip, after.clip).raw),
+            "share": self.share(after, target),
+            "evaluators agree": after.agreement(self.attribute),
+            "Fréchet to the class": self._distance(after, target),
+            "CLIP-I": similar.raw,
         }
 
     def _distance(self, images: Outcome, target: int) -> Estimate:
@@ -138,23 +139,22 @@ class Interventions(Page):
 
     def both_ways(self, curves: Curves) -> Figure:
         """The same seeds from the first class, strongest on top, to the last, strongest below."""
-        first, last = self._paths(curves)
-        above = {label: images.images for label, images in reversed(first.items())}
-        below = {label: images.images for label, images in last.items()}
-        between = {"unedited": curves[0, OURS][0.0].images}
-        rows = {label: images[:STRIP] for label, images in (above | between | below).items()}
+        sets = self._ordered(curves)
+        rows = {label: images.images[:STRIP] for label, images in sets.items()}
         n_features, latents = self.study.settings.n_features, self.study.settings.latents
         features = f"{n_features} of {latents:,} features turned"
         return figures.strips(rows, title=f"The same twelve seeds, with {features}")
 
-    def _paths(self, curves: Curves) -> list[dict[str, Outcome]]:
-        """The images towards the first and the last class, by the labels of growing strengths."""
-        paths = []
-        for target in (0, self.last):
-            doses = curves[target, OURS]
-            label = self.name(target)
-            paths.append({f"{label}, β = {beta:g}": doses[beta] for beta in self.betas})
-        return paths
+    def _ordered(self, curves: Curves) -> dict[str, Outcome]:
+        """The images by their labels, from the first class over no edit to the last."""
+        first, last = curves[0, OURS], curves[self.last, OURS]
+        sets = {}
+        for beta in reversed(self.betas):
+            sets[f"{self.name(0)}, β = {beta:g}"] = first[beta]
+        sets["unedited"] = first[0.0]
+        for beta in self.betas:
+            sets[f"{self.name(self.last)}, β = {beta:g}"] = last[beta]
+        return sets
 
     def progressive(self, attribute: str, target: int, path: Sequence[Outcome]) -> Figure:
         """One strip per seed: unedited, then growing strengths."""
@@ -181,48 +181,44 @@ class Interventions(Page):
             self.add(f"interventions.{name}.original.share", before)
             self.add(f"interventions.{name}.features.share.{beta}", after)
             self.add(f"interventions.{name}.features.clip_i.{beta}", similar)
-            shown = {"before": before, strong: after, "gain": gain, "CLIP-I": similar}
             label = self.study.attribute(attribute).classes[target]
-            rows[f"{attribute}: {label}"] = {title: str(value) for title, value in shown.items()}
-        return pd.DataFrame(rows).T
+            row = {"before": before, strong: after, "gain": gain, "CLIP-I": similar}
+            rows[f"{attribute}: {label}"] = row
+        return table(rows)
 
     # ------------------------------------------------------------------ as far as it goes; ratios
 
     def beyond(self, fresh: Outcome, final: Ends, strengths: Mapping[int, float]) -> pd.DataFrame:
         """Images of fresh seeds at the strongest edit of each class, with all figures."""
+        strips = {"unedited": fresh.images[:STRIP]}
         distances = [str(self._distance(fresh, target)) for target in final]
-        rows = {
-            "unedited": {
-                "β": 0,
-                "share": f"{self.name(0)} {self.share(fresh, 0)}",
-                "agree": str(fresh.agreement(self.attribute)),
-                "Fréchet to the class": " / ".join(distances),
-                "CLIP-I": "",
-            }
+        unedited = {
+            "β": 0,
+            "share": f"{self.name(0)} {self.share(fresh, 0)}",
+            "agree": fresh.agreement(self.attribute),
+            "Fréchet to the class": " / ".join(distances),
         }
+        rows: dict[str, dict[str, object]] = {"unedited": unedited}
         for target, images in final.items():
-            row = self._beyond(fresh, images, target)
-            rows[f"towards {self.name(target)}"] = {"β": strengths[target], **row}
-        strips = {
-            f"→ {self.name(target)}": images.images[:STRIP] for target, images in final.items()
-        }
-        unedited = {"unedited": fresh.images[:STRIP]}
-        figures.strips(unedited | strips, title="the same seeds, pushed both ways")
-        return pd.DataFrame(rows).T
+            label = self.name(target)
+            strips[f"→ {label}"] = images.images[:STRIP]
+            rows[f"towards {label}"] = {"β": strengths[target]}
+            rows[f"towards {label}"] |= self._beyond(fresh, images, target)
+        figures.strips(strips, title="the same seeds, pushed both ways")
+        return table(rows)
 
-    def _beyond(self, fresh: Outcome, images: Outcome, target: int) -> dict[str, str]:
+    def _beyond(self, fresh: Outcome, images: Outcome, target: int) -> dict[str, object]:
         label = self.name(target)
-        measured = {
-            "share_max": self.share(images, target),
-            "agreement": images.agreement(self.attribute),
-            "frechet_to_class": self._distance(images, target),
-            "clip_i": metrics.clip_i(fresh.clip, images.clip).raw,
-        }
-        for name, estimate in measured.items():
-            self.add(f"interventions.{label}.{name}", estimate)
-        share, *others = map(str, measured.values())
-        titles = ("agree", "Fréchet to the class", "CLIP-I")
-        return {"share": f"{label} {share}"} | dict(zip(titles, others, strict=True))
+        share = self.share(images, target)
+        agree = images.agreement(self.attribute)
+        distance = self._distance(images, target)
+        similar = metrics.clip_i(fresh.clip, images.clip).raw
+        self.add(f"interventions.{label}.share_max", share)
+        self.add(f"interventions.{label}.agreement", agree)
+        self.add(f"interventions.{label}.frechet_to_class", distance)
+        self.add(f"interventions.{label}.clip_i", similar)
+        row = {"agree": agree, "Fréchet to the class": distance, "CLIP-I": similar}
+        return {"share": f"{label} {share}", **row}
 
     def ratio(self, fresh: Outcome, reversed_: Outcome, balanced: Outcome) -> pd.DataFrame:
         """What came out where a ratio was asked for, and where equal shares were."""
@@ -239,12 +235,11 @@ class Interventions(Page):
         change = f"{before.value:.2f} becomes {after.value:.2f}"
         figures.strips(strips, title=f"share of {label}: {change}")
         asked = f"{self.sizes['target_share']:.0%}"
-        rows = {
-            f"share of {label}": {"before": before, "after": after, "asked for": asked},
-            "FD to equal shares": {"before": fd[0], "after": fd[1], "asked for": "0"},
-            "FD of sampling noise alone": {"after": noise},
-        }
-        return pd.DataFrame(rows).T.fillna("").map(str)
+        rows: dict[str, dict[str, object]] = {}
+        rows[f"share of {label}"] = {"before": before, "after": after, "asked for": asked}
+        rows["FD to equal shares"] = {"before": fd[0], "after": fd[1], "asked for": 0}
+        rows["FD of sampling noise alone"] = {"after": noise}
+        return table(rows)
 
     # ------------------------------------------------------------------ what else moved
 
@@ -312,13 +307,13 @@ class Interventions(Page):
 
     def slider(self, curves: Curves) -> HTML:
         """The same seeds, from the first class over no edit to the last."""
-        first, last = self._paths(curves)
-        unedited = {"unedited": curves[0, OURS][0.0]}
-        sets = dict(reversed(first.items())) | unedited | last
+        sets = self._ordered(curves)
         name = self.name(self.last)
-        frames = {label: images.images[:SLIDER] for label, images in sets.items()}
-        shares = {label: self.share(images, self.last).value for label, images in sets.items()}
-        captions = {label: f"· share of {name}: {share:.2f}" for label, share in shares.items()}
+        frames, captions = {}, {}
+        for label, images in sets.items():
+            frames[label] = images.images[:SLIDER]
+            share = self.share(images, self.last).value
+            captions[label] = f"· share of {name}: {share:.2f}"
         return HTML(figures.slider(frames, captions, columns=8, start=len(self.betas)))
 
     # ------------------------------------------------------------------ verdicts

@@ -20,7 +20,7 @@ from ..metrics import Estimate
 from ..outcome import Outcome
 from . import figures
 from .page import Page
-from .tables import joined
+from .tables import joined, table
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -87,7 +87,8 @@ class Multi(Page):
         changes = []
         for (x, y), images in together.items():
             for aim, other in ((x, y), (y, x)):
-                change = _hits(images, aim).float() - _hits(alone[aim], aim).float()  # (n,)
+                edited, plain = _hits(images, aim), _hits(alone[aim], aim)
+                change = edited.float() - plain.float()  # (n,)
                 changes.append(change)
                 self.matrix.loc[self.label(aim), self.label(other)] = change.mean().item()
         mean, untouched, worst = self._interference(changes)
@@ -98,12 +99,9 @@ class Multi(Page):
             self._heat()
         else:
             print(f"{self.study.attributes[0]} is the only attribute: there are no pairs of edits.")
-        rows = {
-            "mean change of the share": str(mean),
-            "pairs in which it falls by at most 0.10": str(untouched),
-            "worst change": f"{worst:.2f}",
-        }
-        return pd.Series(rows, name="a second edit").to_frame()
+        row = {"mean change of the share": mean, "worst change": f"{worst:.2f}"}
+        row["pairs in which it falls by at most 0.10"] = untouched
+        return table({"a second edit": row})
 
     def _interference(self, changes: list[Tensor]) -> tuple[Estimate, Estimate, float]:
         """The mean change, the share of pairs without interference, and the worst change."""
@@ -133,13 +131,13 @@ class Multi(Page):
             reached.append(after.value)
             independent.append(expected)
             self.add(f"multi.pair.{names[x]}.{names[y]}.joint", after)
-            rows[self.label(x, y)] = {
-                "unedited": f"{before.value:.2f}",
-                "both edits": str(after),
-                "if independent": f"{expected:.2f}",
-                "CLIP-I": f"{metrics.clip_i(unedited.clip, images.clip).raw.value:.2f}",
-                "evaluators agree": f"{_agreement(images, x, y):.2f}",
-            }
+            similar = metrics.clip_i(unedited.clip, images.clip).raw.value
+            agreement = _agreement(images, x, y)
+            row = {"unedited": f"{before.value:.2f}", "both edits": str(after)}
+            row["if independent"] = f"{expected:.2f}"
+            row["CLIP-I"] = f"{similar:.2f}"
+            row["evaluators agree"] = f"{agreement:.2f}"
+            rows[self.label(x, y)] = row
         n = self.sizes["n_pair"]
         self.add("multi.pair.mean", _mean(reached), n=n)
         self.add("multi.pair.if_independent", _mean(independent), n=n)
@@ -165,8 +163,8 @@ class Multi(Page):
         count = self._cells
         n, prompts, seed = self.sizes["n_final"], len(self.study.texts), self.study.seeds.main
         noise = metrics.expected_fd([1 / count] * count, n, groups=prompts, seed=seed)
-        rows["sampling noise alone"] = {"hard": str(noise)}
-        return pd.DataFrame(rows).T.fillna("")
+        rows["sampling noise alone"] = {"hard": noise}
+        return table(rows)
 
     @property
     def _cells(self) -> int:
@@ -177,7 +175,7 @@ class Multi(Page):
         """The probability of each combination of classes: (n, cells)."""
         return metrics.joint(*[images.scored[a] for a in self.study.attributes])
 
-    def _balance(self, record: str, before: Outcome, images: Outcome) -> dict[str, str]:
+    def _balance(self, record: str, before: Outcome, images: Outcome) -> dict[str, object]:
         cells = self._joint(images)
         fd = metrics.fairness_discrepancy(cells, groups=images.prompt)
         present = int((metrics.shares(cells) > 0).sum())
@@ -187,15 +185,14 @@ class Multi(Page):
         self.add(f"multi.joint.{record}.cells", present, n=n)
         attributes = self.study.attributes
         agreement = [images.agreement(a).value for a in attributes]
-        single = {f"FD of {a}": f"{images.fairness(a).soft.value:.3f}" for a in attributes}
-        return {
-            f"FD over {self._cells} cells": str(fd.soft),
-            "hard": str(fd.hard),
-            f"cells that occur (n = {n})": str(present),
-            **single,
-            "CLIP-I": str(metrics.clip_i(before.clip, images.clip).raw),
-            "evaluators agree": joined(agreement),
-        }
+        row: dict[str, object] = {f"FD over {self._cells} cells": fd.soft, "hard": fd.hard}
+        row[f"cells that occur (n = {n})"] = present
+        for attribute in attributes:
+            single = images.fairness(attribute).soft.value
+            row[f"FD of {attribute}"] = f"{single:.3f}"
+        row["CLIP-I"] = metrics.clip_i(before.clip, images.clip).raw
+        row["evaluators agree"] = joined(agreement)
+        return row
 
     def bars(self, before: Outcome, after: Outcome) -> Figure:
         """The share of every combination of classes, and images of the same seeds."""
@@ -204,7 +201,8 @@ class Multi(Page):
         figure, axes = figures.panels(2, width=11, height=3, sharey=True)
         titles = ("unedited", "all plans composed")
         for axis, title, images in zip(axes, titles, (before, after), strict=True):
-            axis.bar(range(len(names)), metrics.shares(self._joint(images)), color=figures.BLUE)
+            shares = metrics.shares(self._joint(images))
+            axis.bar(range(len(names)), shares, color=figures.BLUE)
             axis.axhline(1 / len(names), color="black", lw=0.8, ls=":")
             axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
             axis.set(title=title)
@@ -230,7 +228,7 @@ class Multi(Page):
                 rows[f"{factor}: {label}"] = self._single(factor, edited)
             strips = {label: edited.images[:STRIP] for label, edited in sets.items()}
             figures.strips(strips, title=f"{factor}: {name}")
-        return pd.DataFrame(rows).T.fillna("")
+        return table(rows)
 
     def _target(self, factor: str) -> int:
         """The number of the class that a factor is turned to."""

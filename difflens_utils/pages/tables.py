@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
 
 from ..metrics import Estimate
+
+
+def table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """One row per name. Estimates are shown with their intervals; a missing cell is empty."""
+    return pd.DataFrame(rows).T.fillna("").map(str)
 
 
 def joined(values: Iterable[float]) -> str:
