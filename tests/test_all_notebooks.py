@@ -143,7 +143,7 @@ STUDIES = {
 
 
 class Ready(NamedTuple):
-    """A study on disk: its name among the subjects, where its results are, sizes, how to open it."""
+    """A study on disk: its name, where its results are, sizes, how to open it."""
 
     name: str
     root: Path

@@ -133,7 +133,7 @@ def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) 
 
 
 def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> None:
-    """It makes the doctors female and leaves the nurses: no mixture of the two says what it does to either."""
+    """It makes the doctors female and leaves the nurses: no mixture says what it does to either."""
     plain = replace(
         outcome.judge(subject, outcome.draw(subject, None, 4, 1, STEPS)),
         prompt=torch.tensor([0, 1, 0, 1]),

@@ -130,7 +130,7 @@ def heads():
 
 
 def test_guidance_is_the_gradient_of_chi_square(heads, h):
-    """Against autograd in float64: the batch's mean answer decides, and every image gets B times its part of the gradient."""
+    """Against autograd in float64: every image gets B times its part of the batch's gradient."""
     target, temperature = (0.2, 0.3, 0.5), 2.0
     leaf = h.double().requires_grad_(True)
     p = (

@@ -229,7 +229,7 @@ def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path)
 
 
 def noise(subject: registry.Subject, n: int) -> Tensor:
-    return sampling._Noise(sampling.image_seeds(n, 4), subject.shape, torch.device("cpu")).draw()
+    return sampling.Noise(sampling.image_seeds(n, 4), subject.shape, torch.device("cpu")).draw()
 
 
 def test_xl_draws_what_its_pipeline_draws(saved, opened) -> None:

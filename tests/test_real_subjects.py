@@ -132,7 +132,7 @@ def test_p2_from_the_released_format_to_a_judged_image(
         subject, shape=(3, 64, 64)
     )  # convolutions take any size, and a sixteenth of the pixels is enough for the comparison
     x, alphas = (
-        sampling._Noise(sampling.image_seeds(1, 0), small.shape, torch.device("cpu")).draw(),
+        sampling.Noise(sampling.image_seeds(1, 0), small.shape, torch.device("cpu")).draw(),
         s.alpha.float(),
     )
     clean = (

@@ -170,7 +170,7 @@ def test_it_is_an_ordinary_pipeline(study) -> None:
         MODELS / "portraits-t2i", safety_checker=None, dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    x = sampling._Noise(sampling.image_seeds(4, 5), study.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(4, 5), study.shape, torch.device("cpu")).draw()
     theirs = pipeline(
         study.texts(),
         latents=x,

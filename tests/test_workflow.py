@@ -19,8 +19,7 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils.pages import scorecard
-from difflens_utils.runtime import artifacts
+from difflens_utils.pages import results, scorecard
 from difflens_utils.settings import Settings
 from difflens_utils.subjects import registry
 from difflens_utils.subjects.real import weights
@@ -91,7 +90,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def with_code(study: Path) -> None:
     """What a notebook of the study imports."""
     for name in ("workflow/execute.py", "difflens_utils/runtime/names.py", "difflens_utils/settings.py"):
-        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, study / name)
 
 

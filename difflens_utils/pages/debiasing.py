@@ -528,7 +528,9 @@ class Debiasing(Page):
 
 
 def _colour(name: str) -> str:
-    return figures.PALETTE[methods.ORDER.index(name)]
+    """The colour of a method; a method that the tables do not know is grey."""
+    known = dict(zip(methods.ORDER, figures.PALETTE, strict=True))
+    return known.get(name, figures.GREY)
 
 
 def _dashes(name: str) -> str:
