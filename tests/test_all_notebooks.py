@@ -234,9 +234,7 @@ def done(study: Ready) -> Ready:
 
 
 def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
-    rows = {
-        r.id: r.verdict for r in scorecard.scorecard(results.load_results(done.name, "quick"))
-    }
+    rows = {r.id: r.verdict for r in scorecard.scorecard(results.load_results(done.name, "quick"))}
     untested = {claim for claim, verdict in rows.items() if verdict == scorecard.UNTESTED}
     if (
         done.name == "one attribute"

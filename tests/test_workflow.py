@@ -89,7 +89,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def with_code(study: Path) -> None:
     """What a notebook of the study imports."""
-    for name in ("workflow/execute.py", "difflens_utils/runtime/names.py", "difflens_utils/settings.py"):
+    package = ("runtime/names.py", "settings.py")
+    for name in ("workflow/execute.py", *(f"difflens_utils/{module}" for module in package)):
         (study / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, study / name)
 
