@@ -9,12 +9,14 @@ import resource
 import sys
 from pathlib import Path
 
-from difflens_utils import activations, ksae, subjects
+from difflens_utils import ksae
+from difflens_utils import recording as activations
+from difflens_utils.subjects import registry
 
 
 def main(folder: str, images: int, steps: int) -> None:
     """Prints the peak resident size of this process in MiB."""
-    subject = subjects.load("portraits", folder=Path(folder))
+    subject = registry.load("portraits", folder=Path(folder))
     recording = activations.record(subject, images, seed=0, steps=4)
     width = recording.vectors(0, slice(0, 1)).shape[-1]
     config = ksae.KSAEConfig(width=width, latents=1024, k=32, steps=steps)

@@ -26,16 +26,10 @@ import difflens_utils  # noqa: F401 - first: it mends torchvision, which diffuse
 import torch
 
 from bench.run import quotient, rounds
-from difflens_utils import (
-    activations,
-    artifacts,
-    edits,
-    gpu,
-    ksae,
-    sampling,
-    shards,
-    subjects,
-)
+from difflens_utils import edits, ksae, sampling
+from difflens_utils import recording as activations
+from difflens_utils.runtime import artifacts, gpu, shards
+from difflens_utils.subjects import registry
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "results/rates.json"
@@ -43,7 +37,7 @@ SEED = 0
 
 
 @torch.no_grad()
-def bare(subject: subjects.Subject, n: int, steps: int) -> torch.Tensor:
+def bare(subject: registry.Subject, n: int, steps: int) -> torch.Tensor:
     """The loop of diffusers' pipeline over network and scheduler, in the subject's precision.
 
     The pipelines as they come mix the precisions of our parts, or cannot turn bf16 into pictures.
@@ -78,14 +72,14 @@ def finished(work: Callable[[], object], device: torch.device) -> Callable[[], N
     return run
 
 
-def width_of(subject: subjects.Subject) -> tuple[int, int]:
+def width_of(subject: registry.Subject) -> tuple[int, int]:
     """(d, values of one h)."""
     h = sampling.activation(subject, torch.zeros(1, *subject.shape, device=subject.device), 0)
     return ksae.map_to_vectors(h.float()).shape[-1], h[0].numel()
 
 
 def ways_of_sampling(
-    subject: subjects.Subject, n: int, steps: int, batch: int
+    subject: registry.Subject, n: int, steps: int, batch: int
 ) -> dict[str, Callable[[], object]]:
     """Every way of sampling n images, as functions by name."""
     width, _ = width_of(subject)
@@ -121,7 +115,7 @@ def added(seconds: dict[str, list[float]], name: str) -> dict[str, float]:
     return {other: 100 * (quotient(s, seconds[name]) - 1) for other, s in others.items()}
 
 
-def measure(subject: subjects.Subject, n: int, steps: int, repeats: int) -> dict[str, Any]:
+def measure(subject: registry.Subject, n: int, steps: int, repeats: int) -> dict[str, Any]:
     """Rates of every way of sampling n images, and what each adds to plain sampling, in percent."""
     batch = min(n, gpu.batch_size(subject))
     ways = ways_of_sampling(subject, n, steps, batch)
@@ -172,7 +166,7 @@ def main() -> None:
     output = options.output or (ROOT / "_build/rates.json" if options.quick else OUTPUT)
     try:
         measured = [
-            measure(subjects.load(name, options.device), *sizes)
+            measure(registry.load(name, options.device), *sizes)
             for name in options.subject.split(",")
         ]
     except ValueError as error:

@@ -34,10 +34,13 @@ from diffusers.utils import logging
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import peers
-from difflens_utils import artifacts, attribution, edits, hooks, ksae, precision, sampling, subjects
-from difflens_utils.activations import Recording
-from difflens_utils.errors import one_of
+from difflens_utils import attribution, edits, ksae, sampling
 from difflens_utils.probes import Heads
+from difflens_utils.recording import Recording
+from difflens_utils.runtime import artifacts, precision
+from difflens_utils.runtime.errors import one_of
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,9 +98,9 @@ def quotient(above: list[float], below: list[float]) -> float:
 @cache
 def pipeline_folder() -> Path:
     """The shipped subject, or where it is missing its architecture with random weights, as fast."""
-    if (subjects.MODELS / "portraits/model_index.json").exists():
-        return subjects.MODELS / "portraits"
-    spec = importlib.util.spec_from_file_location("recipe", subjects.MODELS / "portraits/train.py")
+    if (registry.MODELS / "portraits/model_index.json").exists():
+        return registry.MODELS / "portraits"
+    spec = importlib.util.spec_from_file_location("recipe", registry.MODELS / "portraits/train.py")
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     folder = Path(tempfile.mkdtemp(prefix="difflens-bench-"))
@@ -108,7 +111,7 @@ def pipeline_folder() -> Path:
 def sampling_rows(quick: bool) -> Iterator[Row]:
     """Sampling against diffusers' pipeline as it comes, and against bare calls of the network."""
     n, steps, repeats = (8, 3, 1) if quick else (64, 10, 5)
-    subject = subjects.load("portraits", folder=pipeline_folder())
+    subject = registry.load("portraits", folder=pipeline_folder())
     theirs = DDIMPipeline.from_pretrained(pipeline_folder())
     theirs.set_progress_bar_config(disable=True)
     x, t = torch.randn(n, *subject.shape).to(subject.dtype), torch.full((n,), 500)
@@ -146,11 +149,11 @@ def sampling_rows(quick: bool) -> Iterator[Row]:
     )
 
 
-def likeness(subject: subjects.Subject, n: int) -> str:
+def likeness(subject: registry.Subject, n: int) -> str:
     """How near images in the subject's precision come to float32, in words."""
     if subject.dtype == torch.float32:
         return "float32 on both sides: this processor has no bf16 products"
-    single = subjects.load("portraits", dtype=torch.float32, folder=pipeline_folder())
+    single = registry.load("portraits", dtype=torch.float32, folder=pipeline_folder())
     fast = sampling.sample(subject, n, steps=20)
     exact = sampling.sample(single, n, steps=20)
     ratio = 10 * (4 / (fast - exact).square().mean()).log10()
@@ -160,7 +163,7 @@ def likeness(subject: subjects.Subject, n: int) -> str:
 def edit_rows(quick: bool) -> Iterator[Row]:
     """One edited step, symmetric and asymmetric, against one unedited step."""
     n, steps, repeats = (8, 2, 1) if quick else (64, 5, 9)
-    subject = subjects.load("portraits", folder=pipeline_folder())
+    subject = registry.load("portraits", folder=pipeline_folder())
     width = subject.network.config.block_out_channels[-1]
     change = edits.steer(
         ksae.KSAE(ksae.KSAEConfig(width, 1024, 32)).requires_grad_(False),
@@ -196,7 +199,7 @@ def edit_rows(quick: bool) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def behind(subject: subjects.Subject) -> float:
+def behind(subject: registry.Subject) -> float:
     """The share of a network evaluation's multiplications that lie behind the studied module."""
     x = torch.randn(1, *subject.shape)
     with FlopCounterMode(display=False) as whole:

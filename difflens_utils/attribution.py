@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import artifacts, sampling
-from .activations import Recording
-from .errors import all_positive, one_of
+from . import sampling
 from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
-from .pipelines import Subject
-from .precision import full_precision, planar
 from .probes import Heads
+from .recording import Recording
+from .runtime import artifacts
+from .runtime.errors import all_positive, one_of
+from .runtime.precision import full_precision, planar
 from .sampling import Moment
+from .subjects.pipelines import Subject
 
 
 class Attribution(NamedTuple):

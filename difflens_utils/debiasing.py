@@ -19,14 +19,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from . import artifacts, edits, evaluators, metrics, outcome, planning, sampling
-from .errors import all_positive
-from .methods import Method
+from . import edits, evaluators, metrics, outcome, sampling
+from .methods import Method, planning
+from .methods.planning import Plan
 from .metrics import Estimate
 from .outcome import Outcome
-from .pipelines import Prompt, Subject
-from .planning import Plan
+from .runtime import artifacts
+from .runtime.errors import all_positive
 from .sampling import Edit
+from .subjects.pipelines import Prompt, Subject
 
 Array = NDArray[np.float64]
 UNEDITED, EVERY = -1, -2  # targets of arms that are no class
@@ -94,8 +95,10 @@ class Search:
 
 
 class Debiased(NamedTuple):
-    """A plan per prompt (or one for all), and the images that came of them."""
+    """A plan per prompt (or one for all) from a search, and the images that came of them."""
 
+    search: Search
+    target: Sequence[float]
     plans: list[Plan]
     outcome: Outcome
 
@@ -209,7 +212,7 @@ def _load(folder: Path) -> list[Arm]:
     reads=("texts", "prompts", "labeller", "scorer", "clip"),
     describe={
         "method": lambda method: {"method": method.name, "grid": method.grid},
-        "recipe": lambda recipe: {"recipe": dict(sorted(recipe.items()))},
+        "recipe": lambda recipe: {"recipe": dict(sorted((recipe or {}).items()))},
     },
     shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
     beyond=_tried,
@@ -223,7 +226,7 @@ def search(
     n: int,
     seed: int,
     steps: int,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None = None,
 ) -> list[Arm]:
     """`respond`, from what ships with the subject or from the store if it is there.
 
@@ -313,7 +316,8 @@ def debias(
     planned = plans(found, target, together or method.network)
     edit = edit_of(found, planned, n, seed + 1, group)
     images = draw(subject, method, edit, n, seed, steps, prompts)
-    return Debiased(planned, outcome.judge(subject, images, len(prompts) if prompts else None))
+    reached = outcome.judge(subject, images, len(prompts) if prompts else None)
+    return Debiased(found, target, planned, reached)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from typing import ParamSpec
 import torch
 from torch import Tensor, nn
 
-from . import gpu, keys
-from .errors import distribution, one_of, positive, within
 from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .probes import Heads
+from .runtime import gpu, keys
+from .runtime.errors import distribution, one_of, positive, within
 from .sampling import Edit, Step
 
 MODES = ("scale", "add")

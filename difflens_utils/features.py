@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from . import artifacts, attribution, evaluators, ksae
-from .activations import Recording
+from . import attribution, evaluators, ksae
 from .attribution import Aim, Attribution, Support, Trial
 from .ksae import KSAE, Dictionary
-from .pipelines import Subject
+from .recording import Recording
+from .runtime import artifacts
 from .settings import Seeds, Settings
+from .subjects.pipelines import Subject
 
 
 @artifacts.stored("class_means")

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import evaluators, gpu, metrics, sampling, shards
-from .activations import Run
-from .errors import all_positive
+from . import evaluators, metrics, sampling
 from .metrics import Estimate
-from .pipelines import Prompt, Subject
+from .recording import Run
+from .runtime import gpu, shards
+from .runtime.errors import all_positive
 from .sampling import Edit
+from .subjects.pipelines import Prompt, Subject
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def draw(
     if edit is not None and (not isinstance(edit, Edit) or edit.key is None):
         raise ValueError("edit must come from difflens_utils.edits, or have a key of its own")
     size = batch or gpu.batch_size(subject)
-    run = Run(subject, n, seed, steps, subject.texts(prompts), batch=size)
+    texts = subject.texts(prompts or subject.prompts.evaluate)
+    run = Run(subject, n, seed, steps, texts, batch=size)
     together = size if edit is not None and edit.moves_batches else None
     rows = torch.arange(n) if edit is None or edit.rows is None else edit.rows
     symmetric = edit is not None and not asymmetric

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from . import artifacts, metrics
-from .activations import Recording
+from . import metrics
 from .metrics import Estimate
+from .recording import Recording
+from .runtime import artifacts
 
 
 @dataclass(frozen=True)

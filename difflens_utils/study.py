@@ -20,36 +20,37 @@ import torch
 from torch import Tensor
 
 from . import (
-    activations,
-    artifacts,
     attribution,
     debiasing,
+    edits,
     evaluators,
-    factors,
     features,
     ksae,
-    mediation,
+    methods,
     outcome,
     probes,
+    recording,
     sampling,
-    subjects,
 )
-from .activations import Recording
+from .analysis import factors, mediation
+from .analysis.factors import FactorSet
+from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
 from .debiasing import Debiased, Search
-from .errors import one_of
-from .factors import FactorSet
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig
-from .mediation import Mediation
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
 from .pages import PAGES, Page
-from .pipelines import Prompt, Subject
 from .probes import Fit, Heads
+from .recording import Recording
+from .runtime import artifacts
+from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
+from .subjects import registry
+from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
@@ -72,16 +73,20 @@ class Attribute(str):
         """The target of equal shares."""
         return [1 / len(self.classes)] * len(self.classes)
 
+    def with_last(self, share: float) -> list[float]:
+        """The target in which the last class has a share and the others share the rest."""
+        return edits.with_share(len(self.classes), len(self.classes) - 1, share)
+
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
-    """A subject, one of `subjects.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+    """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
 
     Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
     """
     for name in settings:
         one_of("setting", name, Settings.meanings())
     chosen = Settings(**settings)
-    return Study(subjects.load(subject, chosen.device, module=chosen.module or None), chosen)
+    return Study(registry.load(subject, chosen.device, module=chosen.module or None), chosen)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,11 @@ class Study:
         """The prompts that results are reported on; [""] for a model that reads none."""
         return self.subject.texts()
 
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of every stage, the held-out ones among them."""
+        return self.subject.prompts
+
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """The planted shares of a factor, under one prompt or on average: (classes,)."""
         return self.subject.planted(factor, prompt)
@@ -144,7 +154,7 @@ class Study:
         one_of("stage", stage, ("evaluate", "learn", "probe"))
         prompts = getattr(self.subject.prompts, stage)
         s = self.settings
-        return activations.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
+        return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
     def ksae(self, **changes: Any) -> KSAE:
         """The k-SAE of all timesteps; `changes` of settings, or of `KSAEConfig`, make another."""
@@ -218,6 +228,18 @@ class Study:
         sae, rec = self.ksae(**changes), self.recording("learn")
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=changes)
+
+    def through_head(
+        self, attribute: str, baseline: str = "zero", points: int = 32, rule: str = "gauss"
+    ) -> Attribution:
+        """Attribution of the k-SAE's latents to what the h-classifier reads (Eq. 6).
+
+        It is integrated at `points` by a `rule`, on the first images of the recording.
+        """
+        rec = self.recording("learn")
+        rows = torch.arange(min(len(rec), 4 * self.settings.n_support))
+        heads = self.heads()[attribute]
+        return attribution.through_head(heads, self.ksae(), rec, rows, baseline, points, rule)
 
     def class_means(self, dictionary: Dictionary, attribute: str) -> Tensor:
         """Mean activations of a dictionary's units per class: (classes, T, P, D)."""
@@ -322,6 +344,22 @@ class Study:
             recipe=self.recipe(method.recipe),
         )
         return Search(method, str(attribute), arms, self.base[attribute])
+
+    def retarget(self, search: Search, target: Sequence[float]) -> Search:
+        """The search that serves another target: the same one, as a rule.
+
+        H-Distribution takes the distribution itself, so its strengths are tried anew.
+        """
+        method = search.method
+        if method.network or not method.whole:
+            return search
+        heads = self.heads()[search.attribute]
+        guided = methods.guided(heads, target, f"{method.name} to {target[-1]:g}")
+        return self.search(guided, search.attribute)
+
+    def balance(self, method: Method, attribute: Attribute, *, n: int) -> Debiased:
+        """The whole protocol in one call: search, then `n` images with equal shares."""
+        return self.debias(self.search(method, attribute), attribute.uniform, n=n)
 
     def debias(
         self,

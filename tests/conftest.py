@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from difflens_utils import artifacts  # before diffusers: it mends a torchvision of another build
+from difflens_utils.runtime import artifacts
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

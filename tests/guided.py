@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from difflens_utils.guided_diffusion import Layout
+from difflens_utils.subjects.real.guided_diffusion import Layout
 
 
 class Norm(nn.GroupNorm):

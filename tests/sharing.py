@@ -9,8 +9,10 @@ from pathlib import Path
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, edits, outcome, sampling
-from difflens_utils.pipelines import Subject
+from difflens_utils import edits, outcome, sampling
+from difflens_utils import recording as activations
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects.pipelines import Subject
 
 N, BATCH, STEPS = 11, 2, 2  # six blocks, the last one smaller
 
@@ -36,7 +38,7 @@ def generate(subject: Subject, edit: sampling.Edit | None) -> None:
         N,
         5,
         STEPS,
-        asymmetric=edit is not None and not hasattr(edit, "rows"),
+        asymmetric=edit is not None and edit.rows is None,
         batch=BATCH,
     )
 
@@ -71,8 +73,9 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     def sampled(*args: object, **options: object) -> torch.Tensor:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
-            edit = getattr(options.get("edit"), "parts", {}).get("edit")
-            file.write(f"{worker} {edit} {options['rows'].tolist()}\n")
+            edit = options.get("edit")
+            name = None if edit is None else edit.key["edit"]
+            file.write(f"{worker} {name} {options['rows'].tolist()}\n")
         if len(begun) - 1 == dies_in:
             type(args[0]).predict = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         return sample(*args, **options)

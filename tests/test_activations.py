@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, latent_editing, sampling, shards
+from difflens_utils import recording as activations
+from difflens_utils import sampling
 from difflens_utils.evaluators import AttributeNet
-from difflens_utils.pipelines import Subject
-from difflens_utils.precision import halved
+from difflens_utils.methods import latent_editing
+from difflens_utils.runtime import shards
+from difflens_utils.runtime.precision import halved
+from difflens_utils.subjects.pipelines import Subject
 
 N, STEPS, LIMIT = 6, 3, 65_504  # the largest value of float16
 
@@ -130,10 +132,19 @@ def test_an_evaluator_with_large_statistics_is_saved_as_it_is(tmp_path: Path) ->
     assert all(value.isfinite().all() for value in loaded.state_dict().values())
 
 
+class Large:
+    """A delta of latent editing that has become larger than what float16 holds."""
+
+    def __init__(self, _moment: sampling.Moment, classes: int, _seed: int) -> None:
+        self.delta = torch.full((classes, 24, 4, 4), 1e5)
+
+    def update(self, *_: object) -> None:
+        pass
+
+
 def test_a_large_direction_of_latent_editing_is_stored_as_it_is(store: Path, monkeypatch) -> None:
-    learned = torch.full((2, STEPS, 24, 4, 4), 1e5)
-    monkeypatch.setattr(latent_editing, "_trained", lambda *_: learned)
-    judge, subject = tiny.labeller(), tiny.subject()
-    subject = dataclasses.replace(subject, evaluators=lambda: (judge, judge, None))
-    sizes = {"n": 2, "rounds": 1, "seed": 0, "steps": STEPS}
-    assert torch.equal(latent_editing.learn(subject, "gender", **sizes), learned)
+    monkeypatch.setattr(latent_editing, "_Delta", Large)
+    monkeypatch.setattr(latent_editing, "text_directions", lambda *_: torch.zeros(2, 4))
+    recipe = latent_editing.Recipe(n=2, rounds=1)
+    learned = latent_editing.learn(tiny.subject(), "gender", STEPS, recipe)
+    assert torch.equal(learned, torch.full((2, STEPS, 24, 4, 4), 1e5))

@@ -18,20 +18,12 @@ import tiny_studies
 import torch
 from tiny_studies import NAMES, Tiny
 
-from difflens_utils import (
-    artifacts,
-    debiasing,
-    evaluators,
-    finetuning,
-    latent_direction,
-    latent_editing,
-    metrics,
-    pipelines,
-    sampling,
-    scorecard,
-    subjects,
-)
-from difflens_utils.pipelines import Prompt, Prompts, Subject
+from difflens_utils import debiasing, evaluators, metrics, sampling
+from difflens_utils.methods import finetuning, latent_direction, latent_editing
+from difflens_utils.pages import results, scorecard
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects import pipelines, registry
+from difflens_utils.subjects.pipelines import Prompt, Prompts, Subject
 
 matplotlib.use("Agg")
 
@@ -169,12 +161,7 @@ class Ready(NamedTuple):
 
     def result(self, notebook: str) -> dict[str, object]:
         """A notebook's result file, in which no value may be anything but a number."""
-        path = (
-            self.root
-            / "_build/results/quick"
-            / artifacts.results_folder(self.name, "quick").name
-            / f"{notebook}.json"
-        )
+        path = results.results_folder(self.name, "quick") / f"{notebook}.json"
         return json.loads(
             path.read_text(),
             parse_constant=lambda name: pytest.fail(f"{notebook}: a value is {name}"),
@@ -186,6 +173,7 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
     torch.manual_seed(0)
     for attribute, value in (("STORE", root / "store"), ("_verified", set()), ("ROOT", root)):
         patch.setattr(artifacts, attribute, value)
+    patch.setattr(results, "ROOT", root)
     patch.setitem(evaluators.ARCHITECTURES, "shallow", tiny_studies.shallow)
     for module, recipe in RECIPES.items():
         patch.setattr(module, "RECIPE", recipe)
@@ -200,11 +188,11 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
     folder = tiny_studies.write(study, root / "model")
 
     def build(device: torch.device, dtype: torch.dtype, _folder: Path | None) -> Subject:
-        about = subjects.about(folder, device) | {"prompts": study.prompts}
+        about = registry.about(folder, device) | {"prompts": study.prompts}
         return pipelines.read(name, folder, device, dtype, **about)
 
-    patch.setitem(subjects.SUBJECTS, name, build)
-    return Ready(name, root, STUDIES[name].sizes, partial(subjects.load, name, "cpu"))
+    patch.setitem(registry.SUBJECTS, name, build)
+    return Ready(name, root, STUDIES[name].sizes, partial(registry.load, name, "cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,7 +235,7 @@ def done(study: Ready) -> Ready:
 
 def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
     rows = {
-        r.id: r.verdict for r in scorecard.scorecard(artifacts.load_results(done.name, "quick"))
+        r.id: r.verdict for r in scorecard.scorecard(results.load_results(done.name, "quick"))
     }
     untested = {claim for claim, verdict in rows.items() if verdict == scorecard.UNTESTED}
     if (
@@ -331,7 +319,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     with pytest.MonkeyPatch.context() as patch:
         ready = prepare("prompts", tmp_path_factory.mktemp("idle"), patch)
         opened = ready.open()
-        patch.setattr(subjects, "load", lambda *_args, **_options: opened)
+        patch.setattr(registry, "load", lambda *_args, **_options: opened)
         for name in ("sample", "unedited", "activation"):
             patch.setattr(sampling, name, computed)
         yield ready

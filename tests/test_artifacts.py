@@ -11,7 +11,10 @@ import pytest
 import tiny
 import torch
 
-from difflens_utils import activations, artifacts, outcome, probes, subjects
+from difflens_utils import outcome, probes
+from difflens_utils import recording as activations
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects import registry
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -179,9 +182,9 @@ def test_a_class_without_images_is_never_named_and_changes_no_other(store):
 
 def test_subject_errors_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="subject must be one of"):
-        subjects.load("portrait")
+        registry.load("portrait")
     with pytest.raises(ValueError, match="device must be one of cpu, auto, cuda"):
-        subjects.load("portraits", "gpu")
+        registry.load("portraits", "gpu")
     for damage in ("missing", "foreign"):
         folder = tmp_path / damage
         folder.mkdir()
@@ -190,7 +193,7 @@ def test_subject_errors_are_one_line(tmp_path):
         )
         told = "model_index.json (cannot be read as JSON|names no unet)"
         with pytest.raises(ValueError, match=told) as error:
-            subjects.load("portraits", folder=folder)
+            registry.load("portraits", folder=folder)
         assert "\n" not in str(error.value)
 
 

@@ -8,10 +8,12 @@ import tiny
 import torch
 from captum.attr import IntegratedGradients
 
-from difflens_utils import attribution, edits, hooks, ksae, sampling
-from difflens_utils.activations import Recording
+from difflens_utils import attribution, edits, ksae, sampling
+from difflens_utils.attribution import Aim, Support, Trial
 from difflens_utils.ksae import map_to_vectors
 from difflens_utils.probes import Heads
+from difflens_utils.recording import Recording
+from difflens_utils.sampling import hooks
 
 
 @pytest.fixture
@@ -35,9 +37,11 @@ def captum_scores(recording, heads, ksae, baseline, target, steps):
         s = model.latents(map_to_vectors(recording.at(step)).double())
         start = torch.zeros_like(s) if baseline == "zero" else s.mean(0, keepdim=True).expand_as(s)
         weight, bias = map_to_vectors(heads.weight[step]).double(), heads.bias[step].double()
-        forward = lambda z: (torch.einsum("bpd,cpd->bc", model.decode(z), weight) + bias).softmax(
-            -1
-        )  # noqa: E731, B023
+
+        def forward(z, weight=weight, bias=bias):
+            logits = torch.einsum("bpd,cpd->bc", model.decode(z), weight) + bias
+            return logits.softmax(-1)
+
         ig = IntegratedGradients(forward).attribute(
             s, start, target=target, n_steps=steps, method="gausslegendre"
         )
@@ -98,11 +102,13 @@ def test_the_left_sum_is_the_released_codes_rule():
 def test_the_left_sum_approaches_the_integral_as_one_over_its_points(parts):
     """The closed form's gap is nothing, the left sum's halves when its points double."""
     recording, heads, ksae = parts
-    gap = lambda *how: (
-        attribution.through_head(heads, ksae, recording, torch.arange(5), "zero", *how)
-        .gap.mean()
-        .item()
-    )  # noqa: E731
+
+    def gap(*how):
+        rows = torch.arange(5)
+        return (
+            attribution.through_head(heads, ksae, recording, rows, "zero", *how).gap.mean().item()
+        )
+
     assert gap(32) < 1e-5
     assert gap(20, "left") / gap(40, "left") == pytest.approx(2.0, rel=0.1)
 
@@ -123,11 +129,14 @@ def test_unknown_baseline(parts):
 
 
 def test_image_gradient_is_the_effect_of_scaling(store):
-    """At beta = 1, the local score is the derivative of the labeller's log-probability: a finite difference agrees."""
+    """At beta = 1, the local score is the derivative of the labeller's log-probability.
+
+    A finite difference agrees.
+    """
     subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
-    result = attribution.through_image(subject, sae, ("gender",), 2, 0, 2)["gender"]
+    result = attribution.through_image(subject, sae, ("gender",), Support(2, 0, 2))["gender"]
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
     j = int(result.by_step[1, 0].abs().argmax())
 
     def outcome(beta):
@@ -145,11 +154,15 @@ def test_image_gradient_is_the_effect_of_scaling(store):
 
 
 def test_attribution_of_neurons_is_the_gradient_times_h(store):
-    """Attr@L: with channels as the dictionary the same code must give h . d log p / d h, summed over positions."""
+    """Attr@L: with channels as the dictionary the same code must give h . d log p / d h.
+
+    It is summed over positions.
+    """
     subject = tiny.subject(clip_sample=False)
-    got = attribution.through_image(subject, ksae.Neurons(24), ("age",), 2, 0, 2)["age"]
+    support = Support(2, 0, 2)
+    got = attribution.through_image(subject, ksae.Neurons(24), ("age",), support)["age"]
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
     leaf: list[torch.Tensor] = []
 
     def keep(h: torch.Tensor, _call: int) -> torch.Tensor:
@@ -167,11 +180,14 @@ def test_attribution_of_neurons_is_the_gradient_times_h(store):
 
 
 def test_from_the_mean_baseline_what_all_images_share_scores_nothing(store):
-    """With one image it is its own mean; with more, the scores are the covariance of latent and slope."""
+    """One image is its own mean; of more, the scores are the covariance of latent and slope."""
     subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
-    run = lambda n, seed: attribution.through_image(subject, sae, ("gender",), n, seed, 2)["gender"]  # noqa: E731
-    assert run(1, 0).from_mean.abs().max() < 1e-7
-    two = run(2, 0)
+
+    def scored(n):
+        return attribution.through_image(subject, sae, ("gender",), Support(n, 0, 2))["gender"]
+
+    assert scored(1).from_mean.abs().max() < 1e-7
+    two = scored(2)
     assert 0 < two.from_mean.abs().max() < two.scores.abs().max()
 
 
@@ -179,7 +195,8 @@ def test_integrated_image_scores_are_complete(store):
     subject, sae = tiny.subject(clip_sample=False), tiny.ksae()
     smooth = tiny.labeller("strided")  # GELU: quadrature converges slowly over the kinks of ReLU
     subject = replace(subject, evaluators=lambda: (smooth, smooth, None))
-    result = attribution.through_image(subject, sae, ("gender", "age"), 2, 0, 2, points=12)
+    support = Support(2, 0, 2, points=12)
+    result = attribution.through_image(subject, sae, ("gender", "age"), support)
     assert set(result) == {"gender", "age"} and result["age"].scores.shape == (3, 48)
     for r in result.values():  # a relative gap means something where the measure changes
         assert r.gap[r.scores.sum(1).abs().argmax()] < 0.01
@@ -189,9 +206,11 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
     """Each latent moved by three units in the full network, pass by pass, at one step."""
     subject, sae, chosen = tiny.subject(clip_sample=False), tiny.ksae(), torch.tensor([3, 11, 40])
     unit = torch.linspace(0.5, 1.5, 2 * 16 * 3).reshape(2, 16, 3)
-    got = attribution.measured(subject, sae, "age", 2, chosen, unit, n=4, seed=1, steps=2, at=(0,))
+    got = attribution.measured(
+        subject, sae, Aim("age", 2), chosen, unit, Trial(4, seed=1, steps=2, at=(0,))
+    )
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(4, 1), subject.shape, torch.device("cpu")).draw()
 
     def log_p(edit):
         with hooks.edit(
@@ -217,21 +236,17 @@ def test_a_latent_that_was_measured_is_not_measured_again(store, monkeypatch):
     subject, sae, unit, seen = tiny.subject(), tiny.ksae(), torch.rand(2, 16, 48), []
     real = attribution._gains
     monkeypatch.setattr(
-        attribution, "_gains", lambda *args: seen.append(args[4].tolist()) or real(*args)
+        attribution, "_gains", lambda *args: seen.append(args[3].tolist()) or real(*args)
     )
 
     def measure(*latents, scale=1.0):
         return attribution.measured(
             subject,
             sae,
-            "age",
-            0,
+            Aim("age", 0),
             torch.tensor(latents, dtype=torch.long),
             unit[..., list(latents)] * scale,
-            n=2,
-            seed=0,
-            steps=2,
-            at=(1,),
+            Trial(2, seed=0, steps=2, at=(1,)),
         )
 
     first, second = measure(5, 8), measure(9, 8, 5)

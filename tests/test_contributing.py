@@ -18,7 +18,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from difflens_utils import subjects
+from difflens_utils.subjects import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("difflens_utils", "notebooks", "tests", "workflow")
@@ -174,7 +174,7 @@ def test_a_folder_is_a_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             runpy.run_path(script, run_name="__main__")
         else:
             importlib.import_module(script.removesuffix(".py").replace("/", ".")).main()
-    study = subjects.load("models/blocks", "cpu")
+    study = registry.load("models/blocks", "cpu")
     assert study.planted("tint").tolist() == pytest.approx([0.8, 0.2])
     assert study.labeller.factors == {"tint": ("dark", "light"), "shape": ("disc", "square")}
 

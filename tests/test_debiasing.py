@@ -9,10 +9,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import artifacts, debiasing, edits, methods, metrics, outcome
+from difflens_utils import debiasing, edits, methods, metrics, outcome
 from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Search
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
+from difflens_utils.runtime import artifacts
 from difflens_utils.sampling import Step
 
 STEPS = 3
@@ -33,7 +34,7 @@ class Clip:
 @pytest.fixture
 def subject(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     judge = tiny.labeller()
-    monkeypatch.setattr("difflens_utils.pipelines.MODELS", tmp_path / "models")
+    monkeypatch.setattr("difflens_utils.subjects.registry.pipelines.MODELS", tmp_path / "models")
     return replace(tiny.subject(), evaluators=lambda: (judge, judge, Clip()))
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import mutual_info_score
 
-from difflens_utils import disentanglement
+from difflens_utils.analysis import disentanglement
 
 RNG = np.random.default_rng(0)
 A, B = RNG.integers(3, size=3000), RNG.integers(2, size=3000)  # two independent factors

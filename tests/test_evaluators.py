@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
-from difflens_utils import evaluators, portraits, worlds
+from difflens_utils import evaluators, worlds
 from difflens_utils.evaluators import AttributeNet, Clip
-from difflens_utils.portraits import ATTRIBUTES, WORLD
+from difflens_utils.worlds import portraits
+from difflens_utils.worlds.portraits import ATTRIBUTES, WORLD
 
 MODELS = Path(__file__).parents[1] / "models"
 NETS = ("labeller", "scorer")

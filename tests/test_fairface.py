@@ -13,7 +13,7 @@ import torch
 from torchvision.models import resnet34
 from torchvision.transforms.v2 import functional as V
 
-from difflens_utils.fairface import FairFace
+from difflens_utils.evaluators.fairface import FairFace
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from difflens_utils import edits, gpu, precision, sampling
+from difflens_utils import edits, sampling
 from difflens_utils import ksae as ksae_module
 from difflens_utils.ksae import Neurons
 from difflens_utils.probes import Heads
+from difflens_utils.runtime import gpu, precision
 from difflens_utils.sampling import Step
 
 H = (6, 24, 4, 4)

@@ -9,8 +9,8 @@ import torch
 from guided import guided
 from torch import Tensor, nn
 
-from difflens_utils import guided_diffusion
-from difflens_utils.guided_diffusion import P2, Layout
+from difflens_utils.subjects.real import guided_diffusion
+from difflens_utils.subjects.real.guided_diffusion import P2, Layout
 
 SMALL = Layout(channels=32, multipliers=(1, 2, 2), attention=(2,), head=16, size=32)
 

@@ -7,8 +7,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import edits, hooks, sampling
-from difflens_utils.sampling import Step
+from difflens_utils import edits, sampling
+from difflens_utils.sampling import Step, hooks
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +219,8 @@ def test_edits_in_place_compose():
     assert torch.equal(h, torch.ones(2, 24, 2, 2))
 
 
-def _keyed(edit):
-    edit.parts = {"method": "test"}
-    return edit
+def _keyed(apply):
+    return sampling.Edit(apply, key={"method": "test"})
 
 
 HALVES = [slice(0, 2), slice(2, 4)]

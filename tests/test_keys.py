@@ -21,27 +21,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from difflens_utils import (
-    activations,
-    artifacts,
-    attribution,
-    debiasing,
-    edits,
-    features,
-    keys,
-    latent_editing,
-    mediation,
-    outcome,
-    precision,
-    probes,
-    sampling,
-    subjects,
-)
+from difflens_utils import attribution, debiasing, edits, features, outcome, probes, sampling
+from difflens_utils import recording as activations
+from difflens_utils.analysis import mediation
 from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.ksae import KSAEConfig
-from difflens_utils.methods import Method
-from difflens_utils.pipelines import MODELS, _fingerprint
+from difflens_utils.methods import Method, latent_editing
+from difflens_utils.runtime import artifacts, keys, precision
 from difflens_utils.study import train
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.pipelines import MODELS, _fingerprint
 
 GENERATED = {
     "recording",
@@ -106,7 +95,7 @@ def clip() -> Clip:
 
 def everything(folder: Path) -> None:
     """Every stage that keeps something, as small as it gets."""
-    study = subjects.load(str(folder), "cpu", dtype=torch.float32)
+    study = registry.load(str(folder), "cpu", dtype=torch.float32)
     labels, ksae = torch.arange(12) % 2, tiny.ksae()
     rec = activations.record(study, 12, 0, 2)
     train(rec, KSAEConfig(rec.width, latents=32, k=4, steps=2, batch=16))
@@ -328,7 +317,7 @@ def test_the_order_of_names_is_part_of_a_key(store: Path) -> None:
     assert keys.key_of({"a": 1, "b": 2}) != keys.key_of({"b": 2, "a": 1})
     names = ("gender", "age")
     one, other = (
-        attribution.through_image(tiny.subject(), tiny.ksae(), order, 2, 0, 2)
+        attribution.through_image(tiny.subject(), tiny.ksae(), order, attribution.Support(2, 0, 2))
         for order in (names, names[::-1])
     )
     for name in names:
@@ -460,7 +449,7 @@ def test_code_of_a_package_with_folders(
 @pytest.mark.parametrize("name", ["portraits", "portraits-t2i", "digits"])
 def test_what_ships_was_made_with_what_ships(name: str) -> None:
     """What comes with a subject names its files, prompts and evaluators as they are now."""
-    study = subjects.load(name, "cpu")
+    study = registry.load(name, "cpu")
     whole = keys.described(study, [part for part in keys.PARTS if part != "data"])
     now = artifacts.lasting({"arguments": {"subject": whole}})["arguments"]["subject"]
     manifests = sorted(study.folder.rglob("manifest.json"))
@@ -503,7 +492,9 @@ def test_an_edit_that_moves_a_batch_as_one_is_filed_under_its_size(
     for edit in (guide, edits.compose(guide), edits.only(guide, [0, 1])):
         drawn = []
         for batch in (4, 2):
-            monkeypatch.setattr("difflens_utils.gpu.batch_size", lambda _subject, n=batch: n)
+            monkeypatch.setattr(
+                "difflens_utils.runtime.gpu.batch_size", lambda _subject, n=batch: n
+            )
             drawn.append(outcome.draw(subject, edit, 4, 0, 2, asymmetric=False))
             expected = sampling.sample(
                 subject, 4, 0, steps=2, edit=edit, asymmetric=False, batch=batch
@@ -529,7 +520,7 @@ def test_weights_that_were_changed_in_memory_are_not_filed_under_the_files(store
 def test_images_that_are_replaced_are_read_again(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     shutil.copytree(made, folder)
-    world = subjects.load(str(folder), "cpu").data
+    world = registry.load(str(folder), "cpu").data
     before = keys.digest(world)
     one_pixel(folder)
     assert keys.digest(world) != before

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difflens_utils import dictionaries
 from difflens_utils import ksae as module
+from difflens_utils.analysis import dictionaries
 from difflens_utils.ksae import (
     KSAE,
     Codes,

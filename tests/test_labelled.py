@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from difflens_utils import labelled, mediation, pictures, subjects
-from difflens_utils.labelled import LabelledImages, declared, raked
+from difflens_utils.analysis import mediation
+from difflens_utils.subjects import registry
+from difflens_utils.worlds import labelled, pictures
+from difflens_utils.worlds.labelled import LabelledImages, declared, raked
 
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
 SHARES = {"shape": {"round": 0.7, "square": 0.2, "flat": 0.1}, "tint": {"dark": 0.4, "light": 0.6}}
@@ -401,7 +403,7 @@ def test_prompts_condition_the_shares_as_the_table_does(folder: Path) -> None:
 
 
 def test_the_digits_are_a_subject_like_any_other() -> None:
-    study = subjects.load("digits", "cpu", dtype=torch.float32)
+    study = registry.load("digits", "cpu", dtype=torch.float32)
     assert study.attributes == ("digit", "stroke")
     assert study.factors.keys() == {"digit", "stroke", "slant"}
     assert study.planted("digit").tolist() == pytest.approx([0.45, 0.3, 0.15, 0.1], abs=1e-6)
@@ -417,9 +419,9 @@ def test_the_digits_are_a_subject_like_any_other() -> None:
 def test_classes_of_one_name_are_told_apart_in_prompts_made_of_them() -> None:
     """CelebA's classes are -1 and 1 of every attribute."""
     classes = {"smile": ("-1", "1"), "young": ("-1", "1"), "tint": ("dark", "light")}
-    plain, face = subjects.Prompt("a face"), subjects.Prompt("a face", {"job": "none"})
-    assert subjects._naming(plain, {"smile": "1"}, classes).text == "a face, smile 1"
-    named = subjects._naming(face, {"smile": "1", "tint": "dark"}, classes)
+    plain, face = registry.Prompt("a face"), registry.Prompt("a face", {"job": "none"})
+    assert registry._naming(plain, {"smile": "1"}, classes).text == "a face, smile 1"
+    named = registry._naming(face, {"smile": "1", "tint": "dark"}, classes)
     assert named.text == "a face, smile 1, dark" and named.without == "a face"
     assert named.given == {"job": "none", "smile": "1", "tint": "dark"}
 

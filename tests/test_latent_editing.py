@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import hooks, latent_editing, sampling, subjects
+from difflens_utils import sampling
+from difflens_utils.methods import latent_editing
+from difflens_utils.methods.latent_editing import Recipe
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import registry
 
 
 class ColourClip:
@@ -34,7 +38,7 @@ def subject(store: Path):
 def redness(subject, delta: Tensor) -> float:
     """How much redder the predicted clean image becomes at the first of two steps."""
     s = sampling.schedule(subject.scheduler, 2)
-    x = sampling._Noise(sampling.image_seeds(8, 99), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(8, 99), subject.shape, torch.device("cpu")).draw()
     plain = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
     with hooks.edit(subject.network, subject.module, lambda h, _call: h + delta):
         edited = sampling.predicted_clean(x, subject.epsilon(x, s.timesteps[0]), s, 0)
@@ -42,9 +46,7 @@ def redness(subject, delta: Tensor) -> float:
 
 
 def test_what_is_learned_moves_images_where_the_texts_point(subject) -> None:
-    delta = latent_editing.learn(
-        subject, "gender", n=8, rounds=6, seed=0, steps=2, batch=8, progress=False
-    )
+    delta = latent_editing.learn(subject, "gender", 2, Recipe(n=8, rounds=6, seed=0, batch=8))
     assert delta.shape == (2, 2, 24, *delta.shape[3:])
     assert redness(subject, delta[0, 0]) > 0 > redness(subject, delta[1, 0])
 
@@ -56,22 +58,17 @@ def test_texts_of_two_classes_point_apart(subject) -> None:
 
 def test_sizes_are_checked_first(subject) -> None:
     with pytest.raises(ValueError, match="rounds"):
-        latent_editing.learn(subject, "gender", n=8, rounds=0, seed=0, steps=2)
+        latent_editing.learn(subject, "gender", 2, Recipe(n=8, rounds=0))
 
 
 def test_the_recipe_shortened_sets_out_towards_what_ships(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One batch of the shipped recipe moves towards the vector of its class at every timestep."""
-    portraits = subjects.load("portraits", "cpu")
-    shipped = latent_editing.learn(portraits, "gender", steps=10, **latent_editing.RECIPE)
-    short = latent_editing.learn(
-        portraits,
-        "gender",
-        steps=10,
-        **latent_editing.RECIPE | {"n": 32, "rounds": 1},
-        progress=False,
-    )
+    portraits = registry.load("portraits", "cpu")
+    shipped = latent_editing.learn(portraits, "gender", 10)
+    recipe = replace(latent_editing.RECIPE, n=32, rounds=1)
+    short = latent_editing.learn(portraits, "gender", 10, recipe)
     cosine = torch.einsum(
         "ctf,dtf->tcd",
         F.normalize(short.flatten(2), dim=-1),

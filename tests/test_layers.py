@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 import difflens_utils
-from difflens_utils import keys
+from difflens_utils.runtime import keys
 
 PACKAGE = Path(difflens_utils.__file__).parent
 
 
 def floors(account: str) -> dict[str, int]:
-    """The floor of each entry of an account, whose indented lines name a floor each.
+    """The floor of each entry of an account, whose last indented lines name a floor each.
 
     An entry is a module (`sampling`), a folder with all that it holds (`worlds/`), or a module of a
     folder that has a floor of its own (`worlds.base`).
     """
-    lines = re.findall(r"^    (\S.*)", account, re.MULTILINE)
+    block = re.findall(r"(?:^    \S.*\n)+", account, re.MULTILINE)[-1]
+    lines = block.splitlines()
     return {entry: i for i, line in enumerate(lines) for entry in re.findall(r"[\w.]+/?", line)}
 
 

@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from difflens_utils import mediation
+from difflens_utils.analysis import mediation
+from difflens_utils.worlds import portraits
 
 TIMES = (800, 400)
 
@@ -18,6 +19,7 @@ class Bypass(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.inner, self.share = nn.Identity(), share
+        self.unused = nn.Parameter(torch.zeros(1))  # a network's precision is its parameters'
 
     def forward(self, x: Tensor, _t: Tensor, return_dict: bool) -> tuple[Tensor]:
         return (self.share * self.inner(x) + (1 - self.share) * x,)
@@ -26,11 +28,19 @@ class Bypass(nn.Module):
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def run(share: float, **options: object) -> mediation.Mediation:
+TONES = portraits.WORLD.factors["tone"].classes
+EXCHANGE = mediation.Exchange("tone", TONES[0], TONES[3])
+
+
+def run(share: float, n: int = 6) -> mediation.Mediation:
     subject = replace(
-        tiny.subject(), network=Bypass(share), module="inner", fingerprint=f"bypass{share}"
+        tiny.subject(),
+        network=Bypass(share),
+        module="inner",
+        fingerprint=f"bypass{share}",
+        opened=[],
     )
-    return mediation.through_module(subject, "tone", 0, 3, TIMES, **({"n": 6, "seed": 2} | options))
+    return mediation.through_module(subject, EXCHANGE, TIMES, n=n, seed=2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -43,9 +53,8 @@ def test_the_effect_splits_as_in_closed_form(share: float) -> None:
     got = run(share)
     torch.testing.assert_close(got.total, 1 - sigma, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got.through, -share * sigma, atol=1e-4, rtol=1e-4)
-    assert (
-        got.control.abs().mean() < 0.02
-    )  # another background lies in other pixels than another skin, but for soft edges
+    # Another background lies in other pixels than another skin, but for soft edges.
+    assert got.control.abs().mean() < 0.02
 
 
 def test_a_share_pools_timesteps_and_has_an_interval() -> None:
@@ -60,6 +69,4 @@ def test_bad_input_is_told_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="n_pairs"):
         run(0.5, n=0)
     with pytest.raises(ValueError, match="nothing is known of the data"):
-        mediation.through_module(
-            replace(tiny.subject(), world=None), "tone", 0, 3, TIMES, n=4, seed=0
-        )
+        mediation.through_module(replace(tiny.subject(), world=None), EXCHANGE, TIMES, n=4, seed=0)

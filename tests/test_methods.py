@@ -7,11 +7,14 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import activations, attribution, edits, features, latent_editing, methods
+from difflens_utils import attribution, edits, features, methods
+from difflens_utils import recording as activations
 from difflens_utils.ksae import KSAE, Neurons
+from difflens_utils.methods import dense, latent_editing
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 from difflens_utils.settings import Seeds, Settings
+from difflens_utils.study import Attribute
 
 STEPS = 3
 
@@ -25,10 +28,8 @@ class Tiny:
     def __init__(self) -> None:
         self.subject, self.sae = tiny.subject(), tiny.ksae()
         self.rec = activations.record(self.subject, 12, 0, STEPS)
-        self.labels, self.counts = (
-            {"gender": torch.arange(12) % 2},
-            {"gender": torch.tensor([6, 6])},
-        )
+        self.known = {"gender": torch.arange(12) % 2}
+        self.counts = {"gender": torch.tensor([6, 6])}
         means = self.class_means(self.sae, "gender")
         self.gaps = [features.contrast(means, c, self.counts["gender"]) for c in (0, 1)]
         self.learned = torch.randn(2, STEPS, *self.rec.h.shape[2:])
@@ -40,7 +41,7 @@ class Tiny:
         return self.rec
 
     def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
-        return features.class_means(self.rec, dictionary, self.labels, {"gender": 2})["gender"]
+        return features.class_means(self.rec, dictionary, self.known, {"gender": 2})["gender"]
 
     def features(self) -> features.BiasFeatures:
         chosen = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]
@@ -48,12 +49,18 @@ class Tiny:
             self.sae,
             {"gender": chosen},
             {"gender": self.gaps},
-            self.labels,
+            self.known,
             self.counts,
             torch.rand(48, generator=torch.Generator().manual_seed(0)),
             {},
             {},
         )
+
+    def labels(self, stage: str) -> dict[str, Tensor]:
+        return self.known
+
+    def attribute(self, name: str) -> Attribute:
+        return Attribute(name, self.subject.classes(name))
 
     def heads(self) -> dict[str, Heads]:
         return {"gender": self.classifiers}
@@ -76,8 +83,12 @@ def changed(method: methods.Method, h: Tensor, c: int) -> Tensor:
     return method.towards(c, 2.0)(h, Step(1, 500, torch.arange(0, len(h)))) - h
 
 
+def dense_methods(study: Tiny) -> list[methods.Method]:
+    return dense.rows(study, "gender") + latent_editing.rows(study, "gender")
+
+
 def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(study: Tiny) -> None:
-    rows = methods.dictionary_methods(study, "gender") + methods.dense_methods(study, "gender")
+    rows = methods.dictionary_methods(study, "gender") + dense_methods(study)
     assert [m.name for m in rows] == [
         "DiffLens",
         "Act@S",
@@ -97,16 +108,17 @@ def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(study: Tiny
 def test_neurons_by_activation_are_the_largest_channels(study: Tiny) -> None:
     rec, rows = study.rec, methods.dictionary_methods(study, "gender")
     method = next(m for m in rows if m.name == "Act@L")
-    ones = torch.from_numpy(rec.h[1::2]).float()  # images of class 1
+    h = torch.from_numpy(rec.h.copy()).float()
+    zeros, ones = h[::2], h[1::2]  # images of class 0 and 1
     largest = ones.mean(0).abs().mean((0, 2, 3)).topk(3).indices
     moved = changed(method, rec.at(1), 1)
     assert set(moved.abs().sum((0, 2, 3)).nonzero().flatten().tolist()) == set(largest.tolist())
-    want = 2 * (ones[:, 1].mean(0) - torch.from_numpy(rec.h[::2]).float()[:, 1].mean(0))[largest]
+    want = 2 * (ones[:, 1].mean(0) - zeros[:, 1].mean(0))[largest]
     torch.testing.assert_close(moved[0, largest], want, atol=1e-3, rtol=1e-2)
 
 
 def test_dense_methods_are_equally_long(study: Tiny) -> None:
-    rows = methods.dense_methods(study, "gender")
+    rows = dense_methods(study)
     lengths = [changed(m, study.rec.at(1), 0)[0].norm().item() for m in rows]
     assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
 

@@ -5,9 +5,8 @@ import random
 import pytest
 import torch
 
-from difflens_utils import occupations, portraits
-from difflens_utils.occupations import ATTRIBUTES, OCCUPATIONS, WORLD
-from difflens_utils.worlds import Scenes
+from difflens_utils.worlds import Scenes, occupations, portraits
+from difflens_utils.worlds.occupations import ATTRIBUTES, OCCUPATIONS, WORLD
 
 # FD of the unedited Stable Diffusion (Table 2)
 PAPER = {"gender": 0.564, "age": 0.752, "tone": 0.558}

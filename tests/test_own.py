@@ -15,8 +15,9 @@ import tiny
 import torch
 from PIL import Image
 
-from difflens_utils import evaluators, sampling, subjects
-from difflens_utils.pipelines import Prompt
+from difflens_utils import evaluators, sampling
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.pipelines import Prompt
 
 
 def call(recipe: str, *arguments: object) -> None:
@@ -59,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_becomes_a_subject(folder: Path) -> None:
-    study = subjects.load(str(folder), "cpu")
+    study = registry.load(str(folder), "cpu")
     assert (
         study.attributes == ("tint",)
         and study.shape == (3, 8, 8)
@@ -72,7 +73,7 @@ def test_a_folder_becomes_a_subject(folder: Path) -> None:
         "shape": (2, 2),
     }
     assert evaluators.embed(study.clip, images).shape[0] == 2
-    assert "mid_block" in str(subjects.describe(study))
+    assert "mid_block" in str(registry.describe(study))
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,10 @@ def test_evaluators_of_another_table_or_order_are_not_listened_to(folder: Path) 
         ValueError,
         match="labeller reads tint as dark, light, and the study says light, dark; train it again",
     ) as refused:
-        _ = subjects.load(str(folder), "cpu").labeller
+        _ = registry.load(str(folder), "cpu").labeller
     assert "\n" not in str(refused.value)
     (folder / "study.yml").write_text(text)
-    assert subjects.load(str(folder), "cpu").labeller.factors["tint"] == ("dark", "light")
+    assert registry.load(str(folder), "cpu").labeller.factors["tint"] == ("dark", "light")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_prompts_beside_a_model_that_reads_none_are_refused(
     text = (folder / "study.yml").read_text()
     (folder / "study.yml").write_text(text + entry)
     with pytest.raises(ValueError, match=told) as refused:
-        subjects.load(str(folder), "cpu")
+        registry.load(str(folder), "cpu")
     assert "\n" not in str(refused.value)
     (folder / "study.yml").write_text(text)
 
@@ -214,7 +215,7 @@ def beside(folder: Path, tmp_path: Path) -> Path:
 
 def test_a_text_model_of_ones_own_is_asked_for_its_prompts(beside: Path) -> None:
     tiny.text_subject().pipeline.save_pretrained(beside)
-    study = subjects.load(str(beside), "cpu")
+    study = registry.load(str(beside), "cpu")
     assert study.guidance == 3 and study.texts() == ["a face of a doctor", "a face of a nurse"]
     assert study.prompts.learn[1] == Prompt(
         "a face of a nurse, dark", {"tint": "dark"}, "a face of a nurse"
@@ -235,7 +236,7 @@ def test_a_text_model_of_ones_own_is_asked_for_its_prompts(beside: Path) -> None
             "evaluate:", "learn: [one, two]\n  probe: [three]\n  held_out: [four]\n  evaluate:"
         )
     )
-    asked = subjects.load(str(beside), "cpu").prompts
+    asked = registry.load(str(beside), "cpu").prompts
     assert [[p.text for p in stage] for stage in (asked.learn, asked.probe, asked.held_out)] == [
         ["one", "two"],
         ["three"],
@@ -247,7 +248,7 @@ def test_a_model_of_classes_learns_from_the_classes_that_it_is_asked_for(beside:
     (beside / "model_index.json").write_text(
         '{"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}'
     )
-    asked = subjects.about(beside, torch.device("cpu"))
+    asked = registry.about(beside, torch.device("cpu"))
     assert (
         asked["guidance"] == 3
         and asked["prompts"].learn == asked["prompts"].probe == asked["prompts"].evaluate
@@ -261,9 +262,9 @@ def test_a_model_of_classes_learns_from_the_classes_that_it_is_asked_for(beside:
         ValueError,
         match="guidance must not be there: the pipeline beside it has no classifier-free guidance",
     ):
-        subjects.about(beside, torch.device("cpu"))
+        registry.about(beside, torch.device("cpu"))
     (beside / "study.yml").write_text((beside / "study.yml").read_text().replace("guidance: 3", ""))
-    assert len(subjects.about(beside, torch.device("cpu"))["prompts"].learn) == 2
+    assert len(registry.about(beside, torch.device("cpu"))["prompts"].learn) == 2
 
 
 def test_labels_that_are_there_are_not_overwritten(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms
 from torch.nn.functional import interpolate
 
-from difflens_utils import pictures
+from difflens_utils.worlds import pictures
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)

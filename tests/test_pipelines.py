@@ -30,15 +30,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from difflens_utils import (
-    activations,
-    hooks,
-    pipelines,
-    portraits,
-    precision,
-    sampling,
-    subjects,
-)
+from difflens_utils import recording as activations
+from difflens_utils import sampling
+from difflens_utils.runtime import precision
+from difflens_utils.sampling import hooks
+from difflens_utils.subjects import pipelines, registry
+from difflens_utils.worlds import portraits
 
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -143,11 +140,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def opened(saved):
     """One of the pipelines above as a subject."""
-    known: dict[str, subjects.Subject] = {}
+    known: dict[str, registry.Subject] = {}
 
-    def subject(name: str) -> subjects.Subject:
+    def subject(name: str) -> registry.Subject:
         if name not in known:
-            known[name] = subjects.load(str(saved(name)), "cpu", dtype=torch.float32)
+            known[name] = registry.load(str(saved(name)), "cpu", dtype=torch.float32)
         return known[name]
 
     return subject
@@ -158,19 +155,19 @@ def test_a_folder_is_opened_at_its_bottleneck(opened, name: str) -> None:
     _, shape, module, h = MADE[name]
     subject = opened(name)
     assert (subject.shape, subject.module, subject.size) == (shape, module, 16)
-    found = {m.name: m for m in subjects.describe(subject)}
+    found = {m.name: m for m in registry.describe(subject)}
     assert found[module].shape == h and list(found) == [
         n for n, _ in subject.network.named_modules() if n in found
     ]
     seen = hooks_see(subject, list(found)[::7])
     assert all(found[n].shape == s for n, s in seen.items())
-    table = str(subjects.describe(subject)).splitlines()
+    table = str(registry.describe(subject)).splitlines()
     assert table[0].split() == ["name", "type", "shape"] and any(
         line.startswith(module + " ") and line.endswith(" x ".join(map(str, h))) for line in table
     )
 
 
-def hooks_see(subject: subjects.Subject, names: list[str]) -> dict[str, tuple[int, ...]]:
+def hooks_see(subject: registry.Subject, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of h of one image, by what an edit would get."""
     shapes = {}
     for name in names:
@@ -220,7 +217,7 @@ def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path)
     """google/ddpm-celebahq-256 keeps all files of its pipeline in one folder."""
     for file in saved("grey").rglob("*.*"):
         shutil.copy(file, tmp_path) if file.is_file() else None
-    flat = subjects.load(str(tmp_path), "cpu", dtype=torch.float32)
+    flat = registry.load(str(tmp_path), "cpu", dtype=torch.float32)
     assert flat.fingerprint == opened("grey").fingerprint
     assert torch.equal(
         sampling.sample(flat, 1, 0, steps=2), sampling.sample(opened("grey"), 1, 0, steps=2)
@@ -231,7 +228,7 @@ def test_a_flat_folder_of_old_is_the_same_subject(saved, opened, tmp_path: Path)
 # Beside diffusers' own pipelines, from the same noise
 
 
-def noise(subject: subjects.Subject, n: int) -> Tensor:
+def noise(subject: registry.Subject, n: int) -> Tensor:
     return sampling._Noise(sampling.image_seeds(n, 4), subject.shape, torch.device("cpu")).draw()
 
 
@@ -391,16 +388,16 @@ def test_what_has_no_evaluators_says_so(opened) -> None:
 
 def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:
     refused(
-        lambda: subjects.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of"
+        lambda: registry.load(str(saved("dit")), "cpu", module="mid_block"), "module must be one of"
     )
-    dit = subjects.load(str(saved("dit")), "cpu")
+    dit = registry.load(str(saved("dit")), "cpu")
     refused(lambda: dit.embed(["grom"]), "class must be one of groom")
     nameless = replace(dit, condition=replace(dit.condition, labels={}))
     numbers = nameless.embed(["7", ""])["class_labels"]  # without names classes have numbers
     assert numbers.tolist() == [7, 10]
     refused(lambda: nameless.embed(["cat"]), "class must be one of 0, 1, 2")
-    refused(lambda: subjects.load(str(tmp_path)), "subject must be one of")
-    refused(lambda: subjects.load("portrait"), "subject must be one of portraits")
+    refused(lambda: registry.load(str(tmp_path)), "subject must be one of")
+    refused(lambda: registry.load("portrait"), "subject must be one of portraits")
     for scheduler, told in (
         (
             FlowMatchEulerDiscreteScheduler(),
@@ -417,10 +414,10 @@ def test_what_cannot_be_studied_is_refused(saved, tmp_path: Path) -> None:
             "scheduler": ["diffusers", type(scheduler).__name__]
         }
         (folder / "model_index.json").write_text(json.dumps(index))
-        refused(lambda folder=folder: subjects.load(str(folder), "cpu"), told)
+        refused(lambda folder=folder: registry.load(str(folder), "cpu"), told)
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     refused(
-        lambda: subjects.load(str(folder), "cpu"),
+        lambda: registry.load(str(folder), "cpu"),
         "FluxPipeline is none of the pipelines that can be studied: DDPMPipeline, ",
     )
     refused(
@@ -435,11 +432,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line(saved, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", offline)
     refused(
-        lambda: subjects.load("someone/their-model", "cpu"),
+        lambda: registry.load("someone/their-model", "cpu"),
         "someone/their-model is neither here nor on the hub, .*: We couldn't connect",
     )
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda _name: str(saved("grey")))
-    assert subjects.load("someone/their-model", "cpu").name == "someone/their-model"
+    assert registry.load("someone/their-model", "cpu").name == "someone/their-model"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -484,7 +481,7 @@ def test_a_part_that_is_not_whole_is_refused(
     folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
     name = damaged(folder, part, change)
     refused(
-        lambda: subjects.load(str(folder), "cpu"),
+        lambda: registry.load(str(folder), "cpu"),
         told.format(file=folder / part / PARTS[part], name=name),
     )
 
@@ -494,16 +491,16 @@ def test_a_shard_that_lacks_a_tensor_is_refused(opened, saved, tmp_path: Path) -
     folder = shutil.copytree(saved("grey"), tmp_path / "grey")
     shutil.rmtree(folder / "unet")
     opened("grey").network.save_pretrained(folder / "unet", max_shard_size="20KB")
-    subjects.load(str(folder), "cpu")
+    registry.load(str(folder), "cpu")
     shard = sorted((folder / "unet").glob("*-00002-of-*.safetensors"))[0]
     state = load_file(shard)
     name = min(state)
     del state[name]
     save_file(state, shard, {"format": "pt"})
-    refused(lambda: subjects.load(str(folder), "cpu"), f"{folder / 'unet'} lacks {name}")
+    refused(lambda: registry.load(str(folder), "cpu"), f"{folder / 'unet'} lacks {name}")
     shard.unlink()
     refused(
-        lambda: subjects.load(str(folder), "cpu"),
+        lambda: registry.load(str(folder), "cpu"),
         f"unet: config.json or a shard of its weights is missing, .*: .*{shard.name}",
     )
 
@@ -513,13 +510,13 @@ def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:
     config, index = folder / "unet/config.json", folder / "model_index.json"
     config.write_text(config.read_text().replace("UNet2DConditionModel", "UNet2DModel"))
     refused(
-        lambda: subjects.load(str(folder), "cpu"),
+        lambda: registry.load(str(folder), "cpu"),
         f"{config} describes a UNet2DModel instead of a UNet2DConditionModel",
     )
     index.write_text(index.read_text().replace('"AutoencoderKL"', '"AutoencoderTiny"'))
     shutil.copy(saved("stable_diffusion") / "unet/config.json", config)
     refused(
-        lambda: subjects.load(str(folder), "cpu"),
+        lambda: registry.load(str(folder), "cpu"),
         f"{index}: vae is a AutoencoderTiny instead of a AutoencoderKL",
     )
 
@@ -538,7 +535,7 @@ def test_a_part_of_another_class_is_refused(saved, tmp_path: Path) -> None:
 def test_what_is_missing_is_named(saved, tmp_path: Path, remove: str, told: str) -> None:
     folder = shutil.copytree(saved("stable_diffusion"), tmp_path / "sd")
     shutil.rmtree(folder / remove) if (folder / remove).is_dir() else (folder / remove).unlink()
-    refused(lambda: subjects.load(str(folder), "cpu"), told)
+    refused(lambda: registry.load(str(folder), "cpu"), told)
 
 
 def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:
@@ -548,7 +545,7 @@ def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["vocab"]["beyond"] = len(content["model"]["vocab"]) + 100
     file.write_text(json.dumps(content))
-    refused(lambda: subjects.load(str(folder), "cpu"), "they do not belong together")
+    refused(lambda: registry.load(str(folder), "cpu"), "they do not belong together")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -564,7 +561,7 @@ def test_a_folder_with_a_variant_only_is_the_same_subject(
     pipeline.to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16", **shards)
     assert not list(tmp_path.rglob("*model.safetensors"))
     half, whole = (
-        subjects.load(str(f), "cpu", dtype=torch.float32)
+        registry.load(str(f), "cpu", dtype=torch.float32)
         for f in (tmp_path / "half", saved("stable_diffusion"))
     )
     for network in (whole.network, whole.pipeline.vae, whole.pipeline.text_encoder):
@@ -580,7 +577,7 @@ def test_a_folder_with_a_variant_only_is_the_same_subject(
             tmp_path / "half/unet/diffusion_pytorch_model.ema.safetensors",
         )
         refused(
-            lambda: subjects.load(str(tmp_path / "half"), "cpu"),
+            lambda: registry.load(str(tmp_path / "half"), "cpu"),
             "unet holds several variants of the weights, ema, fp16; leave one",
         )
 
@@ -596,7 +593,7 @@ def test_a_hub_repository_with_a_variant_only_is_fetched_so(
         return str(saved("grey") if variant == "fp16" else bare)
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    assert subjects.load("someone/their-model", "cpu").shape == (1, 16, 16)
+    assert registry.load("someone/their-model", "cpu").shape == (1, 16, 16)
 
 
 def told_classes(folder: Path, **index: object) -> Path:
@@ -612,7 +609,7 @@ def told_classes(folder: Path, **index: object) -> Path:
 
 def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> None:
     """As diffusers' DDIMScheduler steps with `class_labels`, which no pipeline there passes."""
-    subject = subjects.load(
+    subject = registry.load(
         str(told_classes(tmp_path, id2label={"0": "zero, nought", "2": "two"})),
         "cpu",
         dtype=torch.float32,
@@ -630,7 +627,7 @@ def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> 
     assert not torch.allclose(
         sampling.sample(subject, 4, 4, steps=4, prompts=["two"])[:2], ours[:2], atol=1e-3
     )
-    assert len(subjects.describe(subject)) > 10
+    assert len(registry.describe(subject)) > 10
     with hooks.fork(
         subject.network, "mid_block", lambda h, _call: torch.cat([h + 1, h + 2])
     ) as forked:
@@ -640,7 +637,7 @@ def test_a_class_conditional_u_net_draws_its_classes_in_turn(tmp_path: Path) -> 
 
 
 def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
-    subject = subjects.load(
+    subject = registry.load(
         str(told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})), "cpu"
     )
     prompts = subject.condition.prompts(portraits.WORLD)
@@ -658,7 +655,7 @@ def test_classes_of_the_data_are_those_of_the_network(tmp_path: Path) -> None:
 
 
 def test_a_class_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:
-    subject = subjects.load(str(told_classes(tmp_path / "a")), "cpu")
+    subject = registry.load(str(told_classes(tmp_path / "a")), "cpu")
     for text in ("", "cat", "3"):
         refused(
             lambda text=text: sampling.sample(subject, 1, steps=1, prompts=[text]),
@@ -671,7 +668,7 @@ def test_a_class_that_the_network_does_not_have_is_refused(tmp_path: Path) -> No
     ):
         folder = told_classes(tmp_path / str(len(told)), **index)
         refused(
-            lambda folder=folder: subjects.load(str(folder), "cpu"), f"model_index.json: {told}"
+            lambda folder=folder: registry.load(str(folder), "cpu"), f"model_index.json: {told}"
         )
 
 
@@ -732,14 +729,14 @@ def test_networks_that_read_something_else_are_refused(
     folder = shutil.copytree(saved(name), tmp_path / name)
     file = folder / part / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {setting: value}))
-    refused(lambda: subjects.load(str(folder), "cpu"), f"{file}: {told}")
+    refused(lambda: registry.load(str(folder), "cpu"), f"{file}: {told}")
 
 
 def test_a_square_may_be_given_by_both_sides(saved, opened, tmp_path: Path) -> None:
     folder = shutil.copytree(saved("grey"), tmp_path / "grey")
     file = folder / "unet/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": [16, 16]}))
-    subject = subjects.load(str(folder), "cpu", dtype=torch.float32)
+    subject = registry.load(str(folder), "cpu", dtype=torch.float32)
     first, second = (sampling.sample(s, 1, 0, steps=2) for s in (subject, opened("grey")))
     assert torch.equal(first, second)
 
@@ -747,7 +744,7 @@ def test_a_square_may_be_given_by_both_sides(saved, opened, tmp_path: Path) -> N
 def test_a_class_that_is_studied_cannot_be_asked_for(tmp_path: Path) -> None:
     """Its shares would be those of the prompts, and not the model's."""
     folder = told_classes(tmp_path, id2label={"0": "young", "1": "adult", "2": "old"})
-    subject = subjects.load(str(folder), "cpu")
+    subject = registry.load(str(folder), "cpu")
     refused(
         lambda: replace(subject, world=portraits.WORLD, attributes=("age",)),
         "is told its age, an attribute under study",
@@ -756,7 +753,7 @@ def test_a_class_that_is_studied_cannot_be_asked_for(tmp_path: Path) -> None:
 
 def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> None:
     """Stages that declare what they read can record it; methods may ask for it without guidance."""
-    subject = subjects.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
+    subject = registry.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
     rec = activations.record(subject, 3, 0, 2)
     torch.testing.assert_close(
         rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0
@@ -775,7 +772,7 @@ def test_what_is_not_loaded_and_how_a_file_is_written_change_no_fingerprint(
     shutil.copy(
         folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/other.safetensors"
     )
-    assert subjects.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint
+    assert registry.load(str(folder), "cpu").fingerprint == opened("grey").fingerprint
 
 
 def test_another_network_makes_another_subject(opened) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from difflens_utils.planning import mixture, single
+from difflens_utils.methods.planning import mixture, single
 
 
 def test_the_cheapest_of_two_ways_is_taken() -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from scipy import stats
 
-from difflens_utils import occupations, portraits, worlds
-from difflens_utils.portraits import ATTRIBUTES, WORLD
-from difflens_utils.worlds import Scenes
+from difflens_utils import worlds
+from difflens_utils.worlds import Scenes, occupations, portraits
+from difflens_utils.worlds.portraits import ATTRIBUTES, WORLD
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,12 @@ from torch import nn
 from torchvision.models import resnet34
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from difflens_utils import evaluators, guided_diffusion, sampling, subjects, weights
+from difflens_utils import evaluators, sampling
 from difflens_utils.evaluators import Clip, Preprocessing
-from difflens_utils.inception import Inception
-from difflens_utils.pipelines import MODELS
+from difflens_utils.evaluators.inception import Inception
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.pipelines import MODELS
+from difflens_utils.subjects.real import guided_diffusion, weights
 
 REAL = {
     name: place
@@ -120,7 +122,7 @@ def test_p2_from_the_released_format_to_a_judged_image(
     theirs = guided(guided_diffusion.P2)
     torch.save(theirs.state_dict(), root / "celebahq_p2.pt")
     monkeypatch.setattr(weights, "ROOT", root)
-    subject = subjects.load("p2-celebahq", "cpu", dtype=torch.float32)
+    subject = registry.load("p2-celebahq", "cpu", dtype=torch.float32)
     (root / "celebahq_p2.pt").unlink()  # 374 MB
     s = sampling.trajectory(subject, 2)
     assert s.timesteps == (999, 0) and s.clip == 1.0 and s.alpha_previous[-1] == 1.0
@@ -148,7 +150,7 @@ def test_p2_from_the_released_format_to_a_judged_image(
     )  # at t = 999 epsilon's rounding is multiplied by 157
     images = sampling.sample(subject, 1, 0, steps=2)
     assert images.shape == (1, 3, 256, 256) and subject.module == "mid_block"
-    assert subject.factors == subject.labeller.factors == subjects.FACE_CLASSES
+    assert subject.factors == subject.labeller.factors == registry.FACE_CLASSES
     read = evaluators.read(subject.scorer, images)
     assert {k: v.shape for k, v in read.items()} == {
         "gender": (1, 2),
@@ -163,7 +165,7 @@ def test_p2_from_the_released_format_to_a_judged_image(
 
 def test_other_subjects_are_found_in_the_folder_of_weights(root: Path) -> None:
     ddpm, text = (
-        subjects.load(name, "cpu", folder=root, dtype=torch.float32)
+        registry.load(name, "cpu", folder=root, dtype=torch.float32)
         for name in ("ddpm-celebahq", "sd-v1-5")
     )
     assert (ddpm.shape, ddpm.spacing, ddpm.reference) == ((3, 16, 16), "leading", root / "celebahq")
@@ -185,7 +187,7 @@ def test_other_subjects_are_found_in_the_folder_of_weights(root: Path) -> None:
     assert sampling.sample(text, 2, 0, steps=1).shape == (2, 3, 16, 16)
     assert (
         set(text.paper) == {"gender", "age", "race"}
-        and text.scorer.factors == subjects.FACE_CLASSES
+        and text.scorer.factors == registry.FACE_CLASSES
     )
 
 
@@ -197,7 +199,7 @@ def test_all_that_is_missing_is_said_in_one_line_before_anything_runs(
     with pytest.raises(
         ValueError, match="^5 of the 5 files that are needed are missing: fetch "
     ) as error:
-        subjects.load(name)
+        registry.load(name)
     told = str(error.value)
     assert (
         "\n" not in told
@@ -216,7 +218,7 @@ def test_all_that_is_missing_is_said_in_one_line_before_anything_runs(
 
 def test_one_missing_file_is_named_with_its_source_and_its_place(root: Path) -> None:
     with pytest.raises(ValueError) as error:
-        subjects.load("sdxl", folder=root)
+        registry.load("sdxl", folder=root)
     name = "stable-diffusion-xl-base-1.0"
     assert str(error.value).startswith(
         "1 of the 5 files that are needed is missing: fetch Stable Diffusion XL (Podell et al., "

@@ -9,7 +9,7 @@ import tiny
 import torch
 from diffusers import DDIMPipeline, UNet2DModel
 
-from difflens_utils import subjects
+from difflens_utils.subjects import registry
 from models.portraits import train as recipe
 
 
@@ -117,5 +117,5 @@ def test_closed_skips_carry_nothing_and_stay_closed(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_the_shipped_subject_sees_the_image_through_its_bottleneck() -> None:
-    unet = subjects.load("portraits", "cpu", dtype=torch.float32).network
+    unet = registry.load("portraits", "cpu", dtype=torch.float32).network
     assert [moved_by_skips(unet, block) > 1e-5 for block in range(4)] == [False, False, False, True]

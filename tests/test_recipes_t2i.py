@@ -12,8 +12,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from difflens_utils import evaluators, occupations, outcome, sampling, subjects
-from difflens_utils.worlds import Scenes
+from difflens_utils import evaluators, outcome, sampling
+from difflens_utils.subjects import registry
+from difflens_utils.worlds import Scenes, occupations
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -28,7 +29,7 @@ def recipe() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def study():
-    return subjects.load("portraits-t2i", "cpu", dtype=torch.float32)
+    return registry.load("portraits-t2i", "cpu", dtype=torch.float32)
 
 
 def moved_by_skips(unet: nn.Module, resnet: int) -> float:

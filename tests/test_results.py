@@ -7,8 +7,9 @@ import math
 
 import pytest
 
-from difflens_utils import metrics, results
+from difflens_utils import metrics
 from difflens_utils.metrics import Estimate
+from difflens_utils.pages import results
 
 
 def test_results_round_trip(tmp_path, monkeypatch):

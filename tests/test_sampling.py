@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,11 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from difflens_utils import edits, hooks, mediation, sampling, schedulers
+from difflens_utils import edits, sampling
+from difflens_utils.analysis import mediation
+from difflens_utils.runtime import keys
+from difflens_utils.sampling import hooks, sampler
+from difflens_utils.subjects import schedulers
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def reference(subject, n, seed, steps, eta, x):
     """The same trajectory by diffusers' own scheduler."""
     scheduler = DDIMScheduler.from_config(subject.scheduler.config)
     scheduler.set_timesteps(steps)
-    noise = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu"))
+    noise = sampling.Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu"))
     noise.draw()
     for t in scheduler.timesteps:
         variance = noise.draw() if eta else None
@@ -47,7 +52,7 @@ def reference(subject, n, seed, steps, eta, x):
 @pytest.mark.parametrize("clip", [True, False])
 def test_agrees_with_diffusers(eta, steps, clip):
     subject = tiny.subject(clip_sample=clip)
-    x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     ours = sampling.sample(subject, 2, 1, steps=steps, eta=eta)
     torch.testing.assert_close(ours, reference(subject, 2, 1, steps, eta, x), atol=2e-4, rtol=1e-4)
 
@@ -109,7 +114,7 @@ def by_hand(subject, n, seed, steps):
     )
     scheduler.set_timesteps(steps)
     scheduler.num_inference_steps = 3 if subject.spacing == "linspace" else steps
-    x = sampling._Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(n, seed), subject.shape, torch.device("cpu")).draw()
     for t in scheduler.timesteps:
         said = subject.network(x, t).sample
         x = scheduler.step(said, t, x, use_clipped_model_output=True).prev_sample
@@ -177,7 +182,7 @@ def test_steps_lead_to_the_next_timestep_where_diffusers_leads_elsewhere(spacing
     assert max(seen) - min(seen) < 1e-3  # the noise is as large as its timestep says, all the way
     seen.clear()
     subject.scheduler.set_timesteps(steps)
-    x = sampling._Noise(sampling.image_seeds(1, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(1, 0), subject.shape, torch.device("cpu")).draw()
     for t in subject.scheduler.timesteps:
         x = subject.scheduler.step(perfect(x, t)[0], t, x).prev_sample
     assert max(seen) - min(seen) > 1e-3
@@ -278,7 +283,7 @@ def test_an_edit_steers_where_nothing_of_the_image_is_left():
     )
     s, x = (
         sampling.trajectory(subject, 4),
-        sampling._Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
+        sampling.Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
     )
     assert s.timesteps[0] == 999 and s.alpha[0] == 0
     with hooks.edit(subject.network, "mid_block", lambda h, _call: h + 0.5):
@@ -288,12 +293,12 @@ def test_an_edit_steers_where_nothing_of_the_image_is_left():
     assert moved.isfinite().all() and not torch.allclose(
         moved, sampling.sample(subject, 1, 0, steps=4), atol=1e-3
     )
-    whole, through_h, control = mediation._moves(
-        subject, *torch.rand(3, 1, 3, 16, 16), x, [""], 999
-    )
-    assert (
-        whole.abs() < 1e-6 and through_h.isfinite() and control.isfinite()
-    )  # there both images are the same noise
+    images = list(torch.rand(3, 1, 3, 16, 16))
+    *ends, start = mediation._clean_images(subject, images, x, 999, [""])
+    way = images[1] - images[0]
+    whole, through_h, control = (mediation._along(end - start, way) for end in ends)
+    assert whole.abs() < 1e-6  # there both images are the same noise
+    assert through_h.isfinite() and control.isfinite()
 
 
 def test_images_are_paired_whatever_the_batch(subject):
@@ -303,6 +308,18 @@ def test_images_are_paired_whatever_the_batch(subject):
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(a[:3], c, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(a, sampling.sample(subject, 5, 4, steps=3))
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_some_of_the_images_are_the_same_as_among_all(subject, asymmetric):
+    edit = edits.per_image(
+        {1: edits.steer(tiny.ksae(), torch.tensor([1]), 3.0)}, torch.tensor([0, 1, 0, 0, 1])
+    )
+    rows, options = torch.tensor([4, 1, 2]), {"steps": 3, "edit": edit, "asymmetric": asymmetric}
+    torch.testing.assert_close(
+        sampling.sample(subject, 5, 7, rows=rows, batch=2, **options),
+        sampling.sample(subject, 5, 7, **options)[rows],
+    )
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])
@@ -322,16 +339,18 @@ def test_identity_edit_leaves_every_bit(subject, asymmetric):
 def test_asymmetric_step_follows_equation_11(subject):
     """One step, by hand and in float64: P_t from the edited epsilon, D_t from the unedited one."""
     s = sampling.schedule(tiny.scheduler(clip_sample=False), 4)
-    x = sampling._Noise([5], subject.shape, torch.device("cpu")).draw()
-    push = lambda h, step: h + 0.5  # noqa: E731
+    x = sampling.Noise([5], subject.shape, torch.device("cpu")).draw()
+    push = sampling.Edit(lambda h, step: h + 0.5)
     plain = subject.epsilon(x, s.timesteps[1]).double()
     with hooks.edit(subject.network, "mid_block", lambda h, i: h + 0.5):
         edited = subject.epsilon(x, s.timesteps[1]).double()
     a, b = s.alpha[1], s.alpha_previous[1]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
     step = sampling.Step(1, s.timesteps[1], torch.arange(0, 1))
-    got_plain, got_edited = sampling._predictions(subject, x, [""], step, push, True, None)
-    clean, direction = (sampling.predicted_clean(x, e, s, 1) for e in (got_edited, got_plain))
+    run = sampler._Run(subject, s, push, True, None, [""], [5], eta=0.0)
+    moment = sampling.Moment(subject, x, [""], s, 1)
+    got_plain, got_edited = sampler._predictions(run, moment, step)
+    clean, direction = moment.clean(got_edited), moment.clean(got_plain)
     torch.testing.assert_close(
         sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4
     )
@@ -356,11 +375,9 @@ def test_watch_sees_every_step_and_changes_nothing(subject):
         batch=2,
         watch=lambda h, x, step: seen.append((step.index, h.shape, step.rows)),
     )
-    assert (
-        [i for i, *_ in seen] == [0, 1, 2, 3] * 2
-        and seen[0][1] == (2, 24, 4, 4)
-        and seen[4][2] == slice(2, 3)
-    )
+    assert [i for i, *_ in seen] == [0, 1, 2, 3] * 2
+    assert seen[0][1] == (2, 24, 4, 4)
+    assert [rows.tolist() for _, _, rows in seen] == [[0, 1]] * 4 + [[2]] * 4
     assert torch.equal(images, sampling.sample(subject, 3, 0, steps=4, batch=2))
 
 
@@ -379,3 +396,78 @@ def test_bad_input_is_one_line(subject, argument, match):
     with pytest.raises(ValueError, match=match) as error:
         sampling.sample(subject, **argument)
     assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------ edits and moments
+
+
+def test_an_edit_is_called_like_a_function_and_known_by_its_key():
+    edit = sampling.Edit(lambda h, step: h + step.index, key={"method": "test"})
+    h = torch.zeros(2, 3)
+    assert torch.equal(edit(h, sampling.Step(4, 100, torch.arange(2))), h + 4)
+    assert edit.fingerprint() == {"method": "test"} and edit.rows is None
+    assert not edit.moves_batches and not edit.changes_network
+
+
+def test_an_edit_without_a_key_is_part_of_no_key():
+    with pytest.raises(TypeError, match="^edit has no key: make it with a function of") as error:
+        keys.digest({"edit": sampling.Edit(lambda h, step: None)})
+    assert "\n" not in str(error.value)
+
+
+def doubled_bias():
+    """An edit of the network, which doubles the last layer's bias, and what it has seen."""
+    seen = []
+
+    @contextmanager
+    def around(network):
+        bias, seen[:] = network.conv_out.bias.data, [*seen, "open"]
+        network.conv_out.bias.data = 2 * bias
+        try:
+            yield
+        finally:
+            network.conv_out.bias.data = bias
+            seen.append("closed")
+
+    return sampling.Edit(lambda h, step: None, around=around), seen
+
+
+def test_an_edit_holds_its_change_of_the_network_around_every_step():
+    subject, (edit, seen) = tiny.subject(), doubled_bias()
+    subject.network.conv_out.bias.data.fill_(0.3)
+    got = sampling.sample(subject, 2, 0, steps=3, edit=edit, asymmetric=False)
+    assert edit.changes_network and seen == ["open", "closed"] * 3
+    assert torch.equal(subject.network.conv_out.bias, torch.full((3,), 0.3))
+    assert not torch.equal(got, sampling.sample(subject, 2, 0, steps=3))
+    subject.network.conv_out.bias.data.fill_(0.6)
+    assert torch.equal(got, sampling.sample(subject, 2, 0, steps=3))
+
+
+def test_an_edit_of_the_network_has_no_asymmetric_step(subject):
+    with pytest.raises(ValueError, match="^edit changes the network itself") as error:
+        sampling.sample(subject, 2, 0, steps=3, edit=doubled_bias()[0])
+    assert "\n" not in str(error.value)
+
+
+def test_the_clean_images_behind_a_fork_are_those_of_every_version_alone(subject):
+    """Two versions of h of three images: each row meets the x_t that it was made of."""
+    s = sampling.trajectory(subject, 4)
+    x = torch.randn(3, *subject.shape, generator=torch.Generator().manual_seed(0))
+    moment = sampling.Moment(subject, x, [""] * 3, s, 2)
+    with moment.forking(lambda h, _call: torch.cat([h + 1, h * 2])) as forked:
+        plain, edited = forked.split(moment.predict(), len(x))
+    assert edited.shape == (6, *subject.shape)
+    for rows, change in ((slice(0, 3), lambda h, _: h + 1), (slice(3, 6), lambda h, _: h * 2)):
+        with moment.editing(change):
+            alone = moment.clean(moment.predict())
+        torch.testing.assert_close(moment.clean(edited)[rows], alone, atol=1e-4, rtol=1e-4)
+    expected = moment.clean(moment.predict())
+    torch.testing.assert_close(moment.clean(plain), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_unedited_trajectory_ends_at_the_sampled_images(subject):
+    rows, s = torch.tensor([3, 1]), sampling.trajectory(subject, 4)
+    *_, (moment, clean) = sampling.unedited(subject, rows, 7, s)
+    assert (moment.index, moment.timestep) == (3, s.timesteps[3])
+    last = sampling.ddim_step(moment.x, clean, clean, s, moment.index).clamp(-1, 1)
+    assert torch.equal(last, sampling.sample(subject, 4, 7, steps=4, rows=rows))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from difflens_utils import scorecard
-from difflens_utils.scorecard import Claim
+from difflens_utils.pages import scorecard
+from difflens_utils.pages.scorecard import Claim
 
 ROOT = Path(__file__).parents[1]
 

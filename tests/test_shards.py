@@ -12,8 +12,8 @@ import pytest
 import sharing
 import torch
 
-from difflens_utils import artifacts, gpu, shards
-from difflens_utils.workers import worker
+from difflens_utils.runtime import artifacts, gpu, shards
+from difflens_utils.runtime.workers import worker
 
 
 @pytest.fixture(scope="module")

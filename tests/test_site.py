@@ -23,8 +23,8 @@ from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils import descriptions, figures, intervals, scorecard
-from difflens_utils.metrics import Estimate
+from difflens_utils.metrics import Estimate, intervals
+from difflens_utils.pages import descriptions, figures, scorecard
 from workflow import assemble, execute, library, sitecheck, verdicts
 
 REPOSITORY = Path(__file__).parents[1]

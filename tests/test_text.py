@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflens_utils import (
-    activations,
-    edits,
-    finetuning,
-    hooks,
-    latent_direction,
-    methods,
-    occupations,
-    outcome,
-    portraits,
-    sampling,
-)
-from difflens_utils.pipelines import Prompt, Prompts
+from difflens_utils import edits, outcome, sampling
+from difflens_utils import recording as activations
+from difflens_utils.methods import finetuning, latent_direction
+from difflens_utils.sampling import hooks
+from difflens_utils.settings import Settings
+from difflens_utils.study import Study
+from difflens_utils.subjects.pipelines import Prompt, Prompts
+from difflens_utils.worlds import occupations, portraits
 
 STEPS = 3
 
@@ -36,7 +31,7 @@ def subject():
 def test_samples_are_those_of_the_pipeline_itself(subject) -> None:
     """diffusers' own pipeline draws the same images of the same noise, prompts and guidance."""
     texts = subject.texts()
-    x = sampling._Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(2, 1), subject.shape, torch.device("cpu")).draw()
     subject.pipeline.set_progress_bar_config(disable=True)
     theirs = subject.pipeline(
         texts,
@@ -117,7 +112,7 @@ def test_several_versions_come_back_in_order(subject) -> None:
 def test_h_is_recorded_with_the_text(store: Path) -> None:
     subject = tiny.text_subject()
     rec = activations.record(subject, 4, 0, STEPS, subject.prompts.learn)
-    x = sampling._Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
+    x = sampling.Noise(sampling.image_seeds(4, 0), subject.shape, torch.device("cpu")).draw()
     with hooks.record(subject.network, "mid_block") as seen:
         subject.epsilon(
             x, rec.timesteps[0], [subject.prompts.learn[i % 2].text for i in range(4)], guided=False
@@ -158,16 +153,16 @@ def test_fairness_is_taken_per_prompt() -> None:
     """Two opposite biases do not cancel."""
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
     )
-    assert outcome.fairness("gender").soft.value == pytest.approx(0.5**0.5)
-    assert outcome.of(0).share("gender", 0).value == 1.0
+    assert images.fairness("gender").soft.value == pytest.approx(0.5**0.5)
+    assert images.of(0).share("gender", 0).value == 1.0
 
 
 def test_what_a_prompt_names_is_looked_for(subject) -> None:
     hot = torch.eye(2)[torch.tensor([0, 1, 1, 1])]
-    outcome = outcome.Outcome(
+    images = outcome.Outcome(
         torch.zeros(4, 3),
         {"gender": hot},
         {"gender": hot},
@@ -176,13 +171,13 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
         sampling.assigned(4, 2),
     )
     got = outcome.obeyed(
-        outcome, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
+        images, subject.prompts.learn, {"gender": ("female", "male"), "age": ("young", "old")}
     )
     assert list(got) == ["gender"] and got["gender"].value == 0.75 and got["gender"].n == 4
     several = Prompt("a cup, light blue", {"gender": "light blue"})
     within = Prompt("a bluebell", {"gender": "blue"})
     prompts = [several, within]
-    assert outcome.obeyed(outcome, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
+    assert outcome.obeyed(images, prompts, {"gender": ("light blue", "blue")})["gender"].n == 2
 
 
 def test_guidance_towards_a_distribution_is_per_prompt() -> None:
@@ -226,9 +221,8 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
     without it.
     """
     subject = tiny.text_subject()
-    vectors = latent_direction.learn(
-        subject, "gender", n=8, batches=60, seed=0, steps=STEPS, batch=8, progress=False
-    )
+    recipe = latent_direction.Recipe(n=8, batches=60, seed=0, batch=8)
+    vectors = latent_direction.learn(subject, "gender", STEPS, recipe)
     assert vectors.shape == (2, 24, 4, 4)
     x0 = subject.encode(sampling.sample(subject, 8, 700, steps=STEPS, prompts=["a female person"]))
 
@@ -251,11 +245,12 @@ def test_a_latent_direction_denoises_better_than_none(store: Path) -> None:
 
 def test_methods_for_text_refuse_models_without(store: Path) -> None:
     plain = tiny.subject()
-    assert methods.text_methods(plain, "gender", STEPS) == []
+    study = Study(plain, Settings(steps=STEPS))
+    assert latent_direction.rows(study, "gender") == finetuning.rows(study, "gender") == []
     with pytest.raises(ValueError, match="no prompts that name the classes of gender"):
-        latent_direction.learn(plain, "gender", n=2, batches=1, seed=0, steps=STEPS)
+        latent_direction.learn(plain, "gender", STEPS)
     with pytest.raises(ValueError, match="reads no prompts"):
-        finetuning.learn(plain, {"gender": (0.5, 0.5)}, rounds=1, batch=2, seed=0, steps=STEPS)
+        finetuning.learn(plain, {"gender": (0.5, 0.5)}, STEPS)
 
 
 def test_images_are_assigned_as_often_as_asked_and_to_the_likeliest() -> None:
@@ -269,9 +264,8 @@ def test_finetuning_lowers_its_loss_and_leaves_the_network_as_it_was(store: Path
     judge = Reddish()
     subject = tiny.text_subject(evaluators=lambda: (judge, judge, BrightClip()))
     before = {k: v.clone() for k, v in subject.network.state_dict().items()}
-    change = finetuning.learn(
-        subject, {"gender": (0.5, 0.5)}, rounds=6, batch=8, seed=0, steps=STEPS, progress=False
-    )
+    recipe = finetuning.Recipe(rounds=6, batch=8, seed=0)
+    change = finetuning.learn(subject, {"gender": (0.5, 0.5)}, STEPS, recipe)
     assert set(change) <= set(before) and all(change[k].shape == before[k].shape for k in change)
     assert all(torch.equal(v, before[k]) for k, v in subject.network.state_dict().items())
 

@@ -19,8 +19,11 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils import artifacts, scorecard, subjects, weights
+from difflens_utils.pages import scorecard
+from difflens_utils.runtime import artifacts
 from difflens_utils.settings import Settings
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.real import weights
 from workflow import assemble, cost, execute, inputs, reference, verdicts
 
 REPOSITORY = Path(__file__).parents[1]
@@ -87,7 +90,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def with_code(study: Path) -> None:
     """What a notebook of the study imports."""
-    for name in ("workflow/execute.py", "difflens_utils/names.py", "difflens_utils/settings.py"):
+    for name in ("workflow/execute.py", "difflens_utils/runtime/names.py", "difflens_utils/settings.py"):
         (study / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, study / name)
 
@@ -716,13 +719,13 @@ def test_every_subject_has_a_folder_of_its_own_name() -> None:
     assert len(set(slugs)) == len(alike) and all(
         s == Path(s).name and not s.startswith((".", "-")) for s in slugs
     )
-    assert [artifacts.results_folder(name, "quick").name for name in alike] == slugs
+    assert [results.results_folder(name, "quick").name for name in alike] == slugs
 
 
 def test_known_names_and_their_files_are_those_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(execute.KNOWN) == set(subjects.SUBJECTS)
+    assert set(execute.KNOWN) == set(registry.SUBJECTS)
     for name, places in execute.names.FETCHED.items():
         asked: list[str] = []
 
@@ -732,7 +735,7 @@ def test_known_names_and_their_files_are_those_of_the_package(
 
         monkeypatch.setattr(weights, "require", require)
         with pytest.raises(ValueError, match="asked"):
-            subjects.SUBJECTS[name](torch.device("cpu"), torch.float32, tmp_path)
+            registry.SUBJECTS[name](torch.device("cpu"), torch.float32, tmp_path)
         there = {weights.ASSETS[asset].place for asset in asked}
         reference = {weights.ASSETS[asset].place for asset in ("celebahq", "ffhq")}
         assert there == {*places, *execute.names.FACES} - reference

@@ -15,11 +15,11 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from difflens_utils import occupations, portraits
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
-from difflens_utils.pipelines import MODELS, Prompt, Subject, Texts
-from difflens_utils.subjects import FacePrompts
+from difflens_utils.subjects.pipelines import MODELS, Prompt, Subject, Texts
+from difflens_utils.subjects.registry import FacePrompts
+from difflens_utils.worlds import occupations, portraits
 
 
 def network(**options: object) -> UNet2DModel:

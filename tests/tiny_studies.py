@@ -31,9 +31,11 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from difflens_utils import pipelines, sampling
+from difflens_utils import sampling
 from difflens_utils.evaluators import AttributeNet, Clip
-from difflens_utils.pipelines import MODELS, Prompts
+from difflens_utils.settings import Settings
+from difflens_utils.subjects import pipelines
+from difflens_utils.subjects.pipelines import MODELS, Prompts
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))

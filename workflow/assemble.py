@@ -24,8 +24,8 @@ import nbformat
 import yaml
 from nbformat.v4 import new_output
 
-from difflens_utils import intervals
-from difflens_utils.scorecard import number
+from difflens_utils.metrics import intervals
+from difflens_utils.pages.scorecard import number
 from workflow import cost, sitecheck, verdicts
 from workflow.execute import (
     BUILD,

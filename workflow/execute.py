@@ -47,7 +47,7 @@ PROFILES = (
 def _module(name: str) -> ModuleType:
     """A file of the package without the package around it, whose import takes torch's seconds."""
     path = ROOT / f"difflens_utils/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"difflens_{name}_alone", path)
+    spec = importlib.util.spec_from_file_location(f"difflens_{Path(name).name}_alone", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look annotations up
@@ -55,7 +55,7 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-names = _module("names")
+names = _module("runtime/names")
 Settings = _module("settings").Settings
 slug = names.slug
 KNOWN = (*names.SHIPPED, *names.FETCHED)
@@ -104,14 +104,14 @@ def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
     """Raises ValueError, in one line, unless `value` is allowed."""
     allowed = [str(name) for name in allowed]
     if str(value) not in allowed:
-        from difflens_utils import errors  # takes torch's seconds
+        from difflens_utils.runtime import errors
 
         errors.one_of(parameter, value, allowed)
 
 
 def check_worker(text: str) -> None:
     """Raises ValueError, in one line, unless `text` names a worker, such as 1/4."""
-    from difflens_utils.workers import worker
+    from difflens_utils.runtime.workers import worker
 
     worker(text)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 
-from difflens_utils.scorecard import estimate
+from difflens_utils.pages.scorecard import estimate
 from workflow import verdicts
 from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
 

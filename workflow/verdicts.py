@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from difflens_utils.intervals import MARK, WHY, explained
-from difflens_utils.scorecard import UNTESTED, Row, estimate, number
-from difflens_utils.scorecard import scorecard as judged
+from difflens_utils.metrics.intervals import MARK, WHY, explained
+from difflens_utils.pages.scorecard import UNTESTED, Row, estimate, number
+from difflens_utils.pages.scorecard import scorecard as judged
 from workflow.execute import result_path, slug, subjects_of
 
 HEADER = ("notebook", "claim", "measured", "target", "verdict")

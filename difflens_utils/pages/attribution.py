@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import factors, features, figures, ksae, metrics
+from .. import features, ksae, metrics
+from ..analysis import factors
+from ..analysis.factors import FactorSet, Tracked
 from ..attribution import Attribution, Effect
-from ..factors import FactorSet, Tracked
 from ..features import BiasFeatures
 from ..metrics import Estimate
+from . import figures
 from .page import Page
 from .tables import key
 

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import debiasing, evaluators, figures, metrics, outcome
+from .. import debiasing, evaluators, metrics, outcome
 from ..features import BiasFeatures
 from ..metrics import Estimate, Leakage
 from ..outcome import Outcome
+from . import figures
 from .page import Page
 from .tables import key, table
 

@@ -13,11 +13,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import figures, metrics, outcome
+from .. import metrics, outcome
 from ..attribution import Aim
 from ..debiasing import Arm, Search
 from ..metrics import Estimate
 from ..outcome import Outcome
+from . import figures
 from .page import Page
 from .tables import joined, table
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from IPython.display import Markdown
 
-from .. import figures, sizes
 from ..metrics import Estimate
-from ..results import Results
+from . import figures, sizes
+from .results import Results
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -48,8 +48,9 @@ class Page:
         return self.results.records
 
     def value(self, name: str) -> float:
-        """The value of a record; nan for one without a figure."""
-        return float(self.records[name]["value"])
+        """The value of a record; nan, shown as a dash, for one without a figure."""
+        value: float = self.records[name]["value"]
+        return value
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
         """Record a figure under a dotted name."""

@@ -20,14 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-# Before transformers: the package mends a torchvision that was built for another torch.
-from difflens_utils import occupations, portraits, precision
-from difflens_utils.errors import at_least
 from difflens_utils.evaluators import Clip, class_texts, embed, with_article
-from difflens_utils.labelled import LabelledImages, declared
 from difflens_utils.metrics import Estimate, wilson
-from difflens_utils.portraits import ATTRIBUTES
-from difflens_utils.worlds import Scenes, World
+from difflens_utils.runtime import precision
+from difflens_utils.runtime.errors import at_least
+
+# Before transformers: the package mends a torchvision that was built for another torch.
+from difflens_utils.worlds import Scenes, World, occupations, portraits
+from difflens_utils.worlds.labelled import LabelledImages, declared
+from difflens_utils.worlds.portraits import ATTRIBUTES
 
 # isort: split
 import torch

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from difflens_utils import occupations, portraits, precision
-from difflens_utils.errors import at_least
 from difflens_utils.evaluators import AttributeNet
-from difflens_utils.labelled import LabelledImages, declared
-from difflens_utils.worlds import World
+from difflens_utils.runtime import precision
+from difflens_utils.runtime.errors import at_least
+from difflens_utils.worlds import World, occupations, portraits
+from difflens_utils.worlds.labelled import LabelledImages, declared
 
 HERE = Path(__file__).parent
 BATCH = 256

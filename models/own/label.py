@@ -17,10 +17,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from difflens_utils import pictures, precision, weights
-from difflens_utils.errors import at_least
 from difflens_utils.evaluators import read
-from difflens_utils.fairface import FairFace
+from difflens_utils.evaluators.fairface import FairFace
+from difflens_utils.runtime import precision
+from difflens_utils.runtime.errors import at_least
+from difflens_utils.subjects.real import weights
+from difflens_utils.worlds import pictures
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 BATCH = 64

@@ -15,9 +15,9 @@ import argparse
 from pathlib import Path
 
 # Before diffusers: the package mends a torchvision that was built for another torch.
-from difflens_utils import keys
-from difflens_utils.errors import at_least, within
-from difflens_utils.labelled import LabelledImages, declared
+from difflens_utils.runtime import keys
+from difflens_utils.runtime.errors import at_least, within
+from difflens_utils.worlds.labelled import LabelledImages, declared
 
 # isort: split
 import torch

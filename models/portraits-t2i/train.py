@@ -21,12 +21,14 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-# Before diffusers: the package mends a torchvision that was built for another torch.
-from difflens_utils import occupations, precision, weights
-from difflens_utils.errors import at_least
 from difflens_utils.evaluators import Clip
-from difflens_utils.occupations import ATTRIBUTES, WORLD
-from difflens_utils.worlds import Scenes
+from difflens_utils.runtime import precision
+from difflens_utils.runtime.errors import at_least
+from difflens_utils.subjects.real import weights
+
+# Before diffusers: the package mends a torchvision that was built for another torch.
+from difflens_utils.worlds import Scenes, occupations
+from difflens_utils.worlds.occupations import ATTRIBUTES, WORLD
 
 # isort: split
 import numpy as np

@@ -12,7 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-from difflens_utils import artifacts, mediation, sampling, subjects
+from difflens_utils import features, sampling
+from difflens_utils.analysis import mediation
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects import registry
 
 STEPS, PAIRS, SEED = 10, 64, 30  # notebook 03's defaults
 
@@ -22,7 +25,7 @@ def shares(folder: Path) -> dict[str, dict]:
 
     The effect is that of the commonest class turned into the rarest.
     """
-    subject = subjects.load("portraits", folder=folder)
+    subject = registry.load("portraits", folder=folder)
     times = sampling.trajectory(subject, STEPS).timesteps
     rows = {}
     for attribute in subject.attributes:

@@ -18,9 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from difflens_utils.runtime import precision
+from difflens_utils.runtime.errors import at_least, within
+
 # Before diffusers: the package mends a torchvision that was built for another torch.
-from difflens_utils import portraits, precision
-from difflens_utils.errors import at_least, within
+from difflens_utils.worlds import portraits
 
 # isort: split
 import torch

@@ -1,0 +1,31 @@
+"""Networks that judge images: classes, features and CLIP."""
+
+from __future__ import annotations
+
+from .base import (
+    ARCHITECTURES,
+    AttributeNet,
+    Clip,
+    Embedder,
+    Evaluator,
+    Preprocessing,
+    class_texts,
+    embed,
+    read,
+    resized,
+    with_article,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "AttributeNet",
+    "Clip",
+    "Embedder",
+    "Evaluator",
+    "Preprocessing",
+    "class_texts",
+    "embed",
+    "read",
+    "resized",
+    "with_article",
+]

@@ -1,0 +1,88 @@
+"""The methods that the book compares, each the same kind of thing: an edit towards a class.
+
+A method is a module here with a function `rows(study, attribute)`; METHODS names them all.
+`debiasing` finds the strengths and carries them out.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from . import finetuning, latent_direction, latent_editing
+from .base import (
+    DENSE,
+    DIRECTION,
+    GUIDED,
+    SPARSE,
+    TUNED,
+    Method,
+    cleanest,
+    key,
+    pushed,
+    shifted,
+    symmetric,
+)
+from .dictionary import dictionary_methods, difflens, scaled
+from .h_distribution import guided
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+METHODS = (
+    "latent_editing",
+    "h_distribution",
+    "latent_direction",
+    "finetuning",
+    "dictionary",
+    "dense",
+)
+CONTROLS = ("mean difference", "h-classifier direction", "random features")
+ORDER = (  # of the rows of Tables 1 and 2; the controls stand last
+    "latent editing",
+    "H-Distribution",
+    "Act@L",
+    "latent direction",
+    "finetuning",
+    "DiffLens",
+    *CONTROLS,
+)
+
+
+def rows(study: Study, attribute: str) -> list[Method]:
+    """The rows of Table 1, and of Table 2 where the model reads prompts; controls last.
+
+    Methods that neither table has stand before the controls.
+    """
+    found = []
+    for name in METHODS:
+        found += import_module(f".{name}", __package__).rows(study, attribute)
+    new = [method.name for method in found if method.name not in ORDER]
+    order = [*ORDER[: -len(CONTROLS)], *new, *CONTROLS]
+    return sorted(found, key=lambda method: order.index(method.name))
+
+
+__all__ = [
+    "CONTROLS",
+    "DENSE",
+    "DIRECTION",
+    "GUIDED",
+    "METHODS",
+    "ORDER",
+    "SPARSE",
+    "TUNED",
+    "Method",
+    "cleanest",
+    "dictionary_methods",
+    "difflens",
+    "finetuning",
+    "guided",
+    "key",
+    "latent_direction",
+    "latent_editing",
+    "pushed",
+    "rows",
+    "scaled",
+    "shifted",
+    "symmetric",
+]

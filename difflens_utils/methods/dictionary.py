@@ -1,0 +1,87 @@
+"""DiffLens and its parts: other units, other pickers, random latents (Table 3)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .. import attribution, edits, features
+from ..edits import Edit
+from ..features import BiasFeatures
+from ..ksae import Neurons
+from .base import Method, shifted
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+
+def rows(study: Study, attribute: str) -> list[Method]:
+    """Act@L (the paper's *Activation*), DiffLens, and random features as its control."""
+    by_name = {method.name: method for method in dictionary_methods(study, attribute)}
+    return [by_name[name] for name in ("Act@L", "DiffLens", "random features")]
+
+
+def difflens(found: BiasFeatures, attribute: str, name: str = "DiffLens") -> Method:
+    """DiffLens: the bias features of a class are moved by the class difference."""
+    return shifted(
+        name, found.ksae, found.features[attribute], found.gaps[attribute], recipe=found.recipe
+    )
+
+
+def scaled(found: BiasFeatures, attribute: str, name: str = "scale") -> Method:
+    """The paper's intervention: s_j <- (1 + strength) s_j for the latents the class has more of.
+
+    The others are turned down.
+    """
+
+    def towards(c: int, strength: float) -> Edit:
+        latents = found.features[attribute][c]
+        more = found.gaps[attribute][c].sum((0, 1))[latents] > 0
+        halves = (latents[more], 1 + strength), (latents[~more], max(0.0, 1 - strength))
+        return edits.compose(
+            *[edits.steer(found.ksae, part, beta) for part, beta in halves if len(part)]
+        )
+
+    return Method(name, towards, recipe=found.recipe)
+
+
+def dictionary_methods(study: Study, attribute: str) -> list[Method]:
+    """Table 3: latents (S) or neurons (L), by attribution or by activation; and random latents.
+
+    All are shifted by the class difference of what they shift, the random ones by that of the
+    features in whose place they stand. "By activation" takes what is largest on images of the
+    class.
+    """
+    found, n = study.features(), study.settings.n_features
+    neurons = Neurons(found.ksae.config.width)
+    classes = range(len(found.features[attribute]))
+    by_latent = study.class_means(found.ksae, attribute)  # (classes, T, P, D)
+    by_neuron = study.class_means(neurons, attribute)
+    gaps = [features.contrast(by_neuron, c, found.counts[attribute]) for c in classes]
+    chosen = found.features[attribute]
+    random = [found.random(attribute, c, study.seeds.main) for c in classes]
+
+    @cache
+    def attributed() -> list[Tensor]:
+        slope = study.attribution(neurons, (attribute,))[attribute].slope
+        scores = [attribution.towards(slope[c], gaps[c]) for c in classes]
+        return [attribution.select(s, n) for s in scores]
+
+    def attr_at_l(c: int, strength: float) -> Edit:
+        return shifted("", neurons, attributed(), gaps).towards(c, strength)
+
+    return [
+        difflens(found, attribute),
+        shifted("Act@S", found.ksae, _most_active(by_latent, n), found.gaps[attribute]),
+        Method("Attr@L", attr_at_l),
+        shifted("Act@L", neurons, _most_active(by_neuron, n), gaps),
+        shifted("random features", found.ksae, random, found.gaps[attribute], measured_on=chosen),
+    ]
+
+
+def _most_active(means: Tensor, n: int) -> list[Tensor]:
+    """Per class the units with the largest mean activation (classes, T, P, D): (n,) each."""
+    strength = [m.abs().mean((0, 1)) for m in means]
+    return [row.topk(min(n, len(row))).indices for row in strength]

@@ -1,0 +1,72 @@
+"""Plans which edits to mix so that the classes come out as a target distribution asks.
+
+An edit of some strength turns the class shares into some others. Where those are known, the shares
+of a mixture in which each image draws its edit are linear in the mixture's weights, so the best
+mixture is a linear programme.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linprog
+
+from ..runtime.errors import distribution
+
+Array = NDArray[np.float64]
+
+MISS = 100.0  # the cost of a share missed: far more than edits cost, so the target comes first
+
+
+class Plan(NamedTuple):
+    """For images of G prompts, each with shares of its own."""
+
+    weights: Array  # (M,) the probability that an image gets each edit
+    expected: Array  # (G, classes) the shares that this should give
+    cost: float  # the mixture's mean cost per image
+
+
+def mixture(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
+    """The cheapest mixture of M edits whose class shares come nearest to `target`.
+
+    Nearness is total variation, summed over the prompts. `shares` (M, G, classes) are what each
+    edit gives under each prompt, no edit among them; `costs` (M,) what it takes from an image, such
+    as 1 - CLIP-I. Raises ValueError for arrays that do not fit, or a target that is no
+    distribution.
+    """
+    table, cost, goal = _checked(shares, costs, target)
+    m, prompts = table.shape[:2]
+    flat = table.reshape(m, -1)  # (M, G classes)
+    wide = flat.shape[1]
+    # Unknowns: weights, then how much each class of each prompt gets too much and too little.
+    as_target = np.hstack([flat.T, -np.eye(wide), np.eye(wide)])
+    sum_to_one = np.concatenate([np.ones(m), np.zeros(2 * wide)])
+    prices = np.concatenate([cost, np.full(2 * wide, MISS)])
+    constraints = np.vstack([as_target, sum_to_one])
+    wanted = np.append(np.tile(goal, prompts), 1.0)
+    solved = linprog(prices, A_eq=constraints, b_eq=wanted, method="highs")
+    weights = np.clip(solved.x[:m], 0, None)
+    weights /= weights.sum()
+    expected = np.tensordot(weights, table, 1)
+    return Plan(weights, expected, float(weights @ cost))
+
+
+def single(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
+    """The best single edit of M by the measure of `mixture`, for edits that cannot be mixed."""
+    table, cost, goal = _checked(shares, costs, target)
+    missed = np.abs(table - goal).sum((1, 2))
+    best = int((MISS * missed + cost).argmin())
+    weights = np.eye(len(table))[best]
+    return Plan(weights, table[best], float(cost[best]))
+
+
+def _checked(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> tuple[Array, Array, Array]:
+    table = np.asarray(shares, dtype=np.float64)
+    cost = np.asarray(costs, dtype=np.float64)
+    goal = distribution("target", target)
+    if table.ndim != 3 or cost.shape != table.shape[:1] or goal.shape != table.shape[2:]:
+        expected = "shares (M, G, classes), costs (M,) and target (classes,) must fit"
+        raise ValueError(f"{expected}, got {table.shape}, {cost.shape}, {goal.shape}")
+    return table, cost, goal

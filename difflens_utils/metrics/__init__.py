@@ -1,0 +1,87 @@
+"""How fair, how close, how faithful: every figure of the study, with its interval.
+
+Free functions of one shape: arrays with one row per image (numpy arrays or CPU tensors) in, an
+`Estimate` or a small tuple of them out. Equation numbers are the paper's. All raise a one-line
+ValueError for arrays of a wrong shape.
+"""
+
+from __future__ import annotations
+
+from .estimates import (
+    NAN,
+    NOTHING,
+    Array,
+    Estimate,
+    as_array,
+    as_distribution,
+    as_pairs,
+    bootstrap,
+    bootstrap_means,
+    from_draws,
+    mean,
+    one_hot,
+    proportion,
+    rank_correlation,
+    wilson,
+)
+from .fairness import (
+    Fairness,
+    expected_fd,
+    fairness_discrepancy,
+    joint,
+    members,
+    share_estimates,
+    shares,
+    transitions,
+)
+from .images import (
+    Cosine,
+    Leakage,
+    agreement,
+    class_changes,
+    clip_i,
+    clip_t,
+    frechet,
+    leakage,
+    total_variation,
+)
+from .matching import at_matched_fd
+from .units import auroc, tracked_factors
+
+__all__ = [
+    "Array",
+    "Cosine",
+    "Estimate",
+    "Fairness",
+    "Leakage",
+    "NAN",
+    "NOTHING",
+    "agreement",
+    "as_array",
+    "as_distribution",
+    "as_pairs",
+    "at_matched_fd",
+    "auroc",
+    "bootstrap",
+    "bootstrap_means",
+    "class_changes",
+    "clip_i",
+    "clip_t",
+    "expected_fd",
+    "fairness_discrepancy",
+    "frechet",
+    "from_draws",
+    "joint",
+    "leakage",
+    "mean",
+    "members",
+    "one_hot",
+    "proportion",
+    "rank_correlation",
+    "share_estimates",
+    "shares",
+    "total_variation",
+    "tracked_factors",
+    "transitions",
+    "wilson",
+]

@@ -1,0 +1,141 @@
+"""How close edited images are to others: Fréchet distance, CLIP-I and CLIP-T, leakage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from cleanfid import fid
+from numpy.typing import ArrayLike
+
+from ..runtime.errors import one_of
+from .estimates import (
+    Array,
+    Estimate,
+    as_array,
+    as_pairs,
+    bootstrap_means,
+    mean,
+    one_hot,
+    wilson,
+)
+
+
+class Cosine(NamedTuple):
+    """A mean cosine as it is, and as (cos + 1) / 2."""
+
+    raw: Estimate
+    rescaled: Estimate
+
+
+class Leakage(NamedTuple):
+    """How far an edit moved one factor."""
+
+    factor: str
+    shift: Estimate
+    """Total variation of its class shares."""
+    changed: Estimate
+    """Share of images whose class changed."""
+    chance: float
+    """95 % point of the shift that changes in no particular direction give."""
+
+
+def frechet(
+    features_a: ArrayLike, features_b: ArrayLike, n_boot: int = 20, seed: int = 0
+) -> Estimate:
+    """Eq. 14 through clean-fid, on features (N, F) of two sets: a Fréchet distance, never FID.
+
+    The interval is normal, from the spread of a few resamples of both sets: a resample repeats
+    images, which raises every resampled distance, so their percentiles would sit too high. Raises
+    ValueError for fewer than F + 1 images.
+    """
+    a = as_array("features_a", features_a, 2)
+    b = as_array("features_b", features_b, 2)
+    size = a.shape[1]
+    for name, x in (("features_a", a), ("features_b", b)):
+        if len(x) <= size or x.shape[1] != size:
+            expected = f"more images than the {size} features of each"
+            raise ValueError(f"{name} must be {expected}, got {x.shape}")
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_boot):
+        some_a = a[rng.integers(len(a), size=len(a))]
+        some_b = b[rng.integers(len(b), size=len(b))]
+        draws.append(fid.fid_from_feats(some_a, some_b))
+    value = float(fid.fid_from_feats(a, b))
+    half = 1.96 * float(np.std(draws, ddof=1))
+    return Estimate(value, max(value - half, 0.0), value + half, min(len(a), len(b)))
+
+
+def clip_i(original: ArrayLike, edited: ArrayLike) -> Cosine:
+    """CLIP-I (Eq. 15): cosines of image features (B, F) before and after an edit, in pairs."""
+    return _cosine(as_array("original", original, 2), as_array("edited", edited, 2))
+
+
+def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
+    """CLIP-T (Eq. 16): cosines of the prompts' text features and image features (B, F).
+
+    `prompts` is (B, F), or (F,) for one prompt.
+    """
+    images = as_array("edited", edited, 2)
+    texts = as_array("prompts", prompts)
+    if texts.shape == images.shape[1:]:
+        texts = np.broadcast_to(texts, images.shape)
+    return _cosine(texts, images)
+
+
+def agreement(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> Estimate:
+    """The share of images on which two evaluators, (B, classes) each, give the same class."""
+    a, b = as_pairs(probabilities_a, probabilities_b)
+    return wilson(int((a.argmax(1) == b.argmax(1)).sum()), len(a))
+
+
+def leakage(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], seed: int = 0
+) -> list[Leakage]:
+    """What an edit moved, per factor of class probabilities (B, classes), paired by seed.
+
+    Raises ValueError where `after` lacks a factor of `before`.
+    """
+    rows = []
+    for factor, change in class_changes(before, after).items():
+        n = len(change)
+        shift = bootstrap_means(total_variation, change, seed=seed)
+        changed = wilson(int(change.any(1).sum()), n)
+        # Before and after are swapped or not, at random.
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(1000, n))
+        chance = np.quantile(total_variation(signs @ change / n), 0.95)
+        rows.append(Leakage(factor, shift, changed, float(chance)))
+    return rows
+
+
+def class_changes(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]
+) -> dict[str, Array]:
+    """What each image adds to the change of the class shares, per factor.
+
+    (B, classes) of -1, 0 and 1. Raises ValueError where `after` lacks a factor of `before`.
+    """
+    changes = {}
+    for factor, probabilities in before.items():
+        one_of("factor", factor, after)
+        a, b = as_pairs(probabilities, after[factor])
+        changes[factor] = one_hot(b) - one_hot(a)
+    return changes
+
+
+def total_variation(*changes: Array) -> Array:
+    """Total variation of changes of shares, averaged over the changes: (..., classes) to (...)."""
+    distances = [0.5 * np.abs(change).sum(-1) for change in changes]
+    averaged: Array = np.mean(distances, axis=0)
+    return averaged
+
+
+def _cosine(a: Array, b: Array) -> Cosine:
+    if a.shape != b.shape:
+        raise ValueError(f"features must be paired, got shapes {a.shape} and {b.shape}")
+    lengths_a, lengths_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    raw = mean((a * b).sum(1) / lengths_a / lengths_b)
+    value, low, high = ((v + 1) / 2 for v in raw[:3])
+    return Cosine(raw, Estimate(value, low, high, raw.n))

@@ -1,0 +1,266 @@
+"""The page of notebook 01: what neurons and latents answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA, FastICA
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from .. import metrics
+from ..analysis import dictionaries, disentanglement
+from ..analysis.factors import FactorSet
+from ..ksae import KSAE
+from ..recording import Recording
+from . import figures
+from .page import Page
+
+Array = NDArray[Any]
+
+PAPER_COSINE = {"mean |cos|": "0.04", "max |cos|": "0.17"}  # Appendix E.2, d = 512
+LEAST_DENSITY = 0.01
+MOST = 6  # factors tracked by a unit, in the histogram: this many or more
+POOLED = slice(0, 200)  # images whose vectors PCA and ICA are fitted to
+STRIDE = 3  # of their vectors every third
+
+
+def record_name(units: str) -> str:
+    """What kinds of units are called in records: "neurons of h" are "neurons"."""
+    first, *_, last = units.split()
+    return last if first == "k-SAE" else first
+
+
+def dictionary_name(dictionary: str) -> str:
+    """What dictionaries are called in records: "k-SAE, 192 latents" is "ksae_192"."""
+    name = dictionary.lower().removesuffix(" latents")
+    return name.replace(", ", "_").replace("-", "")
+
+
+class Polysemanticity(Page):
+    """AUROC of units and classes, scores of disentanglement, cosines of directions."""
+
+    # ------------------------------------------------------------------ units and factors
+
+    def alive(self, latents: Tensor) -> Tensor:
+        """The columns of latents (n, D) that are above 0 on more than 1 % of the images.
+
+        A dictionary that hardly fires is shown whole.
+        """
+        fires = latents.gt(0).float().mean(0) > LEAST_DENSITY
+        return latents[:, fires] if fires.sum() >= 2 else latents
+
+    def reading(self, units: Tensor, probe: FactorSet) -> Array:
+        """How well each unit (n, U) tells each factor: (U, factors).
+
+        It is the AUROC of the factor's best class, in either direction.
+        """
+        columns = []
+        for factor, labels in probe.labels.items():
+            hot = one_hot(labels, len(self.study.factors[factor])).bool()
+            auroc = metrics.auroc(units.numpy(), hot.numpy())  # (U, classes)
+            columns.append(np.maximum(auroc, 1 - auroc).max(1))
+        return np.stack(columns, 1)
+
+    def one_unit(self, responses: Tensor, scores: Array, probe: FactorSet) -> None:
+        """How the unit (of n, U) with the highest score (U, factors) answers to each class."""
+        unit, best = np.unravel_index(scores.argmax(), scores.shape)
+        factor = list(probe.labels)[best]
+        answers = responses[:, unit].numpy()
+        bins = np.histogram_bin_edges(answers, 16).tolist()
+        figure, axis = plt.subplots(figsize=(7, 2.8))
+        for c, name in enumerate(self.study.factors[factor]):
+            of_class = answers[probe.labels[factor].numpy() == c]
+            _histogram(axis, of_class, bins, name, density=True)
+        axis.set(xlabel=f"answer of unit {unit}", ylabel="density of images")
+        axis.set_title(f"{factor.replace('_', ' ')}: AUROC {scores.max():.2f}")
+        axis.legend()
+        figures.describe(figure, "How one unit answers to images of each class of a factor")
+
+    def tracked(self, scores: Mapping[str, Array]) -> pd.DataFrame:
+        """How many factors units track, and how selectively: two histograms and a table."""
+        figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+        table = {}
+        for name, aurocs in scores.items():
+            counts = metrics.tracked_factors(aurocs, self.sizes["threshold"])
+            selective = _selectivity(aurocs[counts > 0])
+            _draw(axes, counts, selective, name)
+            table[name] = self._tracking(name, counts, selective)
+        axes[0].set(
+            xlabel=f"factors tracked by a unit (AUROC ≥ {self.sizes['threshold']})",
+            ylabel="share of units",
+            xticks=range(MOST + 1),
+            xticklabels=[*map(str, range(MOST)), f"{MOST}+"],
+        )
+        axes[1].set_xlabel("selectivity: lead of the best factor over the second")
+        axes[1].set_ylabel("density (units that track something)")
+        axes[0].legend()
+        figures.describe(figure, "What units track, and how selectively: " + ", ".join(table))
+        figure.tight_layout()
+        return pd.DataFrame(table).T
+
+    def _tracking(self, name: str, counts: Array, selective: Array) -> dict[str, str]:
+        """A row of the table, and its records.
+
+        `counts` (U,) are the factors that units track; `selective` belongs to those that track any.
+        """
+        tracking = counts > 0
+        several, selectivity = metrics.NOTHING, metrics.NOTHING
+        if len(selective):
+            several = metrics.proportion(int((counts > 1).sum()), int(tracking.sum()))
+            selectivity = metrics.bootstrap(np.mean, selective)
+        self.add(f"polysemanticity.{record_name(name)}.several", several)
+        self.add(f"polysemanticity.{record_name(name)}.selectivity", selectivity)
+        return {
+            "units": str(len(counts)),
+            "track something": f"{tracking.mean():.2f}",
+            "of these: several factors": str(several),
+            "selectivity of the best": str(selectivity),
+        }
+
+    def best(self, scores: Mapping[str, Array], probe: FactorSet) -> None:
+        """How well the best unit of each kind reads each factor."""
+        columns = {name: aurocs.max(0) for name, aurocs in scores.items()}
+        table = pd.DataFrame(columns, index=[f.replace("_", " ") for f in probe.labels])
+        figure, axis = plt.subplots(figsize=(7, 1.6 + 0.24 * len(table)))
+        figures.heat(axis, table, label="AUROC of the best unit", cmap="viridis", center=None)
+        figures.describe(figure, "How well the best unit of each dictionary reads each factor")
+        figure.tight_layout()
+        for name, column in columns.items():
+            record = f"polysemanticity.{record_name(name)}.best_auroc_mean"
+            self.add(record, float(column.mean()), self.sizes["n_probe"])
+
+    # ------------------------------------------------------------------ dictionaries
+
+    def components(self, recording: Recording, neurons: Tensor) -> dict[str, Array]:
+        """Principal and independent components of neurons (n, d), fitted to recorded vectors.
+
+        There are as many components as neurons, or as vectors if these are fewer.
+        """
+        steps = range(recording.h.shape[1])
+        pool = torch.cat([recording.vectors(s, POOLED)[::STRIDE] for s in steps]).numpy()
+        rank = min(pool.shape)
+        seed = self.study.seeds.main
+        pca = PCA(rank, random_state=seed)
+        ica = FastICA(rank, whiten="unit-variance", max_iter=100, tol=1e-2, random_state=seed)
+        components = {}
+        for name, basis in {"PCA": pca, "ICA": ica}.items():
+            components[name] = basis.fit(pool).transform(neurons.numpy())
+        return components
+
+    def disentangled(self, bases: Mapping[str, Array], probe: FactorSet) -> pd.DataFrame:
+        """MIG and DCI of the units (n, U) of each dictionary."""
+        factors = {factor: labels.numpy() for factor, labels in probe.labels.items()}
+        table = {}
+        for name, units in bases.items():
+            gap = disentanglement.mig(units, factors)
+            dci = disentanglement.dci(units, factors, seed=self.study.seeds.main)
+            scores = {"mig": gap, **dci._asdict()}
+            for measure, score in scores.items():
+                self.add(f"dictionaries.{dictionary_name(name)}.{measure}", score)
+            table[name] = {
+                "units": str(units.shape[1]),
+                "MIG": str(gap),
+                "DCI: disentanglement": str(dci.disentanglement),
+                "completeness": str(dci.completeness),
+                "informativeness": str(dci.informativeness),
+            }
+        return pd.DataFrame(table).T
+
+    def directions(self, sae: KSAE) -> pd.DataFrame:
+        """Cosines between the decoder's directions, beside those of random ones."""
+        cosine = dictionaries.decoder_cosine(sae)
+        for name, value in cosine.items():
+            self.add(f"polysemanticity.decoder_cosine.{name}", value, sae.config.latents)
+        random = (2 / np.pi / sae.config.width) ** 0.5
+        table = {
+            "this k-SAE": {f"{name} |cos|": f"{value:.3f}" for name, value in cosine.items()},
+            "random directions": {"mean |cos|": f"{random:.3f}", "max |cos|": ""},
+            "the paper (d = 512)": PAPER_COSINE,
+        }
+        return pd.DataFrame(table).T
+
+    # ------------------------------------------------------------------ verdicts
+
+    def judge(self) -> None:
+        several = self.records["polysemanticity.neurons.several"]
+        self.claim(
+            "neurons are polysemantic: most that track something track several factors",
+            "polysemanticity.neurons.several",
+            "above 50 %",
+            several["low"] > 0.5,
+            several["value"] > 0.5,
+        )
+        neurons = self.records["polysemanticity.neurons.selectivity"]
+        latents = self.records["polysemanticity.latents.selectivity"]
+        self.claim(
+            "latents are more selective than neurons",
+            "polysemanticity.latents.selectivity",
+            "intervals apart",
+            latents["low"] > neurons["high"],
+            latents["value"] > neurons["value"],
+            close=True,
+        )
+        record = f"dictionaries.ksae_{self.study.settings.latents}.disentanglement"
+        wide = self.records[record]
+        names = ("neurons", "pca", "ica")
+        dense = [self.records[f"dictionaries.{name}.disentanglement"] for name in names]
+        self.claim(
+            "the k-SAE is more disentangled than neurons, PCA and ICA",
+            record,
+            "DCI disentanglement above all three, intervals apart",
+            all(wide["low"] > d["high"] for d in dense),
+            any(wide["value"] > d["value"] for d in dense),
+        )
+        super().judge()
+
+    def sentences(self) -> list[str]:
+        neurons = self._tracked("neurons", "several")
+        latents = self._tracked("latents", "several")
+        several = (
+            f"Of the neurons that track anything, a share of {neurons} tracks several "
+            f"*independent* factors. Of the latents {latents} do."
+        )
+        neurons = self._tracked("neurons", "selectivity")
+        rotated = self._tracked("rotated", "selectivity")
+        latents = self._tracked("latents", "selectivity")
+        lead = (
+            f"The lead of a unit's best factor over its second is {neurons} for neurons, "
+            f"{rotated} after a random rotation of them, and {latents} for latents."
+        )
+        return [several, lead]
+
+    def _tracked(self, units: str, measure: str) -> str:
+        value = self.value(f"polysemanticity.{units}.{measure}")
+        return f"{value:.2f}"
+
+
+def _selectivity(aurocs: Array) -> Array:
+    """How far the best factor of each unit (U, factors) leads over the second: (U,).
+
+    0 is no lead, and 1 a second factor at chance. Empty where there is one factor alone.
+    """
+    if aurocs.shape[1] == 1:
+        return np.empty(0)
+    second, best = np.sort(aurocs, 1)[:, -2:].T
+    return (best - second) / (best - 0.5)
+
+
+def _draw(axes: Sequence[Axes], counts: Array, selective: Array, label: str) -> None:
+    capped = np.minimum(counts, MOST)
+    _histogram(axes[0], capped, [i - 0.5 for i in range(MOST + 2)], label, density=False)
+    if len(selective):
+        _histogram(axes[1], selective, [i / 15 for i in range(16)], label, density=True)
+
+
+def _histogram(axis: Axes, values: Array, bins: list[float], label: str, density: bool) -> None:
+    """Shares of the values, or their density."""
+    weights = None if density else np.full(len(values), 1 / len(values))
+    axis.hist(values, bins, density=density, weights=weights, histtype="step", lw=2, label=label)

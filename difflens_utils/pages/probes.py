@@ -1,0 +1,205 @@
+"""The page of notebook 03: when attributes can be read off h, and what passes h."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import ksae
+from ..analysis.mediation import Mediation
+from ..features import deciding_steps
+from ..metrics import Estimate
+from ..outcome import extremes
+from ..probes import Fit
+from ..recording import Recording
+from . import figures
+from .page import Page
+
+if TYPE_CHECKING:
+    from ..study import Attribute, Study
+
+PICTURES = 12  # images of a strip
+CURVES = {  # of the mediation: what they are called, their colour and line
+    "total": ("everything exchanged", figures.GREY, "-"),
+    "through": ("h exchanged", figures.BLUE, "-"),
+    "control": ("h exchanged, control", figures.BLUE, "--"),
+}
+
+
+class Probes(Page):
+    """Accuracy along the generation, where heads look, and what passes the bottleneck."""
+
+    def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
+        super().__init__(study, notebook, **sizes)
+        self.accuracy: dict[str, list[Estimate]] = {}  # by attribute, at every step
+        self.held_out: dict[str, int] = {}  # images behind each accuracy
+        self.share: dict[str, Estimate] = {}  # what passes h at the deciding steps
+
+    def _panels(self, size: tuple[float, float]) -> tuple[Figure, dict[Attribute, Axes]]:
+        """A figure with a panel for every attribute, on one vertical scale."""
+        attributes = self.study.attributes
+        figure, axes = plt.subplots(1, len(attributes), figsize=size, sharey=True, squeeze=False)
+        return figure, dict(zip(attributes, axes[0], strict=True))
+
+    # ------------------------------------------------------------------ labels
+
+    def labelled(self, recording: Recording, labels: Mapping[str, Tensor]) -> pd.DataFrame:
+        """Some images of each class, and how many images each class has."""
+        table, rows = {}, {}
+        for attribute in self.study.attributes:
+            for c, name in enumerate(attribute.classes):
+                members = labels[attribute] == c
+                table[f"{attribute}: {name}"] = {"images": int(members.sum())}
+                if members.any():
+                    rows[f"{attribute}: {name}"] = recording.images[members][:PICTURES]
+        figures.strips(rows, title="generated images by their label")
+        return pd.DataFrame(table).T
+
+    # ------------------------------------------------------------------ h-classifiers
+
+    def readable(
+        self, recording: Recording, fits: Mapping[str, Fit], shuffled: Fit
+    ) -> pd.DataFrame:
+        """Accuracy of the heads at every timestep, drawn, and as a table at some of them.
+
+        `shuffled` is the control of the first attribute.
+        """
+        timesteps = recording.timesteps
+        steps = range(len(timesteps))
+        figure, panels = self._panels((11, 3.4))
+        for attribute, axis in panels.items():
+            accuracy = [fits[attribute].accuracy(s) for s in steps]
+            self.accuracy[attribute] = accuracy
+            self.held_out[attribute] = len(fits[attribute].labels)
+            figures.curve(axis, timesteps, accuracy, "h-classifier", figures.BLUE)
+            axis.axhline(1 / len(attribute.classes), color="black", lw=0.8)
+            axis.set(title=attribute, xlabel="timestep t (noisy → clean)", ylim=(0, 1.02))
+            axis.invert_xaxis()
+            for t, estimate in zip(timesteps, accuracy, strict=True):
+                self.add(f"probes.{attribute}.accuracy.t{t}", estimate)
+        first = panels[self.study.attributes[0]]
+        control = [shuffled.accuracy(s) for s in steps]
+        figures.curve(first, timesteps, control, "shuffled labels", figures.GREY, "--", "")
+        first.set_ylabel("balanced accuracy, held out")
+        first.legend(loc="lower right")
+        figures.describe(figure, "How well h-classifiers read each attribute along the generation")
+        figure.tight_layout()
+        return self._accuracies(timesteps)
+
+    def _accuracies(self, timesteps: Sequence[int]) -> pd.DataFrame:
+        """The accuracy at four steps of the generation, beside chance."""
+        steps = len(timesteps)
+        table = {}
+        for attribute in self.study.attributes:
+            row = {}
+            for s in (0, steps // 4, steps // 2, steps - 1):
+                row[f"t = {timesteps[s]}"] = str(self.accuracy[attribute][s])
+            table[attribute] = row | {"chance": f"{1 / len(attribute.classes):.3f}"}
+        return pd.DataFrame(table).T
+
+    def positions(self, recording: Recording, fits: Mapping[str, Fit]) -> None:
+        """How much each head leans on each position of h at the last step."""
+        last = recording.h.shape[1] - 1
+        spread = recording.at(last).std(0)
+        figure, panels = self._panels((2.7 * len(self.study.attributes), 2.6))
+        for attribute, axis in panels.items():
+            weight = fits[attribute].heads.weight[last]  # (classes, *h)
+            scaled = (weight - weight.mean(0)) * spread
+            size = ksae.map_to_vectors(scaled).square().sum((0, 2)).sqrt()  # (positions,)
+            axis.imshow(figures.grid(size), cmap="magma")
+            axis.set(title=attribute, xticks=[], yticks=[])
+        figures.describe(figure, "Where in h the h-classifier of each attribute looks")
+        figure.tight_layout()
+
+    # ------------------------------------------------------------------ mediation
+
+    def mediation(
+        self, recording: Recording, mediated: Mapping[Attribute, Mediation]
+    ) -> pd.DataFrame:
+        """How far images follow another one's h, drawn; the shares at the deciding steps."""
+        figure, panels = self._panels((11, 3.4))
+        for attribute, axis in panels.items():
+            for name, (label, colour, line) in CURVES.items():
+                curve = mediated[attribute].curve(name)
+                figures.curve(axis, recording.timesteps, curve, label, colour, line, "")
+            axis.set(
+                title=f"{attribute}: {' → '.join(self._ends(attribute))}",
+                xlabel="timestep t (noisy → clean)",
+            )
+            axis.invert_xaxis()
+        first = panels[self.study.attributes[0]]
+        first.set_ylabel("how far P_t follows")
+        figures.describe(figure, "How far images follow another image whose h they get")
+        figure.tight_layout()
+        drawn = first.get_legend_handles_labels()
+        figure.legend(*drawn, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3)
+        deciding = deciding_steps(len(recording.timesteps))
+        table = {}
+        for attribute, effect in mediated.items():
+            self.share[attribute] = effect.share(deciding)
+            table[attribute] = {
+                "through the bottleneck / all": str(self.share[attribute]),
+                "control / all": str(effect.share(deciding, "control")),
+            }
+        return pd.DataFrame(table).T
+
+    def _ends(self, attribute: Attribute) -> list[str]:
+        """The commonest and the rarest class of the data."""
+        ends = extremes(self.study.planted(attribute))
+        return [attribute.classes[c] for c in ends]
+
+    # ------------------------------------------------------------------ verdicts
+
+    def judge(self) -> None:
+        for attribute in self.study.attributes:
+            self._judge_rise(attribute)
+            record = f"mediation.{attribute}.share"
+            share = self.share[attribute]
+            self.add(record, share)
+            self.claim(
+                f"the picture takes {attribute} from the bottleneck",
+                record,
+                "at least half of the effect passes h at the deciding steps",
+                share.value >= 0.5,
+                share.value >= 0.2,
+            )
+        super().judge()
+
+    def _judge_rise(self, attribute: Attribute) -> None:
+        accuracy = self.accuracy[attribute]
+        early = accuracy[0]
+        late = max(accuracy[len(accuracy) // 2 :], key=_value)
+        record = f"probes.{attribute}.rise"
+        self.add(record, late.value - early.value, self.held_out[attribute])
+        self.claim(
+            f"linearly readable from h, better towards the clean image: {attribute}",
+            record,
+            "late accuracy above early accuracy, intervals apart, and above chance",
+            late.low > max(early.high, 1 / len(attribute.classes)),
+            late.value > early.value,
+        )
+
+    def sentences(self) -> list[str]:
+        found = []
+        for attribute in self.study.attributes:
+            accuracy = self.accuracy[attribute]
+            best = max(accuracy, key=_value)
+            common, rare = self._ends(attribute)
+            found.append(
+                f"**{attribute}**: a linear head reads it with a balanced accuracy of "
+                f"{accuracy[0].value:.2f} at the noisiest step and {best.value:.2f} at its best "
+                f"one (chance: {1 / len(attribute.classes):.2f}). Of what turns {common} into "
+                f"{rare}, {self.share[attribute].value:.2f} passes the bottleneck while the "
+                "picture is being decided."
+            )
+        return found
+
+
+def _value(estimate: Estimate) -> float:
+    return estimate.value

@@ -1,0 +1,252 @@
+"""The page of notebook 02: one k-SAE for all timesteps, and images generated through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from torch import Tensor
+
+from .. import ksae, metrics
+from ..analysis import dictionaries
+from ..analysis.dictionaries import GroupFVU
+from ..ksae import KSAE, History
+from ..outcome import Outcome
+from ..recording import Recording
+from . import figures
+from .page import Page
+from .tables import key
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+PICTURES = 12  # images of a strip
+LEAST_DENSITY = 1e-5  # where latents that never fire stand in the histogram
+
+
+class Loss(NamedTuple):
+    """What a k-SAE loses of the vectors that it was not trained on, and how often latents fire."""
+
+    fvu: GroupFVU  # by timestep
+    density: Tensor  # (D,) the share of vectors on which each latent fires
+
+    @property
+    def worst(self) -> float:
+        """FVU within the timestep where it is largest."""
+        return max(self.fvu.within.values())
+
+
+class Sparse(Page):
+    """Training curves, what is lost at every timestep, and Table 4."""
+
+    frechet = ("n_reconstructed",)
+
+    def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
+        super().__init__(study, notebook, **sizes)
+        self.losses: dict[int, Loss] = {}  # by k
+
+    @property
+    def ks(self) -> list[int]:
+        """Active latents per vector, of one k-SAE each."""
+        return list(self.sizes["ks"])
+
+    # ------------------------------------------------------------------ what it reads and writes
+
+    def inside(self, recording: Recording) -> None:
+        """h of one image at the first, the middle and the last step: a row per position."""
+        steps = recording.h.shape[1]
+        chosen = sorted({0, steps // 2, steps - 1})
+        figure, axes = plt.subplots(1, len(chosen), figsize=(10, 2.8), squeeze=False)
+        for axis, step in zip(axes[0], chosen, strict=True):
+            vectors = recording.vectors(step, slice(0, 1))
+            largest = float(vectors.abs().max())
+            axis.imshow(vectors, aspect="auto", cmap="vlag", vmin=-largest, vmax=largest)
+            axis.set(title=f"t = {recording.timesteps[step]}", xlabel="channel of h")
+            axis.grid(visible=False)
+        axes[0, 0].set_ylabel("position")
+        figures.describe(figure, "h of one image at several timesteps: one row is one vector")
+        figure.tight_layout()
+
+    def curves(self, histories: Mapping[int, History]) -> None:
+        """FVU on held-out images and the share of dead latents during training."""
+        figure, axes = plt.subplots(1, 2, figsize=(10, 3.3))
+        for k, history in histories.items():
+            axes[0].plot(history.step, history.validation_fvu, label=f"k = {k}")
+            axes[1].plot(history.step, history.dead, label=f"k = {k}")
+        axes[0].set(yscale="log", xlabel="training step", ylabel="FVU on held-out images")
+        axes[1].set(xlabel="training step", ylabel="share of dead latents", ylim=(0, 1))
+        axes[0].legend()
+        last = [f"{h.validation_fvu[-1]:.3f} (k = {k})" for k, h in histories.items()]
+        figures.describe(figure, "Training curves of the k-SAEs. Last FVU: " + ", ".join(last))
+        figure.tight_layout()
+
+    def one_vector(self, h: Tensor, s: Tensor, h_hat: Tensor) -> None:
+        """A vector (d,), its latents (D,) and its reconstruction (d,)."""
+        figure, axes = plt.subplots(1, 2, figsize=(10, 2.8), width_ratios=[3, 2])
+        axes[0].plot(h, color=figures.GREY, lw=3, alpha=0.6, label="h")
+        axes[0].plot(h_hat, color=figures.BLUE, lw=1, label="its reconstruction")
+        axes[0].set(xlabel="channel of h", ylabel="value")
+        axes[0].legend()
+        active = s.nonzero()[:, 0]
+        axes[1].vlines(active, 0, s[active], color=figures.BLUE)
+        axes[1].set(xlim=(0, len(s)), xlabel=f"latent, of {len(s)}", ylabel="activation")
+        axes[1].set_title(f"{len(active)} latents are active")
+        figures.describe(figure, "One vector of h beside its reconstruction, and its latents")
+        figure.tight_layout()
+
+    # ------------------------------------------------------------------ measures of the k-SAEs
+
+    def timesteps(
+        self, recording: Recording, saes: Mapping[int, KSAE], untrained: KSAE
+    ) -> pd.DataFrame:
+        """FVU at every timestep, drawn; the measures of each k-SAE as a table."""
+        self.losses = {k: self._loss(recording, sae) for k, sae in saes.items()}
+        figure, axis = plt.subplots(figsize=(7, 3.3))
+        for k, loss in self.losses.items():
+            axis.plot(*_curve(loss.fvu), marker="o", ms=4, label=f"k = {k}")
+        control = self._fvu(recording, untrained)
+        axis.plot(*_curve(control), "--", color=figures.GREY, label="untrained")
+        axis.set(
+            yscale="log", xlabel="timestep t (noisy → clean)", ylabel="FVU within the timestep"
+        )
+        axis.invert_xaxis()
+        axis.legend()
+        worst = [f"{loss.worst:.3f} (k = {k})" for k, loss in self.losses.items()]
+        figures.describe(figure, "FVU at every timestep. At the worst: " + ", ".join(worst))
+        n = sum(len(vectors) for _, vectors in self._held_out(recording))
+        table = {f"k = {k}": self._measures(k, sae, n) for k, sae in saes.items()}
+        return pd.DataFrame(table).T.round(3)
+
+    def _held_out(self, recording: Recording) -> Iterator[tuple[int, Tensor]]:
+        """Yields each timestep with the vectors that no k-SAE was trained on."""
+        rows = self.study.held_out()
+        for step, timestep in enumerate(recording.timesteps):
+            yield timestep, recording.vectors(step, rows)
+
+    def _fvu(self, recording: Recording, sae: KSAE) -> GroupFVU:
+        return dictionaries.fvu_per_group(sae, self._held_out(recording))
+
+    def _loss(self, recording: Recording, sae: KSAE) -> Loss:
+        density = ksae.density(sae, (vectors for _, vectors in self._held_out(recording)))
+        return Loss(self._fvu(recording, sae), density)
+
+    def _measures(self, k: int, sae: KSAE, n: int) -> dict[str, float]:
+        """A row of the table; its first four figures, of n vectors, are records."""
+        loss = self.losses[k]
+        l0 = dictionaries.l0(loss.density)
+        dead = dictionaries.dead_share(loss.density)
+        self.add(f"ksae.k{k}.fvu", loss.fvu.all, n)
+        self.add(f"ksae.k{k}.fvu_worst_timestep", loss.worst, n)
+        self.add(f"ksae.k{k}.l0", l0, n)
+        self.add(f"ksae.k{k}.dead", dead, n)
+        cosine = dictionaries.decoder_cosine(sae)
+        return {
+            "FVU": loss.fvu.all,
+            "worst timestep": loss.worst,
+            "L0": l0,
+            "dead": dead,
+            "fire on > 50 %": (loss.density > 0.5).double().mean().item(),
+            "mean |cos|": cosine["mean"],
+            "max |cos|": cosine["max"],
+        }
+
+    def densities(self) -> None:
+        """A histogram of how often latents fire."""
+        figure, axis = plt.subplots(figsize=(7, 2.8))
+        for k, loss in self.losses.items():
+            values = loss.density.clamp_min(LEAST_DENSITY).log10()
+            axis.hist(values, bins=40, histtype="step", lw=2, label=f"k = {k}")
+        axis.set(xlabel="log10 of the share of vectors on which a latent fires", ylabel="latents")
+        names = ", ".join(f"k = {k}" for k in self.losses)
+        figures.describe(figure, f"How often latents fire, for {names}")
+        axis.legend()
+
+    # ------------------------------------------------------------------ images through the k-SAE
+
+    def strips(self, untouched: Outcome, through: Mapping[str, Outcome]) -> None:
+        """The same images, untouched and generated through each k-SAE."""
+        rows = {"untouched": untouched.images[:PICTURES]}
+        for name, drawn in through.items():
+            rows[name] = drawn.images[:PICTURES]
+        figures.strips(rows, title="generated through the k-SAE at every step")
+
+    def table_4(self, untouched: Outcome, sets: Mapping[str, Outcome]) -> pd.DataFrame:
+        """How far sets of images are from the untouched ones."""
+        distance_name, similarity_name = self.study.subject.measures
+        table = {}
+        for name, drawn in sets.items():
+            similarity = metrics.clip_i(untouched.clip, drawn.clip)
+            distance = metrics.frechet(
+                drawn.features, untouched.features, seed=self.study.seeds.main
+            )
+            record = key(name.replace("k = ", "k"))
+            self.add(f"reconstruction.{record}.frechet", distance)
+            self.add(f"reconstruction.{record}.clip_i", similarity.raw)
+            table[name] = {
+                distance_name: str(distance),
+                f"{similarity_name}, cosine": str(similarity.raw),
+                "rescaled": f"{similarity.rescaled.value:.4f}",
+            }
+        return pd.DataFrame(table).T
+
+    # ------------------------------------------------------------------ verdicts
+
+    @property
+    def middle(self) -> int:
+        """The middle one of the k, which statements about one k-SAE are about."""
+        return self.ks[len(self.ks) // 2]
+
+    def _each(self, record: str) -> list[float]:
+        """A record of every k-SAE, such as "ksae.k{}.fvu"."""
+        return [self.value(record.format(k)) for k in self.ks]
+
+    def judge(self) -> None:
+        worst = f"ksae.k{self.middle}.fvu_worst_timestep"
+        self.claim(
+            "one k-SAE serves all timesteps: FVU stays low at the worst of them",
+            worst,
+            "below 0.5",
+            self.value(worst) < 0.5,
+        )
+        if len(self.ks) > 1:
+            self._judge_order()
+        super().judge()
+
+    def _judge_order(self) -> None:
+        largest = self.ks[-1]
+        fvus = self._each("ksae.k{}.fvu")
+        self.claim(
+            "larger k reconstructs h better",
+            f"ksae.k{largest}.fvu",
+            "FVU falls with every k",
+            all(a > b for a, b in zip(fvus, fvus[1:], strict=False)),
+        )
+        clips = self._each("reconstruction.k{}.clip_i")
+        self.claim(
+            "larger k keeps images closer to the untouched ones",
+            f"reconstruction.k{largest}.clip_i",
+            "CLIP-I rises with every k",
+            all(a < b for a, b in zip(clips, clips[1:], strict=False)),
+            clips[-1] > clips[0],
+        )
+
+    def sentences(self) -> list[str]:
+        k = self.middle
+        fvu = self.value(f"ksae.k{k}.fvu")
+        worst = self.value(f"ksae.k{k}.fvu_worst_timestep")
+        clips = self._each("reconstruction.k{}.clip_i")
+        each = ", ".join(f"{c:.3f} (k = {k})" for c, k in zip(clips, self.ks, strict=True))
+        untrained = self.value("reconstruction.untrained_k_SAE.clip_i")
+        return [
+            f"With k = {k} the k-SAE leaves {fvu:.3f} of the variation of h unexplained, and "
+            f"{worst:.3f} at the timestep where it does worst.",
+            f"Images generated through it keep a CLIP-I of {each} to the untouched ones. "
+            f"Through the *untrained* k-SAE it is {untrained:.3f}.",
+        ]
+
+
+def _curve(fvu: GroupFVU) -> tuple[list[int], list[float]]:
+    """Timesteps, and FVU within each."""
+    return list(fvu.within), list(fvu.within.values())

@@ -1,0 +1,204 @@
+"""h on disk: the bottleneck along whole DDIM trajectories, streamed to a memory map, whatever the
+number of images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ksae, sampling
+from .runtime import gpu, shards
+from .runtime.errors import all_positive
+from .sampling import Step
+from .subjects.pipelines import Prompt, Subject
+
+
+@dataclass(frozen=True)
+class Recording:
+    """h (n, T, C, H, W) or (n, T, tokens, C) on disk, and its images (n, 3, H, W) float16.
+
+    h is float16, or float32 if it has values above 65,504, which float16 does not hold.
+    """
+
+    key: str
+    h: np.ndarray  # a read-only memory map
+    images: Tensor  # float32 in [-1, 1]
+    timesteps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.h)
+
+    @property
+    def width(self) -> int:
+        """The channels of h, d."""
+        return int(self.h.shape[2 if self.h.ndim == 5 else -1])
+
+    def fingerprint(self) -> str:
+        """What stands for it in the keys of what is computed from it."""
+        return self.key
+
+    def at(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
+        """h of one sampling step: (rows, C, H, W) float32."""
+        index = rows.numpy() if isinstance(rows, Tensor) else rows
+        values = self.h[index, step].astype(np.float32)  # a copy: the map is read-only
+        return torch.from_numpy(values)
+
+    def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
+        """The same as the k-SAE sees it: (rows * positions, d)."""
+        return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
+
+    def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
+        """Training batches for the k-SAE from the first `rows` images.
+
+        Batch i is a function of (seed, i).
+        """
+        return BatchStream(self, size, seed, rows or len(self))
+
+
+@dataclass(frozen=True)
+class BatchStream:
+    """Random (image, step) pairs, all positions of each.
+
+    Called with a step number it gives (size, d) float32.
+    """
+
+    recording: Recording
+    size: int
+    seed: int
+    rows: int
+
+    def __call__(self, number: int) -> Tensor:
+        h = self.recording.h
+        positions = int(np.prod(h.shape[2:])) // self.recording.width
+        pairs = max(1, self.size // positions)
+        rng = np.random.default_rng((self.seed, number))
+        images = np.sort(rng.integers(self.rows, size=pairs))
+        steps = rng.integers(h.shape[1], size=pairs)
+        picked = torch.from_numpy(h[images, steps].astype(np.float32))
+        return ksae.map_to_vectors(picked).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some, or all, of `n` images, which take the texts in turn."""
+
+    subject: Subject
+    n: int
+    seed: int
+    steps: int
+    texts: Sequence[str]
+    eta: float = 0.0
+    batch: int = field(kw_only=True, compare=False)  # it changes no value
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The batches, which workers share."""
+        return shards.blocks(self.n, self.batch)
+
+    def sample(self, rows: Tensor, **options: Any) -> Tensor:
+        """The images `rows`, (rows, 3, H, W); `options` are those of `sampling.sample`."""
+        return sampling.sample(
+            self.subject,
+            self.n,
+            self.seed,
+            steps=self.steps,
+            eta=self.eta,
+            prompts=self.texts,
+            batch=self.batch,
+            rows=rows,
+            **options,
+        )
+
+
+def record(
+    subject: Subject,
+    n: int,
+    seed: int,
+    steps: int,
+    prompts: Sequence[Prompt] | None = None,
+    eta: float = 0.0,
+    batch: int | None = None,
+) -> Recording:
+    """Generate `n` images and keep h at every step; from the store if it is there.
+
+    The images take the prompts in turn, by default those of the evaluation. Workers (`shards`)
+    share the batches, which are as large as `gpu.batch_size` says by default. Raises ValueError for
+    sizes that are not greater than 0.
+    """
+    all_positive(n_images=n, steps=steps)
+    batch = batch or gpu.batch_size(subject)
+    texts = subject.texts(prompts or subject.prompts.evaluate)
+    folder = _record(Run(subject, n, seed, steps, texts, eta, batch=batch))
+    return Recording(
+        folder.name,
+        np.load(folder / "h.npy", mmap_mode="r"),
+        torch.from_numpy(np.load(folder / "images.npy")).float(),
+        sampling.trajectory(subject, steps, eta).timesteps,
+    )
+
+
+@shards.shared("recording")
+def _record(run: Run, block: slice, folder: Path) -> None:
+    """Write h.npy and images.npy of the images `block` of a run."""
+    file = _File(folder / "h.npy", block, run.steps, run.subject.module)
+    copies = gpu.Copies(file.write)
+    images = run.sample(
+        torch.arange(block.start, block.stop),
+        watch=lambda h, _x, step: copies.put(h, step),
+        progress="recording h",
+    )
+    copies.flush()
+    file.h.flush()
+    np.save(folder / "images.npy", images.half().numpy())
+
+
+class _File:
+    """h of the images `block` on its way to disk: float16, or float32 once a value does not fit.
+
+    Values that float16 holds are rounded to it in either, so what is stored does not depend on
+    how images are shared out.
+    """
+
+    h: np.memmap
+
+    def __init__(self, path: Path, block: slice, steps: int, module: str) -> None:
+        self.path, self.block, self.steps, self.module = path, block, steps, module
+
+    def write(self, h: Tensor, step: Step) -> None:
+        """Store h (B, *h), on the CPU, of one step. Raises ValueError where h is not finite."""
+        rows = torch.as_tensor(step.rows)  # the numbers of the images
+        values = h.half()
+        if not hasattr(self, "h"):  # the shape of h is known at the first call only
+            shape = (self.block.stop - self.block.start, self.steps, *h.shape[1:])
+            self.h = np.lib.format.open_memmap(self.path, "w+", np.float16, shape)
+        fits = values.isfinite()
+        if not fits.all():
+            finite = h.isfinite()
+            if not finite.all():
+                image = rows[~finite.flatten(1).all(1)][0]
+                raise ValueError(
+                    f"h of module {self.module} holds {h[~finite][0]:g} at timestep "
+                    f"{step.timestep}, in image {image}: the model's own values overflow; "
+                    "check its weights and its scheduler"
+                )
+            self._widen()
+            values = torch.where(fits, values.float(), h.float())
+        self.h[rows.numpy() - self.block.start, step.index] = values.numpy()
+
+    def _widen(self) -> None:
+        if self.h.dtype == np.float32:
+            return
+        path = self.path.with_name(f"wide-{self.path.name}")
+        wider = np.lib.format.open_memmap(path, "w+", np.float32, self.h.shape)
+        for i, image in enumerate(self.h):
+            wider[i] = image
+        os.replace(path, self.path)
+        self.h = wider

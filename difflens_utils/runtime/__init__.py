@@ -1,0 +1,1 @@
+"""Where results lie, how they are known, and what computes them."""

@@ -1,0 +1,322 @@
+"""Results on disk: every expensive result is stored once, under what determines it.
+
+A function under `stored`, or one of its kin (`stored_each`, `shards.shared`), looks into the store
+first. Its result lies in a folder `artifacts/<stage>/<key>/`, whose key is a hash of everything
+that determines it (`keys`). The folder appears whole or not at all; its `manifest.json` holds what
+the key was made of and a checksum per file, so that a damaged one is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import keys, tally
+from .keys import Parameters, file_fingerprint
+
+ROOT = Path(__file__).parents[2]
+STORE = Path(os.environ.get("DIFFLENS_ARTIFACTS", ROOT / "artifacts"))
+# Whether to make anew what ships with the models, and to put it there (`make methods`).
+SHIP = os.environ.get("DIFFLENS_SHIP", "0") not in ("", "0")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Arguments = dict[str, Any]  # of a call, by name
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+class Artifact(NamedTuple):
+    """A folder of the store, and what determines its content."""
+
+    stage: str
+    parameters: Parameters
+    folder: Path
+
+    @classmethod
+    def of(cls, stage: str, parameters: Parameters) -> Artifact:
+        """Where the result of a stage lies, whether it is there or not."""
+        return cls(stage, parameters, STORE / stage / keys.key_of(parameters))
+
+
+_verified: set[Path] = set()  # checksums are checked once per process and artifact
+
+
+def intact(folder: Path) -> bool:
+    """Whether every file that the manifest lists is there with its checksum."""
+    try:
+        files = _manifest(folder)["files"]
+        return all(file_fingerprint(folder / name) == checksum for name, checksum in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def exists(folder: Path) -> bool:
+    """`intact`, by a look at the files only once per process."""
+    if not (folder in _verified and folder.exists()):
+        if not intact(folder):
+            return False
+        _verified.add(folder)
+    return True
+
+
+def make(artifact: Artifact, write: Callable[[Path], None]) -> Path:
+    """The folder of an artifact; `write(folder)` fills it if it is not there intact.
+
+    Of two processes that want the same artifact one makes it and the other waits. Raises OSError,
+    in one line, for a full disk.
+    """
+    if not exists(artifact.folder):
+        with lock(artifact.folder):
+            if not exists(artifact.folder):
+                fill(artifact, write)
+                _verified.add(artifact.folder)
+    recall(artifact.folder)
+    return artifact.folder
+
+
+def recall(folder: Path) -> None:
+    """Count the images that were drawn for an artifact, by whoever made it."""
+    tally.take(_manifest(folder).get("drawn", {}))
+
+
+def lock(folder: Path) -> FileLock:
+    """The lock of whoever makes, or removes, an artifact."""
+    path = STORE / "locks" / f"{folder.parent.name}-{folder.name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def fill(artifact: Artifact, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder, which appears with its manifest; for whoever holds its lock."""
+    discard(artifact.folder)
+    try:
+        with atomic(artifact.folder) as temporary:
+            temporary.mkdir()
+            with keys.making(artifact.parameters), tally.making(artifact.folder.name) as drawn:
+                write(temporary)
+            paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+            files = {str(path.relative_to(temporary)): file_fingerprint(path) for path in paths}
+            manifest = {"stage": artifact.stage, "parameters": artifact.parameters, "files": files}
+            _write_manifest(temporary, manifest | ({"drawn": drawn} if drawn else {}))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        advice = f"the disk under {STORE} is full: free space or set DIFFLENS_ARTIFACTS"
+        raise OSError(error.errno, advice) from None
+
+
+def discard(folder: Path) -> None:
+    """Remove what is left of a damaged artifact, and say so."""
+    if folder.exists():
+        name = f"{folder.parent.name}/{folder.name}"
+        print(f"artifact {name} is damaged and is made again", file=sys.stderr)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path for a file or a folder, which takes the place of `path` at the end.
+
+    If the block fails, nothing of it is left, and `path` is as it was. What a killed process left
+    goes first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    _remove(temporary)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+# --------------------------------------------------------------------------------------- decorators
+
+
+class Form(NamedTuple):
+    """How a result is written into a folder, and read from it."""
+
+    save: Callable[[Any, Path], None]
+    load: Callable[[Path], Any]
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Put tensors into an artifact's folder."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "tensors.safetensors")
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an artifact's folder."""
+    return load_file(folder / "tensors.safetensors")
+
+
+TENSORS = Form(save_tensors, load_tensors)  # {name: tensor}
+
+
+@dataclass(frozen=True)
+class stored:
+    """A function as one that looks into the store first, under a key of all its arguments.
+
+    `@stored("probes")` stands above a function that returns tensors. The options are for others.
+    """
+
+    stage: str
+    _: KW_ONLY
+    form: Form = TENSORS
+    """How a result is kept."""
+    reads: Sequence[str] = ()
+    """The parts of a subject that the function reads, beside what generates images."""
+    ignoring: Sequence[str] = ("progress",)
+    """The arguments that change no value."""
+    describe: Mapping[str, Callable[[Any], Arguments]] = field(default_factory=dict)
+    """For an argument that cannot be described: what gives the entries that stand for it."""
+    shipped: Callable[[Arguments], Path] | None = None
+    """What gives the folder of a result that comes with the repository.
+
+    It is taken if it was made with the same arguments, by whatever code and libraries.
+    """
+    beyond: Callable[[Arguments], Any] | None = None
+    """What gives a value that only the key of the store has, since it differs between machines."""
+    together: bool = False
+    """Whether processes share the function's work (`shards`): then none waits for another."""
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            arguments = keys.bound(function, args, kwargs)
+            parameters = keys.of(function, self._described(arguments), self.reads)
+            place = self.shipped(arguments) if self.shipped else None
+            if place is not None and _ships(place, parameters):
+                folder = place
+            else:
+                if self.beyond is not None:
+                    parameters["beyond"] = keys.digest(self.beyond(arguments))
+                artifact = Artifact.of(self.stage, parameters)
+                folder = self._make(artifact, partial(function, *args, **kwargs))
+                if place is not None and SHIP:
+                    _ship(artifact, place)
+            result: R = self.form.load(folder)
+            return result
+
+        return call
+
+    def _described(self, arguments: Arguments) -> Arguments:
+        described: Arguments = {}
+        for name, value in arguments.items():
+            if name in self.describe:
+                described |= self.describe[name](value)
+            elif name not in self.ignoring:
+                described[name] = value
+        return described
+
+    def _make(self, artifact: Artifact, compute: Callable[[], Any]) -> Path:
+        if not self.together or exists(artifact.folder):
+            return make(artifact, lambda folder: self.form.save(compute(), folder))
+        with keys.making(artifact.parameters), tally.making(artifact.folder.name) as drawn:
+            result = compute()
+
+        def save(folder: Path) -> None:
+            tally.take(drawn)
+            self.form.save(result, folder)
+
+        return make(artifact, save)
+
+
+def stored_each(
+    stage: str, each: str, *, reads: Sequence[str] = (), ignoring: Sequence[str] = ()
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """A function that gives a row for every element of its argument `each`, as (M, ...), as one
+    that stores every row for itself, and computes the missing ones in one call.
+
+    Of two processes that want the same rows, one makes them and the other waits.
+    """
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            arguments = keys.bound(function, args, kwargs)
+            elements = arguments.pop(each)
+            described = {name: arguments[name] for name in arguments if name not in ignoring}
+            common = keys.of(function, described, reads)
+            artifacts = [
+                Artifact.of(stage, common | {each: keys.digest(element)}) for element in elements
+            ]
+            names = [artifact.folder.name for artifact in artifacts]
+            with lock(STORE / stage / keys.key_of({"each": names})):
+                missing = [i for i, made in enumerate(artifacts) if not exists(made.folder)]
+                if missing:
+                    arguments[each] = [elements[i] for i in missing]
+                    with keys.making(common):
+                        rows = function(**arguments)  # type: ignore[call-arg]
+                    for i, row in zip(missing, rows, strict=True):
+                        make(artifacts[i], partial(save_tensors, {"row": row}))
+            return torch.stack([load_tensors(made.folder)["row"] for made in artifacts])
+
+        return call
+
+    return decorate
+
+
+# ------------------------------------------------------------------------------------- what ships
+
+
+def lasting(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments alone, and of a subject not its runtime: what must be the same for a result
+    that ships.
+
+    The code, the libraries and the precision may be others.
+    """
+    arguments = dict(parameters["arguments"])
+    if isinstance(subject := arguments.get("subject"), Mapping):
+        kept = {name: part for name, part in subject.items() if name not in ("runtime", "code")}
+        arguments["subject"] = kept
+    return {"arguments": arguments}
+
+
+def _ships(folder: Path, parameters: Parameters) -> bool:
+    """Whether a folder of the repository is intact, and was made with these arguments."""
+    if SHIP or not intact(folder):
+        return False
+    known = lasting(_manifest(folder)["parameters"])
+    return keys.key_of(known) == keys.key_of(lasting(parameters))
+
+
+def _ship(artifact: Artifact, place: Path) -> None:
+    """Put an artifact where it comes with the repository, under what must be the same."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(artifact.folder, place)
+    manifest = _manifest(place) | {"parameters": lasting(artifact.parameters)}
+    manifest.pop("drawn", None)  # names of artifacts that do not ship
+    _write_manifest(place, manifest)

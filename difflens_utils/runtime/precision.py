@@ -1,0 +1,104 @@
+"""Where to compute, and how exactly.
+
+bf16 and TF32 are taken where the hardware has them, and float32 where rounding would hide the
+effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import gpu
+from .errors import one_of
+
+if TYPE_CHECKING:
+    from ..subjects.pipelines import Subject
+
+# `Module.to` itself: that of diffusers warns of other models than these. The annotation of torch
+# lacks `memory_format` alone.
+move: Callable[..., nn.Module] = nn.Module.to
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU.
+
+    On CUDA what is float32 is multiplied in TF32 from here on.
+    """
+    one_of("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build"
+        )
+    return gpu.take() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else float32."""
+    if device.type == "cuda":  # torch counts the emulation of older GPUs as support too
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        units = torch.cpu.get_capabilities()
+        able = units.get("avx512_bf16") or units.get("amx_bf16")
+    return torch.bfloat16 if able else torch.float32
+
+
+def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:  # noqa: B008
+    """`fast_dtype` for a training: bf16 products over float32 weights.
+
+    It does nothing where bf16 is only emulated.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+def halved(value: Tensor) -> Tensor:
+    """float16 for the disk; float32 where a value is above 65,504 and would become inf."""
+    half = value.half()
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
+
+
+@contextmanager
+def full_precision(subject: Subject) -> Iterator[Subject]:
+    """The subject in float32 for a while, without TF32; the weights keep their values.
+
+    One feature moves the picture by less than bf16 or TF32 rounds epsilon.
+    """
+    dtype = subject.dtype
+    _move(subject, dtype=torch.float32)
+    try:
+        with gpu.exact():
+            yield subject
+    finally:
+        _move(subject, dtype=dtype)
+
+
+@contextmanager
+def planar(subject: Subject) -> Iterator[Subject]:
+    """The subject with channels before pixels for a while.
+
+    On a CPU the backward pass of group norm takes many times as long in channels_last.
+    """
+    layers = [layer for module in subject.modules for layer in module.modules()]
+    norms = [layer for layer in layers if isinstance(layer, nn.GroupNorm)]
+    handles = [norm.register_forward_pre_hook(_contiguous) for norm in norms]
+    _move(subject, memory_format=torch.contiguous_format)
+    try:
+        yield subject
+    finally:
+        _move(subject, memory_format=torch.channels_last)
+        for handle in handles:
+            handle.remove()
+
+
+def _contiguous(_norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of a group norm in the order of its axes, which attention turns round."""
+    return (args[0].contiguous(), *args[1:])
+
+
+def _move(subject: Subject, **to: torch.dtype | torch.memory_format) -> None:
+    for module in subject.modules:
+        move(module, **to)

@@ -1,0 +1,154 @@
+"""Work that several processes share: each makes the blocks that no other has made or is making.
+
+The processes (`workers`) may run on several machines that see the same store. Nothing is dealt out
+beforehand. A worker claims a block by a lock, which the system takes from it if it dies, so another
+makes that block, and one worker alone makes them all. A block is one batch, so the batches, and
+with them the bits, are those of a process that works alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial, wraps
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from . import artifacts, keys
+from .artifacts import Artifact
+from .workers import worker
+
+POLL = 0.2  # seconds between two looks at blocks that others are making
+
+
+class Job(Protocol):
+    """Work that falls into blocks: a dataclass, whose fields are in the key of the result."""
+
+    @property
+    def blocks(self) -> Sequence[slice]:
+        """Consecutive rows of the result."""
+
+
+J = TypeVar("J", bound=Job)
+Write = Callable[[J, slice, Path], None]  # write a block of a job into a folder
+
+
+def blocks(n: int, batch: int) -> list[slice]:
+    """The batches that n images fall into."""
+    return [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
+
+
+def shared(stage: str, *, reads: Sequence[str] = ()) -> Callable[[Write[J]], Callable[[J], Path]]:
+    """A function that writes a block of a job as one that gives the folder of the whole.
+
+    The function leaves arrays, as .npy files, that have a row for each of the block's. It is called
+    once for all rows by a process that is alone; workers call it for one block after another, side
+    by side. Blocks that are damaged are made again, and none are left over. `reads` is that of
+    `artifacts.stored`.
+    """
+
+    def decorate(write: Write[J]) -> Callable[[J], Path]:
+        @wraps(write)
+        def call(job: J) -> Path:
+            whole = Artifact.of(stage, keys.of(write, {"job": job}, reads))
+            split = job.blocks
+            scratch = artifacts.STORE / "parts" / f"{stage}-{whole.folder.name}"
+            if len(split) < 2 or (worker().count == 1 and not scratch.exists()):
+                rows = slice(split[0].start, split[-1].stop)
+                return artifacts.make(whole, lambda folder: write(job, rows, folder))
+
+            parts = [_part(whole, block, scratch) for block in split]
+            while not artifacts.exists(whole.folder):
+                with artifacts.lock(whole.folder):
+                    if not artifacts.intact(whole.folder):
+                        artifacts.discard(whole.folder)
+                _make_all(whole, parts, lambda i, folder: write(job, split[i], folder))
+                with suppress(_Damaged):
+                    artifacts.make(whole, lambda folder: _together(parts, folder))
+            shutil.rmtree(scratch, ignore_errors=True)
+            return whole.folder
+
+        return call
+
+    return decorate
+
+
+def _part(whole: Artifact, block: slice, scratch: Path) -> Artifact:
+    parameters = {"of": whole.parameters, "block": [block.start, block.stop]}
+    return Artifact(whole.stage, parameters, scratch / f"{block.start:07d}-{block.stop:07d}")
+
+
+def _make_all(
+    whole: Artifact, parts: Sequence[Artifact], write: Callable[[int, Path], None]
+) -> None:
+    """Make the missing parts. Return when every part, or the whole, exists.
+
+    Worker i of w starts at part i n / w of n. `write(number, folder)` fills the folder of a part.
+    """
+    number, count = worker()
+    first = number * len(parts) // count
+    order = [*range(first, len(parts)), *range(first)]
+    while not whole.folder.exists():
+        missing = [i for i in order if not parts[i].folder.exists()]
+        if not missing:
+            return
+        made = 0
+        for i in missing:
+            with _claimed(parts[i].folder) as claimed:
+                # Parts go only after the whole is there: as long as it is not, a missing part was
+                # never made.
+                if claimed and not whole.folder.exists() and not parts[i].folder.exists():
+                    artifacts.fill(parts[i], partial(write, i))
+                    made += 1
+        if not made:
+            time.sleep(POLL)
+
+
+@contextmanager
+def _claimed(part: Path) -> Iterator[bool]:
+    """Whether no other process holds the part; held until the context is left, or the process is
+    gone.
+    """
+    part.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(part.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except (Timeout, FileNotFoundError):  # held by another, or removed because the whole is there
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+class _Damaged(Exception):
+    """A part does not hold what was stored: it was removed, and has to be made again."""
+
+
+def _together(parts: Sequence[Artifact], target: Path) -> None:
+    """Merge parts, unless some are damaged: they are removed then, and `_Damaged` is raised."""
+    damaged = [part.folder for part in parts if not artifacts.intact(part.folder)]
+    for folder in damaged:
+        shutil.rmtree(folder, ignore_errors=True)
+    if damaged:
+        raise _Damaged
+    for part in parts:
+        artifacts.recall(part.folder)
+    merge([part.folder for part in parts], target)
+
+
+def merge(folders: Sequence[Path], target: Path) -> None:
+    """Put the arrays of blocks together, in order."""
+    for path in folders[0].glob("*.npy"):
+        arrays = [np.load(folder / path.name, mmap_mode="r") for folder in folders]
+        shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+        dtype = np.result_type(*arrays)
+        whole = np.lib.format.open_memmap(target / path.name, "w+", dtype, shape)
+        np.concatenate(arrays, out=whole)
+        whole.flush()

@@ -1,0 +1,50 @@
+"""How many images were drawn for a result, and in which way: counted while they are drawn.
+
+A stored result keeps the counts of itself and of the results that it was made from, by their names.
+Whoever reads it takes them over, so that a page knows what its figures cost whether they were drawn
+just now or by an earlier run, and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+WAYS = ("recording", "sampling", "symmetric edit", "asymmetric edit")
+Counts = dict[str, dict[str, int]]  # {name of a result: {way: images}}
+
+_open: list[Counts] = [{}]  # of the process, and of the results that are being made, innermost last
+
+
+def count(way: str, images: int) -> None:
+    """Add images to what is being made."""
+    counts = _open[-1].setdefault("", {})
+    counts[way] = counts.get(way, 0) + images
+
+
+def take(counts: Counts) -> None:
+    """Take over the counts of a result that is read."""
+    _open[-1].update(counts)
+
+
+@contextmanager
+def making(name: str) -> Iterator[Counts]:
+    """The counts of a result while it is made: its own under its name, and of what it reads."""
+    counts: Counts = {}
+    _open.append(counts)
+    try:
+        yield counts
+    finally:
+        _open.pop()
+        if "" in counts:
+            counts[name] = counts.pop("")
+        take(counts)
+
+
+def total(counts: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, int]:
+    """Images by way, of all results that this process has made or read."""
+    summed: Counter[str] = Counter()
+    for ways in (_open[0] if counts is None else counts).values():
+        summed.update(ways)
+    return {way: summed[way] for way in WAYS if summed[way]}

@@ -1,0 +1,55 @@
+"""DDIM sampling with edits of the bottleneck, symmetric or asymmetric.
+
+The step is our own because three things have to be exact that schedulers leave to the caller: the
+previous timestep (the next entry of the list, not t - T/steps), the same epsilon in the edited and
+the unedited path, and the asymmetric step (Eq. 11), in which only the predicted clean image feels
+the edit. Timesteps are those of diffusers' `DDIMScheduler` at every spacing. Images are the same
+too if its `step` is called with `use_clipped_model_output=True`, wherever its previous timestep,
+t - T // steps, is the next entry, as it always is where the spacing is leading.
+"""
+
+from __future__ import annotations
+
+from .edit import Apply, Edit, Step
+from .sampler import (
+    Moment,
+    Noise,
+    Watch,
+    activation,
+    assigned,
+    image_seeds,
+    sample,
+    unedited,
+)
+from .schedule import (
+    Schedule,
+    clean_image,
+    ddim_step,
+    dynamically_thresholded,
+    predicted_clean,
+    schedule,
+    timesteps,
+    trajectory,
+)
+
+__all__ = [
+    "Apply",
+    "Edit",
+    "Moment",
+    "Noise",
+    "Schedule",
+    "Step",
+    "Watch",
+    "activation",
+    "assigned",
+    "clean_image",
+    "ddim_step",
+    "dynamically_thresholded",
+    "image_seeds",
+    "predicted_clean",
+    "sample",
+    "schedule",
+    "timesteps",
+    "trajectory",
+    "unedited",
+]

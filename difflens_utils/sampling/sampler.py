@@ -1,0 +1,245 @@
+"""Images and walks along trajectories, with and without edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..runtime import tally
+from ..runtime.errors import positive
+from . import hooks
+from .edit import Apply, Edit, Step
+from .schedule import Schedule, ddim_step, predicted_clean, trajectory
+
+if TYPE_CHECKING:
+    from ..subjects.pipelines import Subject
+
+Watch = Callable[[Tensor, Tensor, Step], None]  # gets copies of h and x_t before any edit
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of a batch: x_t, the texts it is conditioned on, and where on the schedule it is."""
+
+    subject: Subject
+    x: Tensor  # (B, C, H, W)
+    texts: Sequence[str]
+    schedule: Schedule
+    index: int
+
+    @property
+    def timestep(self) -> int:
+        return self.schedule.timesteps[self.index]
+
+    @property
+    def halves(self) -> tuple[slice, ...]:
+        """Where in the batch that the network sees an edit acts, see `Subject.parts`."""
+        return self.subject.parts(len(self.x))
+
+    def predict(self) -> Tensor:
+        """The network's answer: (B, C, H, W), or (copies B, ...) behind a fork."""
+        return self.subject.predict(self.x, self.timestep, self.texts)
+
+    def clean(self, predicted: Tensor) -> Tensor:
+        """P_t of an answer (copies B, C, H, W) of the network."""
+        x = self.x.repeat(len(predicted) // len(self.x), 1, 1, 1)
+        return predicted_clean(x, predicted, self.schedule, self.index)
+
+    def editing(self, function: hooks.HookEdit) -> AbstractContextManager[None]:
+        """`hooks.edit` of the subject's module, where an edit acts on this batch."""
+        return hooks.edit(self.subject.network, self.subject.module, function, self.halves)
+
+    def forking(self, function: hooks.HookEdit) -> AbstractContextManager[hooks.Fork]:
+        """`hooks.fork` of the subject's module, where an edit acts on this batch."""
+        return hooks.fork(self.subject.network, self.subject.module, function, self.halves)
+
+
+def image_seeds(n: int, seed: int) -> list[int]:
+    """One seed per image: image i is the same in every batch, whatever else is sampled."""
+    positive("n", n)
+    return [seed * 1_000_003 + i for i in range(n)]
+
+
+class Noise:
+    """Independent noise per image: generator i belongs to image i."""
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
+        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self.shape = shape
+        self.device = device
+
+    def draw(self) -> Tensor:  # (B, C, H, W) float32
+        draws = [torch.randn(self.shape, generator=g) for g in self.generators]
+        return torch.stack(draws).to(self.device)
+
+
+def assigned(n: int, prompts: int) -> Tensor:
+    """The prompt of each of n images, which take them in turn: (n,) int64."""
+    return torch.arange(n) % prompts
+
+
+def unedited(
+    subject: Subject, rows: Tensor, seed: int, s: Schedule
+) -> Iterator[tuple[Moment, Tensor]]:
+    """Walk the unedited, deterministic trajectory of the images `rows` (B,) of a set.
+
+    Yields the moment and its predicted clean image (B, C, H, W) at every step.
+    """
+    seeds = image_seeds(int(rows.max()) + 1, seed)
+    prompts = subject.texts()
+    texts = [prompts[i % len(prompts)] for i in rows.tolist()]
+    x = Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
+    for index in range(len(s)):
+        moment = Moment(subject, x, texts, s, index)
+        with torch.no_grad():
+            clean = moment.clean(moment.predict())
+        yield moment, clean
+        x = ddim_step(x, clean, clean, s, index)
+
+
+@torch.no_grad()
+def activation(
+    subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] | None = None
+) -> Tensor:
+    """h of x_t (B, C, H, W): the output of the subject's module; under guidance the text's half."""
+    with hooks.record(subject.network, subject.module, stop=True) as outputs:
+        subject.epsilon(x, timestep, texts)
+    return outputs[0][subject.parts(len(x))[-1]]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same over all batches of a generation."""
+
+    subject: Subject
+    schedule: Schedule
+    edit: Edit | None
+    asymmetric: bool
+    watch: Watch | None
+    prompts: Sequence[str]
+    seeds: Sequence[int] = field(repr=False)
+    eta: float
+
+
+@torch.no_grad()
+def sample(
+    subject: Subject,
+    n: int,
+    seed: int = 0,
+    *,
+    steps: int = 20,
+    eta: float = 0.0,
+    edit: Edit | Apply | None = None,
+    asymmetric: bool = True,
+    watch: Watch | None = None,
+    batch: int = 64,
+    spacing: str | None = None,
+    prompts: Sequence[str] | None = None,
+    rows: Tensor | None = None,
+    progress: str | None = None,
+) -> Tensor:
+    """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. A seed gives paired images.
+
+    The images take the `prompts` in turn, by default those that the subject is evaluated on. `rows`
+    (m,) makes only these of the n images, in their order: (m, 3, H, W).
+
+    `edit` sees the output of the subject's module at every step. With the asymmetric step it acts
+    on the predicted clean image only (Asyrp, and the released DiffLens), and only what lies behind
+    the module runs twice. `watch` sees (h, x_t, step) before any edit. `progress` names the bar.
+    Raises ValueError for sizes <= 0, for an edit of the network itself with the asymmetric step,
+    and for images that are not finite.
+    """
+    positive("batch", batch)
+    edit = edit if edit is None or isinstance(edit, Edit) else Edit(edit)
+    if asymmetric and edit is not None and edit.changes_network:
+        raise ValueError(
+            "edit changes the network itself, where no asymmetric step is defined; "
+            "take asymmetric=False"
+        )
+    prompts = subject.texts() if prompts is None else prompts
+    s = trajectory(subject, steps, eta, spacing)
+    run = _Run(subject, s, edit, asymmetric, watch, prompts, image_seeds(n, seed), eta)
+    chosen = torch.arange(n) if rows is None else rows
+    tally.count(_way(run), len(chosen))
+    images = []
+    with tqdm(
+        total=len(chosen) * steps,
+        desc=progress,
+        unit="step",
+        disable=progress is None,
+        mininterval=1,
+        leave=False,
+    ) as bar:
+        for part in chosen.split(batch):
+            images.append(_sample_batch(run, part, bar))
+    return _finite(torch.cat(images), subject, chosen).clamp(-1, 1)
+
+
+def _way(run: _Run) -> str:
+    """How images are drawn, as their counts call it."""
+    if run.edit is not None:
+        return "asymmetric edit" if run.asymmetric else "symmetric edit"
+    return "sampling" if run.watch is None else "recording"
+
+
+def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
+    """The images `rows` (B,) of a run: (B, 3, H, W) float32 on the CPU."""
+    subject, s = run.subject, run.schedule
+    prompt = assigned(len(run.seeds), len(run.prompts))[rows]
+    texts = [run.prompts[i] for i in prompt.tolist()]
+    noise = Noise([run.seeds[i] for i in rows.tolist()], subject.shape, subject.device)
+    x = noise.draw()
+    for index, timestep in enumerate(s.timesteps):
+        moment = Moment(subject, x, texts, s, index)
+        plain, edited = _predictions(run, moment, Step(index, timestep, rows, prompt))
+        clean = moment.clean(edited)
+        direction = clean if plain is edited else moment.clean(plain)
+        x = ddim_step(x, clean, direction, s, index, noise.draw() if run.eta > 0 else None)
+        bar.update(len(x))
+    return subject.decode(x).float().cpu()
+
+
+def _finite(images: Tensor, subject: Subject, rows: Tensor) -> Tensor:
+    """The images as they are; ValueError, in one line, for values that are not finite."""
+    if images.isfinite().all():
+        return images
+    first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+    raise ValueError(
+        f"{subject.name} drew image {int(rows[first])} with values that are not finite, in "
+        f"{subject.dtype}: its network, its decoder or an edit has overflowed"
+    )
+
+
+def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]:
+    """The network's answers for D_t and for P_t, (B, C, H, W) each.
+
+    They are one tensor twice unless an asymmetric edit changed something.
+    """
+    edit = run.edit
+    if edit is None and run.watch is None:
+        predicted = moment.predict()
+        return predicted, predicted
+
+    def function(h: Tensor, _call: int) -> Tensor | None:
+        if run.watch is not None:
+            run.watch(h.clone(), moment.x.clone(), step)  # an edit may change h in place afterwards
+        return None if edit is None else edit(h, step)
+
+    subject = run.subject
+    if edit is None or not run.asymmetric:
+        around = nullcontext() if edit is None else edit.around(subject.network)
+        with around, moment.editing(function):
+            predicted = moment.predict()
+        return predicted, predicted
+    if hooks.forkable(subject.network, subject.module):
+        with moment.forking(function) as forked:
+            return forked.split(moment.predict(), len(moment.x))
+    with moment.editing(function):
+        edited = moment.predict()
+    return moment.predict(), edited

@@ -1,0 +1,1 @@
+"""Readers of published weights that are not in the format of diffusers."""
