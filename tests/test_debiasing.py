@@ -63,6 +63,19 @@ def searched(rows: list[Arm], base: object) -> Search:
     return Search(pushing(), "gender", rows, np.array(base))
 
 
+def test_the_strongest_arm_reaches_most_while_the_evaluators_agree() -> None:
+    rows = arms(
+        (UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99),
+        (1, 1.0, [0.4, 0.6], 0.9, 0.97),
+        (1, 2.0, [0.4, 0.6], 0.8, 0.95),
+        (1, 4.0, [0.0, 1.0], 0.99, 0.55),
+    )
+    found = searched(rows, BASE)
+    strongest = found.strongest(1)
+    assert strongest is not None and strongest.strength == 1.0  # the weaker of two equal ones
+    assert found.strongest(0) is None
+
+
 def test_a_plan_avoids_washed_out_images() -> None:
     """The strong edit would do it alone, but the evaluators no longer agree on its images."""
     rows = arms(

@@ -97,8 +97,8 @@ class AttributionPage(Page):
             _scatter(axes[target], trial, ranking)
         for axis, label in zip(axes, classes, strict=True):
             axis.axhline(0, color="black", lw=0.8)
-            axis.set_xlabel("attribution, relative to the largest")
-            axis.set_ylabel(f"measured change of log P({label})")
+            axis.set_xlabel("relative attribution")
+            axis.set_ylabel(f"change of log P({label})")
             axis.set_title(f"towards {label}")
         axes[0].legend(fontsize=8)
         names = "; ".join(dict.fromkeys(ranking for ranking, _ in trials))

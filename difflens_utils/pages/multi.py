@@ -203,6 +203,7 @@ class Multi(Page):
         for axis, title, images in zip(axes, titles, (before, after), strict=True):
             shares = metrics.shares(self._joint(images))
             axis.bar(range(len(names)), shares, color=figures.BLUE)
+            figures.note(axis, f"smallest {shares.min():.2f}, largest {shares.max():.2f}")
             axis.axhline(1 / len(names), color="black", lw=0.8, ls=":")
             axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
             axis.set(title=title)
