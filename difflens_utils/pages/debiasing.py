@@ -161,12 +161,16 @@ class Debiasing(Page):
         return pd.DataFrame({"ms per edited image": times})
 
     def _milliseconds(self, made: Debiased) -> float:
-        method, study = made.search.method, self.study
-        edit = _first_edit(made)
-        steps, seed = study.settings.steps, study.seeds.main
-        symmetric = {"edit": edit, "asymmetric": method.asymmetric}
+        study, edit = self.study, _first_edit(made)
         began = time.perf_counter()
-        sampling.sample(study.subject, TIMED, seed, steps=steps, **symmetric)
+        sampling.sample(
+            study.subject,
+            TIMED,
+            study.seeds.main,
+            steps=study.settings.steps,
+            edit=edit,
+            asymmetric=made.search.method.asymmetric,
+        )
         return (time.perf_counter() - began) / TIMED * 1000
 
     def per_batch(self, attribute: Attribute, sets: Sets, batched: Debiased) -> pd.DataFrame:

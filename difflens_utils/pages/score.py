@@ -23,7 +23,7 @@ COLOURS = {
     FAILS: figures.RED,
     UNTESTED: figures.GREY,
 }
-WIDTH = 88  # characters of a claim in the figure
+WIDTH = 94  # characters of a claim in the figure
 
 
 class Score(Page):
@@ -42,10 +42,12 @@ class Score(Page):
             close = " (close)" if row.close else ""
             claim = textwrap.shorten(f"{row.id}  {row.claim}", WIDTH, placeholder=" …")
             axis.barh(height, 1, color=COLOURS[row.verdict])
-            axis.text(0.5, height, f"{row.verdict}{close}", ha="center", va="center", color="white")
+            verdict = f"{row.verdict}{close}"
+            place = {"ha": "center", "va": "center"}
+            axis.text(0.5, height, verdict, place, fontsize=8, color="white")
             axis.text(1.04, height, claim, va="center", fontsize=9)
         axis.invert_yaxis()
-        axis.set_xlim(0, 5)
+        axis.set_xlim(0, 4.6)
         axis.set_axis_off()
         verdicts = (f"{row.id} {row.verdict}" for row in self.rows)
         figures.describe(figure, f"The verdict on each claim: {', '.join(verdicts)}")
