@@ -32,8 +32,8 @@ torchvision.mend()  # before anything imports diffusers
 
 # isort: split
 from . import edits, methods, metrics
-from .edits import Edit
 from .pages import figures
+from .sampling import Edit
 from .settings import Seeds, Settings
 from .study import Attribute, Study, open
 

@@ -288,7 +288,7 @@ def edit_of(found: Search, planned: Sequence[Plan], n: int, seed: int, group: in
     for number, p in enumerate(planned):
         rows = sampling.assigned(n, len(planned)) == number
         drawn[rows] = edits.draw_classes(int(rows.sum()), p.weights.tolist(), seed + number, group)
-    weight = sum(p.weights for p in planned)
+    weight = np.sum([p.weights for p in planned], axis=0)
     return edits.per_image(
         {
             i: method.towards(arm.target, arm.strength)

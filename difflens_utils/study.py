@@ -56,6 +56,17 @@ from .worlds import World
 VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
 VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
 BATCH = 2048  # vectors per step of its training
+RECIPE = (  # the settings that features depend on
+    "n_images",
+    "k",
+    "latents",
+    "train_steps",
+    "n_support",
+    "n_measured",
+    "n_features",
+    "max_density",
+    "seed",
+)
 
 
 class Attribute(str):
@@ -327,9 +338,7 @@ class Study:
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that features depend on, by which a search is known."""
-        names = ("n_images", "k", "latents", "train_steps", "n_support", "n_measured")
-        names += ("n_features", "max_density", "seed")
-        return {name: getattr(self.settings, name) for name in names} | dict(changes)
+        return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
 
     def search(self, method: Method, attribute: str) -> Search:
         """What each strength of a method does, on seeds on which nothing is reported."""
@@ -418,18 +427,15 @@ class Study:
 
         {"reference": (N, F), "balanced": (N, F)}, at least 2,048 each.
         """
-        sets = {"reference": [{}], "balanced": [{attribute: c} for c in attribute.classes]}
-        found = {}
-        for name, fixed in sets.items():
-            each = max(2048, n + len(fixed) - 1) // len(fixed)
-            parts = [
-                evaluators.embed(
-                    self.subject.scorer, self.renders(each, self.seeds.reference + i, do)
-                )
-                for i, do in enumerate(fixed)
-            ]
-            found[name] = torch.cat(parts)
-        return found
+        balanced: list[dict[str, str]] = [{str(attribute): c} for c in attribute.classes]
+        return {"reference": self._features(n, [{}]), "balanced": self._features(n, balanced)}
+
+    def _features(self, n: int, fixed: Sequence[Mapping[str, str]]) -> Tensor:
+        """Features of renders, as many of each set of fixed factors: (N, F)."""
+        each = max(2048, n + len(fixed) - 1) // len(fixed)
+        seed = self.seeds.reference
+        renders = (self.renders(each, seed + i, do) for i, do in enumerate(fixed))
+        return torch.cat([evaluators.embed(self.subject.scorer, images) for images in renders])
 
 
 def _save(trained: tuple[KSAE, History], folder: Path) -> None:

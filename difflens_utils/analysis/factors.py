@@ -72,4 +72,7 @@ def best_factor(
     columns = [y == c for factor, y in labels.items() for c in range(len(classes[factor]))]
     scores = metrics.auroc(response, torch.stack(columns, 1).numpy())  # (U, classes)
     best = scores.argmax(1)
-    return [Tracked(*names[b], float(row[b])) for b, row in zip(best, scores, strict=True)]
+    return [
+        Tracked(factor, name, float(score))
+        for (factor, name), score in zip([names[b] for b in best], scores.max(1), strict=True)
+    ]

@@ -142,7 +142,7 @@ class Trainer:
         if config.auxk and dead.any():
             loss = loss + config.auxk * auxiliary_loss(ksae, centred, residual, dead)
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._apply()
         self.silent += len(x)
         self.silent[codes.indices[fired]] = 0
@@ -163,7 +163,7 @@ class Trainer:
             values, indices = top_k(pre, self.config.k)
             codes = Codes(values.float().relu(), indices)
         weights = (ksae.W_enc, b_enc, ksae.W_dec)
-        decoded = _SparseAutoencode.apply(centred, *weights, codes)  # type: ignore[no-untyped-call]
+        decoded = _SparseAutoencode.apply(centred, *weights, codes)
         return codes, decoded
 
     @torch.no_grad()

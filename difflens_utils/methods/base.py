@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from .. import edits
-from ..edits import Edit
 from ..ksae import Dictionary
+from ..sampling import Edit
 
 # Strengths that searches try. 1 is one difference between the class and the others.
 SPARSE = (0.5, 1.0, 2.0, 3.0, 4.0)

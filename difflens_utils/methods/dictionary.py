@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .. import attribution, edits, features
-from ..edits import Edit
 from ..features import BiasFeatures
 from ..ksae import Neurons
+from ..sampling import Edit
 from .base import Method, shifted
 
 if TYPE_CHECKING:

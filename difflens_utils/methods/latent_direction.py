@@ -114,22 +114,24 @@ def _vector(
         clean = torch.cat([subject.encode(part.to(subject.device)) for part in images.split(64)])
     alphas = subject.scheduler.alphas_cumprod
     generator = torch.Generator().manual_seed(seed)
-    vector: Tensor | None = None
+    vector, optimizer = torch.empty(0), None
     for _ in bar:
         rows = torch.randperm(len(clean), generator=generator)[: recipe.batch]
         t = int(torch.randint(len(alphas), (1,), generator=generator))
         noise = torch.randn(len(rows), *subject.shape, generator=generator).to(subject.device)
         x = alphas[t].sqrt() * clean[rows] + (1 - alphas[t]).sqrt() * noise
-        chosen = [texts[i] for i in rows.tolist()]
-        if vector is None:
-            h = sampling.activation(subject, x, t, chosen)
+        prompts = [texts[i] for i in rows.tolist()]
+        if optimizer is None:
+            h = sampling.activation(subject, x, t, prompts)
             vector = torch.zeros(h.shape[1:], device=h.device).requires_grad_(True)
             optimizer = torch.optim.Adam([vector], lr=RATE * h.float().std().item())
-        with hooks.edit(
-            subject.network, subject.module, lambda h, _call, v=vector: h + v.to(h.dtype)
-        ):
-            loss = (subject.epsilon(x, t, chosen, guided=False) - noise).square().mean()
+        with hooks.edit(subject.network, subject.module, _adding(vector)):
+            loss = (subject.epsilon(x, t, prompts, guided=False) - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return vector.detach().cpu()
+
+
+def _adding(vector: Tensor) -> hooks.HookEdit:
+    return lambda h, _call: h + vector.to(h.dtype)

@@ -91,11 +91,11 @@ def fairness_discrepancy(
 
 
 def members(groups: ArrayLike | None, n: int) -> Array:
-    """Which group each image is in, one-hot: (n, G); one group for None."""
+    """Which of the G groups that occur each image is in, one-hot: (n, G); one group for None."""
     if groups is None:
         return np.ones((n, 1))
-    number = np.asarray(groups)
-    member: Array = np.eye(int(number.max()) + 1)[number]
+    names, number = np.unique(np.asarray(groups), return_inverse=True)
+    member: Array = np.eye(len(names))[number]
     return member
 
 

@@ -341,7 +341,7 @@ class Debiasing(Page):
     def moved(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
         """How far each method moves every other factor; planted effects stand above."""
         seed = self.study.seeds.main
-        effects = list(self.study.world.planted_causes(attribute))
+        effects = list(self.study.world.effects(attribute))
         moved = {}
         for name, made in sets.items():
             leaks = metrics.leakage(before.scored, made.outcome.scored, seed=seed)

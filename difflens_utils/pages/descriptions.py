@@ -31,7 +31,8 @@ def note(axis: Axes, text: str) -> None:
 def words(figure: Figure) -> str:
     """The alternative text of a figure; empty if nothing in it says what it shows."""
     said: list[str] = []
-    for text in (figure.get_label(), figure.get_suptitle(), *map(_panel, figure.axes)):
+    texts = [str(figure.get_label()), figure.get_suptitle(), *map(_panel, figure.axes)]
+    for text in texts:
         if text and not any(text in earlier for earlier in said):
             said.append(text)
     sentences = (text[0].upper() + text[1:].rstrip(".") + "." for text in said)

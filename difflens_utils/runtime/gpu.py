@@ -167,7 +167,7 @@ def _pinned(value: Tensor) -> tuple[Tensor, Wait]:
     # torch keeps pinned memory for the next one
     host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
     host.copy_(value, non_blocking=True)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done = torch.cuda.Event()
     done.record()
     return host, done.synchronize
 

@@ -31,11 +31,13 @@ def find(model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
     modules.pop("", None)
     one_of("module", name, modules)
-    return modules[name]
+    module: nn.Module = modules[name]
+    return module
 
 
 def _tensor(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
 
 
 def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
@@ -152,8 +154,9 @@ def behind(model: nn.Module, name: str) -> list[nn.Module]:
 
     A DiT's last layers read the conditioning once more, from its first block.
     """
-    if hasattr(model, "up_blocks") and name == "mid_block":
-        return list(model.up_blocks)
+    up_blocks = getattr(model, "up_blocks", None)
+    if isinstance(up_blocks, nn.ModuleList) and name == "mid_block":
+        return list(up_blocks)
     blocks = dict(getattr(model, "transformer_blocks", nn.Module()).named_children())
     number = name.removeprefix("transformer_blocks.")
     if hasattr(model, "proj_out_1") and number in blocks:

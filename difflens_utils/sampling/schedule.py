@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import one_of, within
-from ..subjects.schedulers import SPACINGS
+from ..subjects.schedulers import SPACINGS, Scheduler
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
-
     from ..subjects.pipelines import Subject
 
 
@@ -58,7 +56,7 @@ def timesteps(total: int, steps: int, spacing: str, offset: int = 0) -> Tensor:
 
 
 def schedule(
-    scheduler: DDIMScheduler, steps: int, eta: float = 0.0, spacing: str | None = None
+    scheduler: Scheduler, steps: int, eta: float = 0.0, spacing: str | None = None
 ) -> Schedule:
     """The trajectory of `steps` DDIM steps over the noise levels of a diffusers scheduler.
 
@@ -140,5 +138,5 @@ def ddim_step(
     """
     a, b, sigma = s.alpha[index].item(), s.alpha_previous[index].item(), s.sigma[index].item()
     epsilon = (x - a**0.5 * direction) / (1 - a) ** 0.5
-    out = b**0.5 * clean + max(1 - b - sigma**2, 0.0) ** 0.5 * epsilon
+    out: Tensor = b**0.5 * clean + max(1 - b - sigma**2, 0.0) ** 0.5 * epsilon
     return out if noise is None else out + sigma * noise

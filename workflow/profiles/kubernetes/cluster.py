@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
@@ -64,6 +65,11 @@ def cancel(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    shown = {"submit": submit, "status": status, "cancel": cancel}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., object]] = {
+        "submit": submit,
+        "status": status,
+        "cancel": cancel,
+    }
+    shown = commands[sys.argv[1]](*sys.argv[2:])
     if shown is not None:
         print(shown)

@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path("_build/cluster")
@@ -77,6 +78,7 @@ def status(number: str) -> str:
 
 
 if __name__ == "__main__":
-    shown = {"submit": submit, "run": run, "status": status}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., object]] = {"submit": submit, "run": run, "status": status}
+    shown = commands[sys.argv[1]](*sys.argv[2:])
     if shown is not None:
         print(shown)
