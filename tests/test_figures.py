@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from difflens_utils import descriptions, figures
+from difflens_utils.pages import descriptions, figures
 
 
 def test_a_row_of_panels_is_finished_with_words() -> None:

@@ -30,12 +30,12 @@ def note(axis: Axes, text: str) -> None:
 
 def words(figure: Figure) -> str:
     """The alternative text of a figure; empty if nothing in it says what it shows."""
-    said: list[str] = []
-    texts = [str(figure.get_label()), figure.get_suptitle(), *map(_panel, figure.axes)]
-    for text in texts:
-        if text and not any(text in earlier for earlier in said):
-            said.append(text)
-    sentences = (text[0].upper() + text[1:].rstrip(".") + "." for text in said)
+    texts: list[str] = []
+    panels = map(_panel, figure.axes)
+    for text in (str(figure.get_label()), figure.get_suptitle(), *panels):
+        if text and not any(text in earlier for earlier in texts):
+            texts.append(text)
+    sentences = (text[0].upper() + text[1:].rstrip(".") + "." for text in texts)
     return " ".join(" ".join(sentences).split())
 
 

@@ -107,7 +107,8 @@ def grid(values: Tensor) -> Tensor:
 def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5) -> Figure:
     """A sheet of images."""
     sheet = mosaic(images, columns)
-    height = width * sheet.shape[0] / sheet.shape[1] + 0.3
+    rows, wide = sheet.shape[:2]
+    height = width * rows / wide + 0.3
     figure, axis = plt.subplots(figsize=(width, height))
     axis.imshow(sheet, interpolation="nearest")
     axis.set_axis_off()
@@ -128,7 +129,8 @@ def strips(
     """
     count = max(len(images) for images in rows.values())
     height = (width - 1.2) / count * len(rows) + 0.6
-    figure, axes = plt.subplots(len(rows), 1, figsize=(width, height), squeeze=False)
+    size = (width, height)
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False)
     for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         _strip(axis, label, mosaic(images, count, scale=4))
     if columns is not None:
@@ -248,8 +250,9 @@ def heat(
     note(axis, f"{label}; rows {listed(table.index)}; columns {listed(table.columns)}")
     values = table.to_numpy(float)
     if np.isfinite(values).any():
-        smallest = _cell(table, int(np.nanargmin(values)), fmt)
-        largest = _cell(table, int(np.nanargmax(values)), fmt)
+        least, most = int(np.nanargmin(values)), int(np.nanargmax(values))
+        smallest = _cell(table, least, fmt)
+        largest = _cell(table, most, fmt)
         note(axis, f"smallest {smallest}, largest {largest}")
 
 
@@ -273,7 +276,8 @@ def card(
 ) -> Figure:
     """One feature: the images on which it is strongest, where it fires, and when it matters."""
     n = len(images)
-    figure, axes = plt.subplots(2, n + 1, figsize=(9.5, 2.5), width_ratios=[1] * n + [2.4])
+    widths = [1.0] * n + [2.4]
+    figure, axes = plt.subplots(2, n + 1, figsize=(9.5, 2.5), width_ratios=widths)
     brightest = float(heat_maps.max()) or 1.0
     tiles = pixels(images)
     for (above, below), tile, where in zip(axes.T[:n], tiles, heat_maps, strict=True):
@@ -284,7 +288,8 @@ def card(
         axis.remove()
     right = figure.add_subplot(1, n + 1, n + 1)
     box = axes[0, n - 1].get_position()
-    right.set_position((box.x1 + 0.08, 0.2, 0.9 - box.x1, 0.62))
+    left = box.x1 + 0.08
+    right.set_position((left, 0.2, 0.98 - left, 0.62))
     _by_step(right, by_step, timesteps)
     figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
     above_text = f"Above, the {n} images in which the feature fires most strongly"
@@ -322,7 +327,8 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     children = [name for name, causes in parents.items() if causes and name not in roots]
     placed = [*roots, *above, *children]
     free = [name for name in parents if name not in placed]
-    figure, axis = plt.subplots(figsize=(8.5, 0.36 * len(children) + 0.9))
+    height = 0.36 * len(children) + 0.9
+    figure, axis = plt.subplots(figsize=(8.5, height))
     top = len(children) - 1
     spots = _column(above, -0.7, top / 2) | _column(children, 1.0, top)
     spots |= _column(roots, 0.0, top, gap=top / max(1, len(roots) - 1))
