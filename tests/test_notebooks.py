@@ -13,15 +13,63 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from workflow.execute import parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-COMMON = {"subject": "portraits", "profile": "book", "seed": 0, "device": "auto"}
+COMMON: dict[str, object] = {"subject": "portraits", "settings": {}}
+DEFINES = re.compile(r"^\s*def |\blambda\b", re.MULTILINE)
 ABSOLUTE = re.compile(
     r"""(?<![\w.<])(?:["'`](?:/|[A-Z]:\\)\w|/(?:home|root|Users|tmp|mnt|usr|var)/)"""
 )
-LONGEST = 25
+LONGEST = 12  # lines of a code cell
+SHORT = 5  # lines, of half of the code cells at least
+COLUMNS = 100
+WORDS = 10  # of text per line of code, at least
+# Words of this study that a reader may not know: text explains them before code uses them.
+PRIVATE = (
+    "arm",
+    "bias feature",
+    "class difference",
+    "labeller",
+    "leak",
+    "matched",
+    "plan",
+    "scorer",
+    "search",
+    "stranger",
+    "unit",
+)
 
 
 def tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
     return tag in cell.metadata.get("tags", [])
+
+
+def unreadable(notebook: nbformat.NotebookNode) -> list[str]:
+    """What keeps a reader from following a notebook without looking anything up."""
+    found = []
+    cells = notebook.cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    text = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    for cell, following in zip(cells, cells[1:], strict=False):
+        if cell.cell_type == following.cell_type == "code":
+            first = following.source.partition("\n")[0]
+            found.append(f"no word stands between two code cells: {first}")
+    lines = [source.count("\n") + 1 for source in code]
+    if 2 * sum(count <= SHORT for count in lines) < len(lines):
+        found.append(f"fewer than half of the code cells have at most {SHORT} lines")
+    words = len(re.findall(r"\w+", " ".join(text)))
+    if words < WORDS * sum(lines):
+        found.append(f"there are fewer than {WORDS} words per line of code")
+    said = ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            said += cell.source.lower()
+        elif not tagged(cell, "parameters") and "study.page(" not in cell.source:
+            used = cell.source.lower().replace("_", " ")
+            found += [
+                f"code uses a word that no text has explained: {word}"
+                for word in PRIVATE
+                if re.search(rf"\b{word}s?\b", used) and word not in said
+            ]
+    return found
 
 
 def violations(notebook: nbformat.NotebookNode) -> list[str]:
@@ -48,6 +96,10 @@ def violations(notebook: nbformat.NotebookNode) -> list[str]:
         first = cell.source.partition("\n")[0]
         if cell.source.count("\n") + 1 > LONGEST:
             found.append(f"a cell has more than {LONGEST} lines: {first}")
+        if any(len(line) > COLUMNS for line in cell.source.splitlines()):
+            found.append(f"a line of code has more than {COLUMNS} columns: {first}")
+        if DEFINES.search(cell.source) and not tagged(cell, "taught"):
+            found.append(f"a function is defined, and not taught: {first}")
         if cell.outputs and not tagged(cell, "nbval-check-output"):
             found.append(f"a cell without the tag nbval-check-output holds outputs: {first}")
         if (cell.execution_count is None) == bool(
@@ -56,8 +108,7 @@ def violations(notebook: nbformat.NotebookNode) -> list[str]:
             found.append(f"an execution count without outputs, or outputs without a count: {first}")
         if any(output.get("name") == "stderr" for output in cell.outputs):
             found.append(f"a checked cell prints to stderr, which differs from run to run: {first}")
-        if "plt.subplots(" in cell.source and "figures.describe(" not in cell.source:
-            found.append(f"a figure that does not say what it shows (figures.describe): {first}")
+    found += unreadable(notebook)
     for cell in notebook.cells:
         if path := ABSOLUTE.search(cell.source + str(cell.get("outputs", ""))):
             found.append(f"an absolute path: {path.group()}")
@@ -83,14 +134,16 @@ def good() -> nbformat.NotebookNode:
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
         },
         cells=[
-            new_markdown_cell("# A card"),
+            new_markdown_cell("# A card\n\n" + "Words that a reader needs. " * 20),
             new_code_cell(setting, metadata={"tags": ["parameters"]}),
+            new_markdown_cell("Here one is printed."),
             new_code_cell(
                 "print(1)",
                 metadata={"tags": ["nbval-check-output"]},
                 execution_count=2,
                 outputs=[new_output("stream", text="1\n")],
             ),
+            new_markdown_cell("And here two is the result."),
             new_code_cell("2"),
         ],
     )
@@ -103,8 +156,8 @@ def edit(index: int, **changes: object) -> Callable[[nbformat.NotebookNode], Non
 BREAKS = {
     "card": lambda notebook: notebook.cells.pop(0),
     "exactly one cell tagged parameters": edit(1, metadata={}),
-    "seed must default": lambda notebook: edit(
-        1, source=notebook.cells[1].source.replace("= 0", "= 1")
+    "settings must default": lambda notebook: edit(
+        1, source=notebook.cells[1].source.replace("= {}", "= {'k': 1}")
     )(notebook),
     "has no comment": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn: int = 1")(
         notebook
@@ -112,14 +165,23 @@ BREAKS = {
     "has no type": lambda notebook: edit(1, source=notebook.cells[1].source + "\nn = 1  # n")(
         notebook
     ),
-    "no cell is tagged nbval-check-output": edit(2, metadata={}, outputs=[]),
-    "more than 25 lines": edit(3, source="\n".join(["1"] * 26)),
-    "holds outputs": edit(3, outputs=[new_output("stream", text="2")]),
-    "execution count": edit(3, execution_count=3),
-    "stderr": edit(2, outputs=[new_output("stream", name="stderr", text="1%")]),
-    "does not say what it shows": edit(3, source="figure, axes = plt.subplots(1, 2)"),
-    "absolute path": edit(3, source="open('/data/x')"),
-    "left behind": edit(3, metadata={"papermill": {}}),
+    "no cell is tagged nbval-check-output": edit(3, metadata={}, outputs=[]),
+    "more than 12 lines": edit(5, source="\n".join(["1"] * 13)),
+    "more than 100 columns": edit(5, source="1" * 101),
+    "is defined, and not taught": edit(5, source="square = lambda x: x**2"),
+    "no word stands between": lambda notebook: notebook.cells.pop(4),
+    "fewer than half": lambda notebook: notebook.cells.extend(
+        cell
+        for _ in range(4)
+        for cell in (new_markdown_cell("word " * 70), new_code_cell("\n".join(["1"] * 6)))
+    ),
+    "words per line of code": edit(0, source="# A card"),
+    "no text has explained: plan": edit(5, source="plans = study.plan(1)"),
+    "holds outputs": edit(5, outputs=[new_output("stream", text="2")]),
+    "execution count": edit(5, execution_count=3),
+    "stderr": edit(3, outputs=[new_output("stream", name="stderr", text="1%")]),
+    "absolute path": edit(5, source="open('/data/x')"),
+    "left behind": edit(5, metadata={"papermill": {}}),
     "kernel": lambda notebook: notebook.metadata.clear(),
 }
 
