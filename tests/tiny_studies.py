@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tiny
@@ -216,21 +217,24 @@ def injected(name: str, values: Mapping[str, object]) -> dict[str, object]:
     return chosen | ({"settings": shared} if "settings" in own else {})
 
 
-def run(name: str, values: Mapping[str, object]) -> dict[str, object]:
+def run(name: str, values: Mapping[str, object]) -> int:
     """Execute a notebook's code cells in one namespace, and show what each ends with.
 
-    Unknown parameters are refused.
+    Unknown parameters are refused. Returns which code cell draws the first picture, from 1 on.
     """
     space: dict[str, object] = {
         "__name__": "__main__",
         "display": lambda *shown: [_show(s) for s in shown],
     }
     given = injected(name, values)
-    for source, tags in cells(name):
+    first = 0
+    for number, (source, tags) in enumerate(cells(name), 1):
         _execute(source, space, f"{name}, {source.splitlines()[0]}")
+        if plt.get_fignums() and not first:
+            first = number
         if "parameters" in tags:
             space |= given
-    return space
+    return first
 
 
 def _execute(source: str, space: dict[str, object], where: str) -> None:

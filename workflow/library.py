@@ -71,12 +71,17 @@ def read_docstring(_app: Sphinx, _kind: str, _name: str, *found: Any) -> None:
 
 
 def skips(app: Sphinx, _kind: str, name: str, member: object, *_rest: Any) -> bool | None:
-    """Whether a member is a field that nothing is said of; None leaves the decision to Sphinx."""
+    """Whether a member is shown elsewhere, or is a field that nothing is said of.
+
+    A folder's module exports what its files define. None leaves the decision to Sphinx.
+    """
+    module = app.env.temp_data["autodoc:module"]
+    if getattr(member, "__module__", module) != module:
+        return True
     if not str(member.__doc__).startswith(FIELD):
         return None
-    place = app.env.temp_data
-    documented = ModuleAnalyzer.for_module(place["autodoc:module"]).find_attr_docs()
-    return None if (place["autodoc:class"], name) in documented else True
+    documented = ModuleAnalyzer.for_module(module).find_attr_docs()
+    return None if (app.env.temp_data["autodoc:class"], name) in documented else True
 
 
 def read_source(_app: Sphinx, page: str, source: list[str]) -> None:
