@@ -90,17 +90,18 @@ def steer(
         return identity()
 
     @cache
-    def on(device: torch.device) -> tuple[Dictionary, Tensor, Tensor]:
+    def on(device: torch.device) -> tuple[Dictionary, Tensor, Tensor, Tensor | None]:
         model, chosen = dictionary.on_device(device), features.to(device)
-        return model, chosen, model.directions[chosen]  # (N, d)
+        units = None if unit is None else unit.to(device)
+        return model, chosen, model.directions[chosen], units  # directions (N, d)
 
     def apply(h: Tensor, step: Step) -> Tensor:
-        model, chosen, directions = on(h.device)
+        model, chosen, directions, units = on(h.device)
         s = model.latents(map_to_vectors(h).float())[..., chosen]  # (B, P, N)
-        if unit is None or mode == "scale":
+        if units is None or mode == "scale":
             change = (beta - 1) * s
         else:
-            u = unit[step.index] if unit.ndim == 3 else unit
+            u = units[step.index] if units.ndim == 3 else units
             change = (s + beta * u.to(s)).clamp_min(model.floor) - s
         return (h.float() + vectors_to_map(change @ directions, h.shape)).to(h.dtype)
 

@@ -380,7 +380,10 @@ def test_code_ignores_comments_but_no_statement(tmp_path: Path) -> None:
     assert a != version('"""Doc."""\ndef f():\n    """One."""\n    return 2\n')
 
 
-def test_code_is_that_of_all_that_is_imported(tmp_path: Path) -> None:
+def test_code_is_that_of_all_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CARRIERS", {"errors"})
     typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .types import T\n"
     top = f"{typing}from . import middle\nfrom .errors import E\n"
     beside = {

@@ -49,8 +49,8 @@ def counts(scenes: Scenes, name: str) -> torch.Tensor:
 
 
 def test_the_example_of_a_world_runs() -> None:
-    assert doctest.testmod(worlds).attempted > 3
-    assert doctest.testmod(worlds).failed == 0
+    assert doctest.testmod(worlds.base).attempted > 3
+    assert doctest.testmod(worlds.base).failed == 0
 
 
 @pytest.mark.parametrize("factor", WORLD.model, ids=lambda f: f.name)

@@ -81,7 +81,9 @@ def fairness_discrepancy(
     member = members(groups, len(p))
 
     def distance(mean: Array, share: Array) -> Array:
-        per_group: Array = np.linalg.norm(mean / share[..., None] - goal, axis=-1)
+        with np.errstate(invalid="ignore"):  # a resample may lack a prompt: nan, and left out
+            shares = mean / share[..., None]
+        per_group: Array = np.linalg.norm(shares - goal, axis=-1)
         averaged: Array = per_group.mean(-1)
         return averaged
 

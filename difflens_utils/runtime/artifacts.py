@@ -94,6 +94,13 @@ def recall(folder: Path) -> None:
     tally.take(_manifest(folder).get("drawn", {}))
 
 
+def recount(part: Path) -> None:
+    """Count the images that were drawn for a part of an artifact as the artifact's own."""
+    for ways in _manifest(part).get("drawn", {}).values():
+        for way, images in ways.items():
+            tally.count(way, images)
+
+
 def lock(folder: Path) -> FileLock:
     """The lock of whoever makes, or removes, an artifact."""
     path = STORE / "locks" / f"{folder.parent.name}-{folder.name}"

@@ -139,7 +139,7 @@ def _together(parts: Sequence[Artifact], target: Path) -> None:
     if damaged:
         raise _Damaged
     for part in parts:
-        artifacts.recall(part.folder)
+        artifacts.recount(part.folder)
     merge([part.folder for part in parts], target)
 
 
