@@ -78,8 +78,7 @@ def steer(
     and Attr@L of Table 3). Mode "scale": s_j <- beta s_j; beta = 1 is the identity. Mode "add":
     s_j <- s_j + beta u_j, never below the dictionary's floor; beta = 0 is the identity. `unit` u is
     (N,), or (T, P, N) for a unit per timestep and position. Scaling cannot wake a latent that did
-    not fire; adding can. Raises ValueError for an unknown mode, no features, or adding without a
-    unit.
+    not fire; adding can. Raises ValueError for an unknown mode, or for no features or no unit.
     """
     one_of("mode", mode, MODES)
     if len(features) == 0:

@@ -149,7 +149,7 @@ def record(
 def _record(run: Run, block: slice, folder: Path) -> None:
     """Write h.npy and images.npy of the images `block` of a run."""
     file = _File(folder / "h.npy", block, run.steps, run.subject.module)
-    copies = gpu.Copies(file.write)
+    copies = gpu.HostCopies(file.write)
     images = run.sample(
         torch.arange(block.start, block.stop),
         watch=lambda h, _x, step: copies.put(h, step),

@@ -132,11 +132,11 @@ def test_sampling_waits_per_batch_and_not_per_step(make, asymmetric: bool) -> No
 
 def test_what_is_sent_is_what_arrives_and_a_copy_is_made_once() -> None:
     ksae = tiny.ksae()
-    assert gpu.on(ksae, torch.device("cpu")) is ksae
-    elsewhere = gpu.on(ksae, torch.device("meta"))
-    assert elsewhere is gpu.on(ksae, torch.device("meta"))
+    assert ksae.on_device(torch.device("cpu")) is ksae
+    elsewhere = ksae.on_device(torch.device("meta"))
+    assert elsewhere is ksae.on_device(torch.device("meta"))
     assert elsewhere.W_enc.is_meta and not ksae.W_enc.is_meta
-    assert gpu.on(Neurons(4), torch.device("meta")).directions.is_meta
+    assert Neurons(4).on_device(torch.device("meta")).directions.is_meta
     rows = torch.arange(3)
     assert gpu.to_device(rows, torch.device("cpu")) is rows
 
@@ -151,7 +151,7 @@ def test_bf16_is_for_gpus_that_multiply_it_themselves(monkeypatch, native, expec
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     card = torch.device("cuda")
     assert precision.fast_dtype(card) is expected
-    assert ksae_module._product_dtype("auto", card) is expected
+    assert ksae_module.training._product_dtype("auto", card) is expected
 
 
 @pytest.mark.parametrize(

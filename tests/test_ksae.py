@@ -146,7 +146,7 @@ def test_sparse_gradients_are_those_of_dense_autograd():
     pre = F.linear(x, ksae.W_enc, ksae.b_enc)
     top = pre.topk(4)
     codes = Codes(top.values.detach().relu(), top.indices)
-    decoded = module._SparseAutoencode.apply(x, *weights, codes)
+    decoded = module.sparse._SparseAutoencode.apply(x, *weights, codes)
     dense = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu()) @ ksae.W_dec
     torch.testing.assert_close(decoded, dense)
     ours = torch.autograd.grad((decoded * weight).sum(), weights)

@@ -160,7 +160,9 @@ def test_a_copy_is_written_when_the_next_has_started_and_is_done() -> None:
         events.append(f"start {value.item():.0f}")
         return value.clone(), lambda: events.append("wait")
 
-    copies = gpu.Copies(lambda host, tag: events.append(f"write {host.item():.0f} as {tag}"), start)
+    copies = gpu.HostCopies(
+        lambda host, tag: events.append(f"write {host.item():.0f} as {tag}"), start
+    )
     for i in range(3):
         copies.put(torch.tensor(float(i)), "abc"[i])
     copies.flush()

@@ -33,8 +33,9 @@ def at_matched_fd(
     start, end = _per_group(p, member), _per_group(q, member)
 
     def dose(start: Array, end: Array, share: Array) -> Array:
-        offset = start / share[..., None] - uniform
-        change = (end - start) / share[..., None]
+        with np.errstate(invalid="ignore"):  # a resample may lack a prompt: nan, and left out
+            offset = start / share[..., None] - uniform
+            change = (end - start) / share[..., None]
         return _dose(offset, change, level)
 
     def dosed(start: Array, end: Array, share: Array, *means: Array) -> Array:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .workers import worker
 
@@ -106,23 +104,6 @@ def to_device(value: Tensor, device: torch.device) -> Tensor:
     return value.pin_memory().to(device, non_blocking=True)
 
 
-_elsewhere: WeakKeyDictionary[Any, dict[torch.device, Any]] = WeakKeyDictionary()
-
-
-def on(thing: Any, device: torch.device) -> Any:
-    """A dictionary of directions on a device: itself, or a copy that is made once per device."""
-    if thing.directions.device == device:
-        return thing
-    copies = _elsewhere.setdefault(thing, {})
-    if device not in copies:
-        copies[device] = copy.deepcopy(thing)
-        if isinstance(thing, nn.Module):
-            copies[device].to(device)
-        else:
-            copies[device].directions = thing.directions.to(device)
-    return copies[device]
-
-
 Wait = Callable[[], None]
 
 
@@ -170,7 +151,3 @@ def _pinned(value: Tensor) -> tuple[Tensor, Wait]:
     done = torch.cuda.Event()
     done.record()
     return host, done.synchronize
-
-
-# The names before, until their callers are renamed.
-take, exact, send, Copies = use_gpu, without_tf32, to_device, HostCopies

@@ -34,7 +34,7 @@ def pick_device(device: str = "auto") -> torch.device:
         raise ValueError(
             "device is cuda, but torch sees no GPU; take device=cpu or install torch's CUDA build"
         )
-    return gpu.take() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    return gpu.use_gpu() if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -70,7 +70,7 @@ def full_precision(subject: Subject) -> Iterator[Subject]:
     dtype = subject.dtype
     _move(subject, dtype=torch.float32)
     try:
-        with gpu.exact():
+        with gpu.without_tf32():
             yield subject
     finally:
         _move(subject, dtype=dtype)
