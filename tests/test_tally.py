@@ -58,3 +58,28 @@ def test_only_images_that_an_edit_changes_are_drawn(counts: tally.Counts) -> Non
     edit = edits.per_image({1: change}, torch.tensor([0, 1, 0, 0]))
     outcome.draw(tiny.subject(), edit, 4, 1, 2)
     assert tally.total() == {"sampling": 4, "asymmetric edit": 1}
+
+
+def test_workers_count_an_image_once(counts: tally.Counts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are counted as the whole's, by whoever drew them, and by whoever finds them there."""
+    monkeypatch.setenv("DIFFLENS_WORKER", "0/2")
+    for _ in range(2):
+        outcome.draw(tiny.subject(), None, 5, 1, 2, batch=2)
+        assert tally.total() == {"sampling": 5}
+        counts.clear()
+
+
+def test_counts_of_what_failed_are_those_of_its_maker(counts: tally.Counts) -> None:
+    with pytest.raises(RuntimeError), tally.making("outer"), tally.making("inner"):
+        tally.count("sampling", 3)
+        raise RuntimeError
+    assert counts == {"inner": {"sampling": 3}} and tally._open == [counts]
+
+
+def test_a_manifest_of_an_earlier_version_counts_nothing(counts: tally.Counts, store: Path) -> None:
+    outcome.draw(tiny.subject(), None, 4, 1, 2)
+    (manifest,) = store.glob("images/*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"drawn"', '"other"'))
+    counts.clear()
+    outcome.draw(tiny.subject(), None, 4, 1, 2)
+    assert tally.total() == {}

@@ -995,6 +995,16 @@ def test_a_model_of_the_hub_is_what_its_cache_holds(
     assert [path.name for _, path in inputs.files_of("owner/name")] == ["model_index.json"]
 
 
+def test_what_the_hub_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is fetched by the package, in a process of its own."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        ValueError, match="^subject owner/no-such-model is neither here nor"
+    ) as told:
+        inputs.fetch("owner/no-such-model")
+    assert "\n" not in str(told.value)
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     """The repository without models, in a folder whose name needs quotes; one notebook is tiny."""

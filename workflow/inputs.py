@@ -91,7 +91,7 @@ def snapshot(subject: str) -> Path | None:
 
 def fetch(subject: str) -> None:
     """Fetch a model of the hub, as a notebook would; ValueError, in one line, if that fails."""
-    code = "import sys; from difflens_utils import subjects; subjects._own(sys.argv[1])"
+    code = "import sys; from difflens_utils.subjects import registry; registry._folder(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, subject], cwd=ROOT, capture_output=True, text=True
     )

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from . import artifacts, keys
+from . import artifacts, keys, tally
 from .artifacts import Artifact
 from .workers import worker
 
@@ -71,6 +71,7 @@ def shared(stage: str, *, reads: Sequence[str] = ()) -> Callable[[Write[J]], Cal
                 with suppress(_Damaged):
                     artifacts.make(whole, lambda folder: _together(parts, folder))
             shutil.rmtree(scratch, ignore_errors=True)
+            artifacts.recall(whole.folder)  # another worker may have made it
             return whole.folder
 
         return call
@@ -103,7 +104,8 @@ def _make_all(
                 # Parts go only after the whole is there: as long as it is not, a missing part was
                 # never made.
                 if claimed and not whole.folder.exists() and not parts[i].folder.exists():
-                    artifacts.fill(parts[i], partial(write, i))
+                    with tally.aside():  # the whole counts what its parts did
+                        artifacts.fill(parts[i], partial(write, i))
                     made += 1
         if not made:
             time.sleep(POLL)

@@ -42,6 +42,16 @@ def making(name: str) -> Iterator[Counts]:
         take(counts)
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is made meanwhile counts nowhere else: whoever reads it takes its counts over."""
+    _open.append({})
+    try:
+        yield
+    finally:
+        _open.pop()
+
+
 def total(counts: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, int]:
     """Images by way, of all results that this process has made or read."""
     summed: Counter[str] = Counter()
