@@ -10,8 +10,9 @@ fair = study.debias(search, gender.uniform, n=304)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from .ksae import KSAE, Dictionary, History, KSAEConfig
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
-from .pages import PAGES, Page
+from .pages import PAGES, Page, results, sizes
 from .probes import Fit, Heads
 from .recording import Recording
 from .runtime.errors import one_of
@@ -51,17 +52,11 @@ from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 BATCH = 2048  # vectors per step of the k-SAE's training
-RECIPE = (  # the settings that features depend on
-    "n_images",
-    "k",
-    "latents",
-    "train_steps",
-    "n_support",
-    "n_measured",
-    "n_features",
-    "max_density",
-    "seed",
-)
+# The settings that a k-SAE depends on, beside the recording, and that features do beside those.
+TRAINING = ("k", "latents", "train_steps", "seed")
+FINDING = ("n_support", "n_measured", "n_features", "max_density")
+Attributes = Sequence[str] | Mapping[str, str] | None  # or {attribute: class}
+RECIPE = ("n_images", *TRAINING, *FINDING)  # the settings that features depend on
 
 
 class Attribute(str):
@@ -74,6 +69,9 @@ class Attribute(str):
         attribute.classes = tuple(classes)
         return attribute
 
+    def __getnewargs__(self) -> tuple[str, tuple[str, ...]]:  # type: ignore[override]
+        return str(self), self.classes
+
     @property
     def uniform(self) -> list[float]:
         """The target of equal shares."""
@@ -84,15 +82,26 @@ class Attribute(str):
         return edits.with_share(len(self.classes), len(self.classes) - 1, share)
 
 
-def open(subject: str = "portraits", **settings: Any) -> Study:
+def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
     """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
 
-    Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
+    Raises ValueError, in one line, for an unknown subject or setting, or a setting that cannot have
+    such a value, before anything is computed.
     """
     for name in settings:
         one_of("setting", name, Settings.meanings())
     chosen = Settings(**settings)
-    return Study(registry.load(subject, chosen.device, module=chosen.module or None), chosen)
+    one_of("profile", chosen.profile, results.PROFILES)
+    _check(chosen)
+    return Study(registry.load(str(subject), chosen.device, module=chosen.module or None), chosen)
+
+
+def _check(settings: Settings) -> None:
+    """Raise ValueError, in one line that names the setting, for a number that it cannot be."""
+    values = asdict(settings)
+    for name in ("profile", "device", "module"):
+        del values[name]
+    sizes.check_values(**values)
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,11 @@ class Study:
         return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
     def ksae(self, **changes: Any) -> KSAE:
-        """The k-SAE of all timesteps; `changes` of settings, or of `KSAEConfig`, make another."""
+        """The k-SAE of all timesteps.
+
+        `changes` of the settings in TRAINING, or of other options of `KSAEConfig`, make another;
+        ValueError for anything else.
+        """
         return self._trained(changes)[0]
 
     def history(self, **changes: Any) -> History:
@@ -176,27 +189,33 @@ class Study:
         return self._trained(changes)[1]
 
     def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+        s, options = self._changed(changes, TRAINING)
         rec = self.recording("learn")
-        s, options = self._changed(changes)
         config = KSAEConfig(
             width=rec.width,
             latents=s.latents,
             k=s.k,
-            batch=BATCH,
             steps=s.train_steps,
             seed=s.seed,
-            **options,
+            **{"batch": BATCH, **options},
         )
         return training.train(rec, config)
 
-    def _changed(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
-        """The settings with changes of them, and the changes that are options of `KSAEConfig`."""
-        known = Settings.meanings()
-        options = {name: value for name, value in changes.items() if name not in known}
-        for name in options:
-            one_of("change", name, [*known, *(f.name for f in fields(KSAEConfig))])
+    def _changed(
+        self, changes: Mapping[str, Any], known: Sequence[str]
+    ) -> tuple[Settings, dict[str, Any]]:
+        """The settings with changes of those `known`, and changes of other options of `KSAEConfig`.
+
+        Raises ValueError for a change that would reach nothing, such as one of the recording.
+        """
+        names = {field.name for field in fields(KSAEConfig)} - {"width", "steps", *TRAINING}
+        for name in changes:
+            one_of("change", name, [*known, *sorted(names)])
+        options = {name: value for name, value in changes.items() if name in names}
         own = {name: value for name, value in changes.items() if name in known}
-        return replace(self.settings, **own), options
+        settings = replace(self.settings, **own)
+        _check(settings)
+        return settings, options
 
     def held_out(self) -> slice:
         """The rows of a recording on which no k-SAE was trained."""
@@ -227,17 +246,27 @@ class Study:
         """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
         s = self.settings
         support = attribution.Support(s.n_support, self.seeds.support, s.steps)
-        names = tuple(map(str, attributes or self.subject.attributes))
+        names = tuple(map(str, _several(attributes) or self.subject.attributes))
         return attribution.through_image(self.subject, dictionary, names, support)
 
     def features(
         self, attributes: Sequence[str] | Mapping[str, str] | None = None, **changes: Any
     ) -> BiasFeatures:
-        """The bias features of every class of the attributes; `changes` as for `ksae`."""
-        s, _ = self._changed(changes)
-        sae, rec = self.ksae(**changes), self.recording("learn")
+        """The bias features of every class of the attributes, or of one class of each.
+
+        `attributes` are names, or {attribute: class}; `changes` are those of `ksae`, and of the
+        settings in FINDING.
+        """
+        s, _ = self._changed(changes, (*TRAINING, *FINDING))
+        attributes, recipe = _several(attributes), dict(changes)
+        if isinstance(attributes, Mapping):
+            for attribute, name in attributes.items():
+                one_of(f"a class of {attribute}", name, self.subject.classes(attribute))
+            recipe["classes"] = {str(a): str(c) for a, c in attributes.items()}
+        trained = {name: value for name, value in changes.items() if name not in FINDING}
+        sae, rec = self.ksae(**trained), self.recording("learn")
         found = features.find(self.subject, sae, rec, s, attributes)
-        return replace(found, recipe=changes)
+        return replace(found, recipe=recipe)
 
     def through_head(
         self, attribute: str, baseline: str = "zero", points: int = 32, rule: str = "gauss"
@@ -340,7 +369,11 @@ class Study:
         return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
 
     def search(self, method: Method, attribute: str) -> Search:
-        """What each strength of a method does, on seeds on which nothing is reported."""
+        """What each strength of a method does, on seeds on which nothing is reported.
+
+        Raises ValueError for what is no attribute under study.
+        """
+        one_of("attribute", attribute, self.subject.attributes)
         s = self.settings
         arms = debiasing.search(
             self.subject,
@@ -356,18 +389,22 @@ class Study:
     def retarget(self, search: Search, target: Sequence[float]) -> Search:
         """The search that serves another target: the same one, as a rule.
 
-        H-Distribution takes the distribution itself, so its strengths are tried anew.
+        H-Distribution takes the distribution itself, so its strengths are tried anew, under a name
+        that tells targets apart: by the last share where all others are equal, else by all shares.
         """
         method = search.method
         if method.network or not method.whole:
             return search
         heads = self.heads()[search.attribute]
-        guided = methods.guided(heads, target, f"{method.name} to {target[-1]:g}")
+        told = target[-1:] if len(set(target[:-1])) == 1 else target
+        shares = " ".join(f"{share:g}" for share in told)
+        guided = methods.guided(heads, target, f"{method.name} to {shares}")
         return self.search(guided, search.attribute)
 
-    def balance(self, method: Method, attribute: Attribute, *, n: int) -> Debiased:
+    def balance(self, method: Method, attribute: str, *, n: int) -> Debiased:
         """The whole protocol in one call: search, then `n` images with equal shares."""
-        return self.debias(self.search(method, attribute), attribute.uniform, n=n)
+        uniform = self.attribute(attribute).uniform
+        return self.debias(self.search(method, attribute), uniform, n=n)
 
     def debias(
         self,
@@ -383,8 +420,15 @@ class Study:
         """`n` images that shall have the class shares `target` under every prompt.
 
         A plan per prompt, or one for all of them `together`, mixes the strengths of the search;
-        each image draws its edit, or each `group` of images does.
+        each image draws its edit, or each `group` of images does. Raises ValueError for other
+        `prompts` than the plans are for (`Search.on` takes the shares under others).
         """
+        planned = len(search.base)
+        if prompts and len(prompts) != planned and not (together or search.method.network):
+            raise ValueError(
+                f"prompts must be {planned}, as the search's base has shares of, got "
+                f"{len(prompts)}: take search.on(study.base_shares(...)[attribute])"
+            )
         return debiasing.debias(
             self.subject,
             search,
@@ -401,7 +445,7 @@ class Study:
         self,
         before: Outcome,
         after: Outcome,
-        attribute: Attribute,
+        attribute: str,
         references: Mapping[str, Tensor],
     ) -> dict[str, Estimate]:
         """One cell of Table 1 or 2, against equal shares, see `debiasing.score`."""
@@ -410,7 +454,7 @@ class Study:
             before,
             after,
             str(attribute),
-            attribute.uniform,
+            self.attribute(attribute).uniform,
             references,
             self.seeds.main,
         )
@@ -421,12 +465,13 @@ class Study:
         """CLIP-I and leak where so many images are edited that FD is `level`."""
         return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
 
-    def references(self, attribute: Attribute, n: int) -> dict[str, Tensor]:
+    def references(self, attribute: str, n: int) -> dict[str, Tensor]:
         """Features of `n` images of the data or more, as they are and with an attribute balanced.
 
         {"reference": (N, F), "balanced": (N, F)}, at least 2,048 each.
         """
-        balanced: list[dict[str, str]] = [{str(attribute): c} for c in attribute.classes]
+        classes = self.attribute(attribute).classes
+        balanced: list[dict[str, str]] = [{str(attribute): c} for c in classes]
         return {"reference": self._features(n, [{}]), "balanced": self._features(n, balanced)}
 
     def _features(self, n: int, fixed: Sequence[Mapping[str, str]]) -> Tensor:
@@ -435,3 +480,8 @@ class Study:
         seed = self.seeds.reference
         renders = (self.renders(each, seed + i, do) for i, do in enumerate(fixed))
         return torch.cat([evaluators.embed(self.subject.scorer, images) for images in renders])
+
+
+def _several(attributes: Attributes) -> Attributes:
+    """Attributes, of which one alone may be given as it is: its name is a sequence of letters."""
+    return (attributes,) if isinstance(attributes, str) else attributes

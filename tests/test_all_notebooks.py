@@ -18,9 +18,10 @@ import tiny_studies
 import torch
 from tiny_studies import NAMES, Tiny
 
+import difflens_utils as dl
 from difflens_utils import debiasing, evaluators, metrics, sampling
 from difflens_utils.methods import finetuning, latent_direction, latent_editing
-from difflens_utils.pages import results, scorecard
+from difflens_utils.pages import PAGES, results, scorecard
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import pipelines, registry
 from difflens_utils.subjects.pipelines import Prompt, Prompts, Subject
@@ -386,6 +387,11 @@ def test_bad_sizes_are_refused_by_name_before_anything_is_computed(
             "singles: a factor must be one of",
         ),
         (
+            "05_interventions",
+            {"n_curve": 11},
+            r"n_curve must be at most n_final \(10\), got 11",
+        ),
+        (
             "08_multi_attribute",
             {"singles": {"edge": "present"}},
             "singles: a class of edge must be one of",
@@ -397,3 +403,37 @@ def test_sizes_that_do_not_fit_each_other_or_the_subject_are_refused(
 ) -> None:
     line = refused(idle, notebook, **values)
     assert re.match(told, line), line
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values", "told"),
+    [
+        ("00_bias", {"n_image": 3}, "sizes of 00_bias are none; got n_image"),
+        (
+            "02_ksae",
+            {"n_reconstucted": 9},
+            "sizes of 02_ksae are ks, n_reconstructed; got n_recons",
+        ),
+        ("02_ksae", {"n_images": 30}, "n_images is a setting and no size: give it to dl.open"),
+        ("10_mine", {"k": 3}, "k is a setting and no size: give it to dl.open"),
+    ],
+)
+def test_a_page_refuses_sizes_that_nothing_reads(
+    idle: Ready, notebook: str, values: dict[str, object], told: str
+) -> None:
+    study = dl.open(idle.name, device="cpu", n_images=24, steps=2, k=2, latents=24, n_features=2)
+    known = tiny_studies.parameters(notebook) if notebook in NAMES else {}
+    for name in ("subject", "settings"):
+        known.pop(name, None)
+    with pytest.raises(ValueError, match=told):
+        study.page(notebook, **(known | values))
+    for name in known:
+        missing = {size: value for size, value in known.items() if size != name}
+        with pytest.raises(ValueError, match=f"^{name} must be given: {notebook} has it as a size"):
+            study.page(notebook, **missing)
+
+
+def test_pages_need_what_their_notebooks_have() -> None:
+    for notebook in NAMES:
+        own = tiny_studies.parameters(notebook)
+        assert set(PAGES[notebook].needs) == set(own) - {"subject", "settings"}

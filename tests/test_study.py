@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -18,7 +22,7 @@ from difflens_utils.recording import Recording
 from difflens_utils.settings import Seeds, Settings
 from difflens_utils.study import Study
 from difflens_utils.subjects import registry
-from difflens_utils.subjects.pipelines import Subject
+from difflens_utils.subjects.pipelines import Prompt, Subject
 
 STEPS = 2
 
@@ -44,6 +48,36 @@ def test_an_unknown_setting_is_refused_before_anything_is_loaded(
     assert "\n" not in str(error.value)
     with pytest.raises(Computed):
         dl.open("portraits", steps=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"n_images": "many"}, "n_images must be a number, got 'many'"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"k": 2.0}, "k must be a whole number"),
+        ({"k": 2000}, r"k must be at most latents \(1024\)"),
+        ({"seed": -1}, "seed must be between 0 and"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"max_density": 2}, "max_density must be between 0 and 1"),
+        ({"profile": "nope"}, "profile must be one of mine, "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything_is_loaded(
+    settings: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "load", not_computed)
+    with pytest.raises(ValueError, match=f"^{told}") as error:
+        dl.open("portraits", **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are filed under its name."""
+    asked = []
+    monkeypatch.setattr(registry, "load", lambda name, *_, **__: asked.append(name))
+    dl.open(Path("models/digits"))
+    assert asked == ["models/digits"] and isinstance(asked[0], str)
 
 
 def test_a_close_setting_is_named_first() -> None:
@@ -133,19 +167,132 @@ def test_features_are_found_with_changed_settings_and_know_them(
     monkeypatch.setattr(features, "find", find)
     assert small.features().recipe == {}
     changed = small.features({"gender": "male"}, k=4, n_support=3, auxk=0)
-    assert changed.recipe == {"k": 4, "n_support": 3, "auxk": 0}
+    of_classes = {"k": 4, "n_support": 3, "auxk": 0, "classes": {"gender": "male"}}
+    assert changed.recipe == of_classes
     assert found == [
         (small.settings, None),
         (replace(small.settings, k=4, n_support=3), {"gender": "male"}),
     ]
     assert (trained[1].k, trained[1].auxk) == (4, 0)
-    assert changed.best(5).recipe == {"k": 4, "n_support": 3, "auxk": 0, "n_features": 5}
+    assert changed.best(5).recipe == of_classes | {"n_features": 5}
 
 
 def test_the_recipe_of_a_search_is_the_settings_with_their_changes(small: Study) -> None:
     plain = small.recipe({})
     assert plain["k"] == 6 and "auxk" not in plain and "n_tuned" not in plain
     assert small.recipe({"k": 4, "auxk": 0}) == plain | {"k": 4, "auxk": 0}
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        ("ksae", {"steps": 5}),  # of the sampling: KSAEConfig calls the optimizer's so, too
+        ("ksae", {"n_images": 5}),
+        ("ksae", {"device": "cpu"}),
+        ("ksae", {"width": 5}),
+        ("history", {"n_support": 5}),
+        ("features", {"n_tuned": 5}),
+        ("features", {"steps": 5}),
+        ("features", {"module": "conv_out"}),
+    ],
+)
+def test_a_change_that_reaches_nothing_is_refused(
+    small: Study, trained: list[KSAEConfig], make: str, change: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match="^change must be one of ") as error:
+        getattr(small, make)(**change)
+    assert "\n" not in str(error.value) and not trained
+
+
+@pytest.mark.parametrize("change", [{"k": 0}, {"k": 49}, {"n_measured": 0}, {"max_density": 2.0}])
+def test_a_change_to_what_cannot_be_is_refused(
+    small: Study, trained: list[KSAEConfig], change: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} must be "):
+        small.features(**change)
+    assert not trained
+
+
+def test_batches_of_another_size_make_another_ksae(small: Study, trained: list[KSAEConfig]) -> None:
+    small.ksae(batch=64)
+    assert trained[0].batch == 64
+
+
+# --------------------------------------------------------------------------------- attributes
+
+
+def test_an_attribute_is_copied_with_its_classes(small: Study) -> None:
+    gender = small.attribute("gender")
+    copies = pickle.loads(pickle.dumps(gender)), copy.copy(gender), copy.deepcopy([gender])[0]
+    for other in copies:
+        assert other == "gender" and other.classes == gender.classes
+    assert json.loads(json.dumps({gender: 1})) == {"gender": 1}
+
+
+def test_one_attribute_may_be_named_as_it_is(
+    small: Study, trained: list[KSAEConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def find(*arguments: object) -> features.BiasFeatures:
+        asked.append(arguments[-1])
+        return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, {})
+
+    def through_image(_subject: Subject, _units: object, names: object, _support: object) -> object:
+        asked.append(names)
+        return {}
+
+    monkeypatch.setattr(features, "find", find)
+    monkeypatch.setattr("difflens_utils.attribution.through_image", through_image)
+    small.features(small.attribute("gender"))
+    small.attribution(tiny.ksae(), "gender")
+    assert asked == [("gender",), ("gender",)]
+
+
+def test_a_class_that_is_none_is_refused(small: Study, trained: list[KSAEConfig]) -> None:
+    with pytest.raises(ValueError, match="^a class of gender must be one of .*; got 'purple'$"):
+        small.features({"gender": "purple"})
+    assert not trained
+
+
+def test_a_search_for_what_is_no_attribute_is_refused(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debiasing, "search", not_computed)
+    with pytest.raises(ValueError, match="^attribute must be one of .*; got 'smile'$"):
+        small.search(known("DiffLens", methods.SPARSE), "smile")
+    with pytest.raises(Computed):
+        small.balance(known("DiffLens", methods.SPARSE), "gender", n=4)
+
+
+def test_prompts_that_no_plan_is_for_are_refused(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image would draw from the plan of another prompt."""
+    monkeypatch.setattr(debiasing, "debias", not_computed)
+    method = known("DiffLens", methods.SPARSE)
+    search = debiasing.Search(method, "gender", [], np.full((2, 2), 0.5))
+    three, half = [Prompt(name) for name in "abc"], [0.5, 0.5]
+    with pytest.raises(ValueError, match="^prompts must be 2, .* got 3: take search.on"):
+        small.debias(search, half, n=6, prompts=three)
+    for options in ({"prompts": three[:2]}, {"prompts": three, "together": True}):
+        with pytest.raises(Computed):
+            small.debias(search, half, n=6, **options)
+
+
+def test_other_targets_have_searches_of_other_names(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ships is known by its name: it may not stand for another distribution."""
+    found: list[str] = []
+    monkeypatch.setattr(Study, "heads", lambda study: {"gender": None})
+    monkeypatch.setattr(Study, "search", lambda study, method, a: found.append(method.key))
+    whole = known("H-Distribution", methods.GUIDED)
+    search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3))
+    for target in ([0.3, 0.7], [0.25, 0.25, 0.5], [0.1, 0.4, 0.5]):
+        small.retarget(search, target)
+    names = ["to_0_7", "to_0_5", "to_0_1_0_4_0_5"]
+    assert found == [f"h_distribution_{name}" for name in names]
 
 
 # --------------------------------------------------------------------------------- what ships

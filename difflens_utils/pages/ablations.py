@@ -64,6 +64,8 @@ class Row(NamedTuple):
 class Ablations(Page):
     """Tables of variants, of k-SAEs and of rankings, all for the first attribute."""
 
+    needs = ("ks", "counts", "seeds", "n_final", "matched")
+
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.attribute = study.attributes[0]

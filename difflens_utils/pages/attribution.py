@@ -33,6 +33,8 @@ Trials = Mapping[tuple[str, int], Trial]  # by the ranking and the class
 class AttributionPage(Page):
     """Rankings of latents, what they are worth, and the features that come of them."""
 
+    needs = ("n_probe",)
+
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.attribute = study.attributes[0]

@@ -32,6 +32,7 @@ class Bias(Page):
     """The data, the generated images, their quality, and their shares beside the planted ones."""
 
     frechet = ("n_images",)
+    needs = ()
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)

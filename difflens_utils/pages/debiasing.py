@@ -43,6 +43,7 @@ class Debiasing(Page):
     """Search, plan and table of every method, and what each does at the same fairness."""
 
     frechet = ("n_final",)
+    needs = ("n_final", "n_sweep", "n_wanted", "ratios", "wanted", "matched")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)

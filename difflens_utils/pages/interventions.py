@@ -37,9 +37,13 @@ class Interventions(Page):
     """Dose-response curves, progressive edits, ratios, and what else moves."""
 
     frechet = ("n_curve", "n_final")
+    needs = ("betas", "strong", "n_curve", "n_final", "target_share")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
+        n_curve, n_final = sizes["n_curve"], sizes["n_final"]
+        if len(study.attributes) > 1 and n_curve > n_final:  # `every_class` pairs their images
+            raise ValueError(f"n_curve must be at most n_final ({n_final}), got {n_curve}")
         self.attribute = study.attributes[0]
         self.betas: list[float] = sizes["betas"]
         self.last = len(self.attribute.classes) - 1

@@ -36,6 +36,8 @@ Steered = Mapping[str, Mapping[Aim | str, Outcome]]  # by the factor; "alone", o
 class Multi(Page):
     """Pairs of edits, all edits at once, and single features beside an attribute."""
 
+    needs = ("singles", "n_pair", "n_final", "n_single", "strength_single")
+
     def __init__(
         self, study: Study, notebook: str, singles: Mapping[str, str], **sizes: Any
     ) -> None:

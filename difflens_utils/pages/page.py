@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,12 @@ class Page:
     frechet: tuple[str, ...] = ()
     """Sizes of sets whose Fréchet distance is taken: more images than the scorer has features."""
 
+    needs: tuple[str, ...] | None = None
+    """The names of the notebook's own sizes; None where any will do."""
+
     def __init__(self, study: Study, notebook: str, **sizes_: Any) -> None:
         settings = asdict(study.settings)
+        self._check_names(notebook, settings, sizes_)
         shared = {k: v for k, v in settings.items() if k not in ("profile", "device", "module")}
         sizes.check(study.subject, frechet=self.frechet, **(shared | sizes_))
         figures.style()
@@ -41,6 +45,22 @@ class Page:
             profile=study.settings.profile,
             **(shared | sizes_),
         )
+
+    def _check_names(
+        self, notebook: str, settings: Collection[str], sizes_: Collection[str]
+    ) -> None:
+        """Raise ValueError, in one line, for a size that is missing, unknown, or a setting."""
+        for name in sizes_:
+            if name in settings:
+                raise ValueError(f"{name} is a setting and no size: give it to dl.open")
+        needs = sizes_ if self.needs is None else self.needs
+        for name in sizes_:
+            if name not in needs:
+                known = ", ".join(needs) or "none"
+                raise ValueError(f"sizes of {notebook} are {known}; got {name}")
+        for name in needs:
+            if name not in sizes_:
+                raise ValueError(f"{name} must be given: {notebook} has it as a size")
 
     @property
     def records(self) -> Mapping[str, Any]:

@@ -47,6 +47,8 @@ def dictionary_name(dictionary: str) -> str:
 class Polysemanticity(Page):
     """AUROC of units and classes, scores of disentanglement, cosines of directions."""
 
+    needs = ("n_probe", "threshold")
+
     # ------------------------------------------------------------------ units and factors
 
     def alive(self, latents: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ CURVES = {  # of the mediation: what they are called, their colour and line
 class Probes(Page):
     """Accuracy along the generation, where heads look, and what passes the bottleneck."""
 
+    needs = ("n_pairs",)
+
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.accuracy: dict[str, list[Estimate]] = {}  # by attribute, at every step

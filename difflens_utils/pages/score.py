@@ -29,6 +29,8 @@ WIDTH = 94  # characters of a claim in the figure
 class Score(Page):
     """The scorecard, from the result files of the other notebooks."""
 
+    needs = ()
+
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         measured = results.load_results(study.subject.name, study.settings.profile)

@@ -61,14 +61,8 @@ EACH_PROMPT = (  # sizes of sets of images that are read prompt by prompt
 )
 
 
-def check(
-    subject: Subject, *, seed: int = 0, frechet: Collection[str] = (), **parameters: Any
-) -> None:
-    """Raise ValueError, in one line that names the parameter, unless a notebook can run with these.
-
-    `frechet` names the sizes of sets whose Fréchet distance is taken: more images than the scorer
-    has features.
-    """
+def check_values(*, seed: int = 0, **parameters: Any) -> None:
+    """Raise ValueError, in one line that names the parameter, for what suits no subject."""
     for name, value in {"seed": seed, **parameters}.items():
         for label, entry in _entries(name, value):
             if not isinstance(entry, int | float) or isinstance(entry, bool):
@@ -81,6 +75,17 @@ def check(
                 raise ValueError(f"{label} must be at most latents ({most}), got {k}")
     if seed in parameters.get("seeds", ()):
         raise ValueError(f"seeds must not hold seed itself ({seed}), got {parameters['seeds']!r}")
+
+
+def check(
+    subject: Subject, *, seed: int = 0, frechet: Collection[str] = (), **parameters: Any
+) -> None:
+    """Raise ValueError, in one line that names the parameter, unless a notebook can run with these.
+
+    `frechet` names the sizes of sets whose Fréchet distance is taken: more images than the scorer
+    has features.
+    """
+    check_values(seed=seed, **parameters)
     within("steps", parameters.get("steps", 1), 1, len(subject.scheduler.alphas_cumprod))
     for name, least, reason in _least(subject, parameters):
         if parameters[name] < least:

@@ -42,6 +42,7 @@ class Sparse(Page):
     """Training curves, what is lost at every timestep, and Table 4."""
 
     frechet = ("n_reconstructed",)
+    needs = ("ks", "n_reconstructed")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
