@@ -330,6 +330,7 @@ class Study:
         The seed is by default that of reported images; images of equal seeds are paired. `label`
         names the progress bar.
         """
+        _check_prompts(prompts)
         images = outcome.draw(
             self.subject,
             edit,
@@ -344,10 +345,16 @@ class Study:
 
     def judge(self, images: Tensor, prompts: Sequence[Prompt] | None = None) -> Outcome:
         """What the evaluators say of images (n, 3, H, W), which took the prompts in turn."""
+        _check_prompts(prompts)
         return outcome.judge(self.subject, images, len(prompts) if prompts else None)
 
     def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
-        """Images of the data for the prompts of the evaluation, factors fixed: (n, 3, H, W)."""
+        """Images of the data for the prompts of the evaluation, factors fixed: (n, 3, H, W).
+
+        Raises ValueError for a factor that the data do not have.
+        """
+        for factor in do or {}:
+            one_of("a factor of the data", factor, self.world.factors)
         return self.subject.renders(n, seed, do)
 
     # ------------------------------------------------------------------ debiasing
@@ -361,6 +368,7 @@ class Study:
         self, n: int, seed: int, prompts: Sequence[Prompt]
     ) -> dict[str, debiasing.Array]:
         """The unedited class shares under other prompts: {attribute: (G, classes)}."""
+        _check_prompts(prompts)
         images = outcome.draw(self.subject, None, n, seed, self.settings.steps, prompts=prompts)
         return debiasing.base_shares(self.subject, images, len(prompts))
 
@@ -399,7 +407,7 @@ class Study:
         told = target[-1:] if len(set(target[:-1])) == 1 else target
         shares = " ".join(f"{share:g}" for share in told)
         guided = methods.guided(heads, target, f"{method.name} to {shares}")
-        return self.search(guided, search.attribute)
+        return self.search(guided, search.attribute).on(search.base)
 
     def balance(self, method: Method, attribute: str, *, n: int) -> Debiased:
         """The whole protocol in one call: search, then `n` images with equal shares."""
@@ -423,6 +431,7 @@ class Study:
         each image draws its edit, or each `group` of images does. Raises ValueError for other
         `prompts` than the plans are for (`Search.on` takes the shares under others).
         """
+        _check_prompts(prompts)
         planned = len(search.base)
         if prompts and len(prompts) != planned and not (together or search.method.network):
             raise ValueError(
@@ -485,3 +494,9 @@ class Study:
 def _several(attributes: Attributes) -> Attributes:
     """Attributes, of which one alone may be given as it is: its name is a sequence of letters."""
     return (attributes,) if isinstance(attributes, str) else attributes
+
+
+def _check_prompts(prompts: Sequence[Prompt] | None) -> None:
+    """Raise ValueError for an empty list: a model may have no prompts that were held out."""
+    if prompts is not None and not prompts:
+        raise ValueError("prompts must name at least one; this subject may have none of that kind")

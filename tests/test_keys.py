@@ -449,6 +449,19 @@ def test_code_of_a_package_with_folders(
     assert found == needed
 
 
+def test_what_only_a_type_checker_sees_is_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "made/one.py"
+    path.parent.mkdir()
+    for name in ("__init__", "seen", "run", "other"):
+        path.with_name(f"{name}.py").write_text("")
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from . import seen\nelse:\n    from . import run\n"
+        "if not TYPE_CHECKING:\n    from . import other\n"
+    )
+    assert {file.stem for file in keys.imports(path)} == {"run", "other"}
+
+
 @pytest.mark.parametrize("name", ["portraits", "portraits-t2i", "digits"])
 def test_what_ships_was_made_with_what_ships(name: str) -> None:
     """What comes with a subject names its files, prompts and evaluators as they are now."""

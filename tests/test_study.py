@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -280,13 +282,50 @@ def test_prompts_that_no_plan_is_for_are_refused(
             small.debias(search, half, n=6, **options)
 
 
+def test_no_prompts_are_not_those_of_the_evaluation(small: Study) -> None:
+    """A model that has no held-out prompts has no images of them."""
+    none = small.prompts.held_out
+    search = debiasing.Search(known("DiffLens", methods.SPARSE), "gender", [], np.full((1, 2), 0.5))
+    calls: list[Callable[[], object]] = [
+        lambda: small.draw(n=4, prompts=none),
+        lambda: small.judge(torch.zeros(4, 3, 16, 16), none),
+        lambda: small.base_shares(4, 0, none),
+        lambda: small.debias(search, [0.5, 0.5], n=4, prompts=none),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="^prompts must name at least one; "):
+            call()
+
+
+def test_renders_fix_no_factor_that_the_data_do_not_have(small: Study) -> None:
+    with pytest.raises(ValueError, match="^a factor of the data must be one of gender, .*'gendr'$"):
+        small.renders(4, 0, {"gendr": "male"})
+
+
+def test_a_search_for_another_target_keeps_the_shares_that_it_plans_from(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Study, "heads", lambda study: {"gender": None})
+    monkeypatch.setattr(debiasing, "search", lambda *_, **__: [])
+    monkeypatch.setattr(debiasing, "base_shares", lambda *_: {"gender": np.full((1, 2), 0.5)})
+    monkeypatch.setattr(Study, "recording", lambda study: SimpleNamespace(images=None))
+    other = np.array([[0.1, 0.9], [0.2, 0.8]])
+    search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other)
+    assert (small.retarget(search, [0.3, 0.7]).base == other).all()
+
+
 def test_other_targets_have_searches_of_other_names(
     small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ships is known by its name: it may not stand for another distribution."""
     found: list[str] = []
     monkeypatch.setattr(Study, "heads", lambda study: {"gender": None})
-    monkeypatch.setattr(Study, "search", lambda study, method, a: found.append(method.key))
+
+    def search_for(_study: Study, method: Method, attribute: str) -> debiasing.Search:
+        found.append(method.key)
+        return debiasing.Search(method, attribute, [], np.full((1, 3), 1 / 3))
+
+    monkeypatch.setattr(Study, "search", search_for)
     whole = known("H-Distribution", methods.GUIDED)
     search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3))
     for target in ([0.3, 0.7], [0.25, 0.25, 0.5], [0.1, 0.4, 0.5]):

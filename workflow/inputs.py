@@ -22,7 +22,7 @@ import yaml
 from workflow.execute import ROOT, names
 
 SUFFIXES = (".json", ".txt", ".csv", ".yml", ".safetensors", ".bin", ".model")
-IMAGES = (".png", ".jpg", ".jpeg")  # as `difflens_utils.weights` looks for them
+IMAGES = (".png", ".jpg", ".jpeg")  # as `difflens_utils.subjects.real.weights` looks for them
 ANY = ("",)
 
 # What was learned and searched with a subject lies in its folder too; who reads it checks it.
@@ -32,7 +32,7 @@ RECENT = 2  # seconds within which a file may change again without a new time st
 
 
 def weights_folder() -> Path:
-    """As `difflens_utils.weights` has it."""
+    """As `difflens_utils.subjects.real.weights` has it."""
     return Path(os.environ.get("DIFFLENS_WEIGHTS") or ROOT / "weights")
 
 

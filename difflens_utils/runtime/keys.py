@@ -41,6 +41,7 @@ CARRIERS = set(
 LIBRARIES = "torch diffusers transformers tokenizers peft numpy scipy scikit-learn pillow".split()
 LONG = 160  # characters of a description that a hash replaces in a manifest
 # Entries of configurations that say who wrote a file, and where.
+TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 UNSAID = {"_name_or_path", "_diffusers_version", "transformers_version", "_commit_hash"}
 
 
@@ -296,9 +297,10 @@ def _file(place: Path) -> Path | None:
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those that only a type checker sees."""
     yield node
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        return
-    for child in ast.iter_child_nodes(node):
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKING:
+        children = list(node.orelse)
+    for child in children:
         yield from _running(child)
 
 
