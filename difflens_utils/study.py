@@ -97,7 +97,10 @@ def open(subject: str = "portraits", **settings: Any) -> Study:
 
 @dataclass(frozen=True)
 class Study:
-    """A subject and settings. What several notebooks need is computed by whoever comes first."""
+    """A subject, the model under study, with its settings, and all stages of the study of it.
+
+    A stage that several notebooks need is computed by the first that calls it, and then stored.
+    """
 
     subject: Subject
     settings: Settings = Settings()
@@ -172,7 +175,7 @@ class Study:
         return self._trained(changes)[0]
 
     def history(self, **changes: Any) -> History:
-        """The curves of its training."""
+        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
         return self._trained(changes)[1]
 
     def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
@@ -261,7 +264,10 @@ class Study:
     def measured(
         self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
     ) -> Effect:
-        """What each of the `chosen` latents (N,), moved alone, does to a class."""
+        """What each of the `chosen` latents (N,) does to a class when it is moved alone.
+
+        `unit` (T, P, N) says by how much each is moved, such as its class difference.
+        """
         s = self.settings
         at = features.deciding_steps(s.steps)
         trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
@@ -269,7 +275,10 @@ class Study:
         return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
 
     def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
-        """How far images follow the h of images of another class."""
+        """How far the predicted clean image follows when h is that of an image of another class.
+
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images.
+        """
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
         timesteps = self.recording("probe").timesteps
@@ -336,11 +345,14 @@ class Study:
         return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that features depend on, by which a search is known."""
+        """The settings that features depend on. A stored search is found by them."""
         return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
 
     def search(self, method: Method, attribute: str) -> Search:
-        """What each strength of a method does, on seeds on which nothing is reported."""
+        """What each strength of a method does towards each class, on tuning seeds.
+
+        Nothing is reported on these seeds.
+        """
         s = self.settings
         arms = debiasing.search(
             self.subject,
@@ -356,7 +368,7 @@ class Study:
     def retarget(self, search: Search, target: Sequence[float]) -> Search:
         """The search that serves another target: the same one, as a rule.
 
-        H-Distribution takes the distribution itself, so its strengths are tried anew.
+        H-Distribution aims at the distribution itself, so its strengths are tried anew.
         """
         method = search.method
         if method.network or not method.whole:
@@ -382,8 +394,8 @@ class Study:
     ) -> Debiased:
         """`n` images that shall have the class shares `target` under every prompt.
 
-        A plan per prompt, or one for all of them `together`, mixes the strengths of the search;
-        each image draws its edit, or each `group` of images does.
+        A plan mixes the strengths of the search. Each prompt has one, or all share one (`together`).
+        Each image draws its edit from the plan, or each `group` of images draws one.
         """
         return debiasing.debias(
             self.subject,
@@ -404,7 +416,10 @@ class Study:
         attribute: Attribute,
         references: Mapping[str, Tensor],
     ) -> dict[str, Estimate]:
-        """One cell of Table 1 or 2, against equal shares, see `debiasing.score`."""
+        """The figures of one row of Table 1 or 2, against equal shares: {name: figure}.
+
+        `references` are those of `Study.references`. See `debiasing.score` for the names.
+        """
         return debiasing.score(
             self.subject,
             before,
@@ -418,7 +433,10 @@ class Study:
     def matched(
         self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
     ) -> tuple[Estimate, Estimate]:
-        """CLIP-I and leak where so many images are edited that FD is `level`."""
+        """CLIP-I and leak when only so many images take the edit that FD comes down to `level`.
+
+        Both are nan if FD stays above the level even when all images take it.
+        """
         return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: Attribute, n: int) -> dict[str, Tensor]:
