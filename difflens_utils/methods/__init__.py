@@ -1,7 +1,8 @@
-"""The methods that the book compares, each the same kind of thing: an edit towards a class.
+"""The methods that the book compares: DiffLens, the baselines, and the controls.
 
-A method is a module here with a function `rows(study, attribute)`; METHODS names them all.
-`debiasing` finds the strengths and carries them out.
+A method makes an edit towards a class. It is a module here with a function
+`rows(study, attribute)`, and METHODS names them all. `base` and `planning` are no methods: they say
+what a method is, and how its edits are mixed. `debiasing` finds the strengths and carries them out.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ TUNED = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 @dataclass(frozen=True)
 class Method:
-    """`towards(class, strength)` is the edit; strength 0 is the identity."""
+    """A name, and `towards(class, strength)`, which makes the edit; strength 0 is the identity."""
 
     name: str
     towards: Callable[[int, float], Edit] = field(repr=False)
@@ -32,7 +32,7 @@ class Method:
     asymmetric: bool = True
     """Whether only the predicted clean image feels the edit (Eq. 11)."""
     whole: bool = False
-    """Whether it takes a distribution and moves the set towards it as one, whatever the class."""
+    """Whether it aims at a distribution and moves a whole set of images towards it."""
     network: bool = False
     """Whether it changes the network itself, with one strength for all prompts."""
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -60,8 +60,8 @@ def shifted(
 ) -> Method:
     """Per class, add to the `chosen` latents (N,) the class difference `gaps` (T, P, D).
 
-    It is that of other latents if `measured_on` names them. Towards a class without latents the
-    edit is the identity.
+    If `measured_on` names other latents, theirs is added instead. Towards a class without latents
+    the edit is the identity.
     """
     places = chosen if measured_on is None else measured_on
 

@@ -54,7 +54,7 @@ def rows(study: Study, attribute: str) -> list[Method]:
 
 
 def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
-    """What CLIP's texts say turns another class into each: (classes, F), unit norm."""
+    """The direction in CLIP's texts from the other classes to each: (classes, F), unit norm."""
     texts = subject.clip.text_features(class_texts(attribute, classes))
     others = (texts.sum(0) - texts) / (len(texts) - 1)
     return F.normalize(texts - others, dim=-1)
@@ -63,8 +63,8 @@ def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) 
 def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = None) -> Tensor:
     """Delta h of every class: (classes, T, *h).
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for
-    sizes <= 0.
+    Taken from the store or from what ships with the subject if it is there, and learned otherwise.
+    Raises ValueError for sizes <= 0.
     """
     recipe = recipe or RECIPE
     all_positive(n=recipe.n, rounds=recipe.rounds, steps=steps, batch=recipe.batch)
@@ -96,7 +96,7 @@ def _learn(
 class _Delta:
     """The deltas of all classes at one timestep, (classes, *h), and their optimizer.
 
-    They start small and random, where the direction of an image's change is defined.
+    They start small and random: at zero the image does not change, and its change has no direction.
     """
 
     def __init__(self, moment: Moment, classes: int, seed: int) -> None:
