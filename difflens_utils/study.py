@@ -394,8 +394,8 @@ class Study:
     ) -> Debiased:
         """`n` images that shall have the class shares `target` under every prompt.
 
-        A plan mixes the strengths of the search. Each prompt has one, or all share one (`together`).
-        Each image draws its edit from the plan, or each `group` of images draws one.
+        A plan mixes the strengths of the search. Each prompt has one, or all share one
+        (`together`). Each image draws its edit from the plan, or each `group` of images draws one.
         """
         return debiasing.debias(
             self.subject,
