@@ -2,8 +2,19 @@
 
 The search tries a method's strengths on seeds on which nothing is reported, and is the same for
 every method. It takes longer than the rest of the book, so its result ships with the subject
-(`make methods` makes it anew). Whether it still tells the truth shows on fresh seeds, where what a
-plan expects stands beside what it reaches.
+(`make methods` makes it anew). Fresh seeds show whether it still holds: there the shares that a
+plan expects stand beside those that it reaches.
+
+An edit that turns half of class 0 into class 1 balances 80 : 20 if 3 of 4 images take it:
+
+>>> from difflens_utils import debiasing
+>>> from difflens_utils.metrics import wilson
+>>> alike = wilson(100, 100)
+>>> unedited = debiasing.Arm(debiasing.UNEDITED, 0.0, [[1, 0], [0, 1]], alike, alike)
+>>> edited = debiasing.Arm(1, 2.0, [[0.5, 0.5], [0, 1]], alike, alike)
+>>> plan = debiasing.plan([unedited, edited], base=[[0.8, 0.2]], target=[0.5, 0.5])
+>>> plan.weights.round(3).tolist()
+[0.25, 0.75]
 """
 
 from __future__ import annotations
@@ -38,7 +49,7 @@ class Arm(NamedTuple):
     """What one edit did to the tuning images: an option among which a plan chooses.
 
     Transitions are (classes, classes), or (G, classes, classes) of an edit that takes the
-    distribution: it moves the images of a class elsewhere under another prompt.
+    distribution: such an edit moves the images of a class elsewhere under another prompt.
     """
 
     target: int  # a class, UNEDITED, or EVERY for an edit that takes the distribution
@@ -111,8 +122,8 @@ class Debiased(NamedTuple):
 def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) -> dict[str, Array]:
     """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer.
 
-    {attribute: (G, classes)}. The images took so many prompts in turn, by default those of the
-    evaluation.
+    {attribute: (G, classes)}. `prompts` is how many prompts the images took in turn, by default as
+    many as the evaluation has.
     """
     scored = evaluators.read(subject.scorer, images.to(subject.device))
     number = prompts or len(subject.texts())
@@ -246,9 +257,9 @@ def plan(
 ) -> Plan:
     """The mixture of arms that takes the shares `base` nearest to `target` at the least loss.
 
-    The loss is that of CLIP-I. One arm alone is taken if the arms take the distribution. Arms on
-    which the two evaluators agree on less than `least_agreement` of the images are left out:
-    washed-out images fool one evaluator. No edit always stays.
+    The loss is that of CLIP-I. The best single arm is taken if the arms take the distribution. Arms
+    on which the two evaluators agree on less than `least_agreement` of the images are left out:
+    washed-out images fool one evaluator. The unedited arm is never left out.
     """
     usable = [
         i
@@ -311,7 +322,7 @@ def debias(
     together: bool = False,
     prompts: Sequence[Prompt] | None = None,
 ) -> Debiased:
-    """`n` images that shall have the class shares `target` under every prompt, by plans."""
+    """Draws `n` images by plans that aim at the class shares `target` under every prompt."""
     method = found.method
     planned = plans(found, target, together or method.network)
     edit = edit_of(found, planned, n, seed + 1, group)
@@ -350,7 +361,7 @@ def matched(
     level: float,
     n_boot: int = 1000,
 ) -> tuple[Estimate, Estimate]:
-    """CLIP-I and leak of a method of which only so many images take the edit that FD is `level`.
+    """CLIP-I and leak of a method if just so many images are edited that FD is `level`.
 
     The leak is `metrics.NOTHING` if no factor is unrelated.
     """

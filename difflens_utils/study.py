@@ -1,10 +1,18 @@
 """The study: a subject, its settings, and every stage, each computed once and then stored.
 
-study = dl.open("portraits", n_images=480)
-gender = study.attribute("gender")
-method = dl.methods.rows(study, gender)[0]
-search = study.search(method, gender)
-fair = study.debias(search, gender.uniform, n=304)
+Opening a study computes nothing. A stage is computed when it is first asked for:
+
+>>> import difflens_utils as dl
+>>> study = dl.open("portraits", device="cpu", n_images=480)
+>>> gender = study.attribute("gender")
+>>> gender.classes, gender.uniform
+(('female', 'male'), [0.5, 0.5])
+
+The whole protocol takes three more lines, and minutes:
+
+    method = dl.methods.rows(study, gender)[0]
+    search = study.search(method, gender)
+    fair = study.debias(search, gender.uniform, n=304)
 """
 
 from __future__ import annotations
@@ -85,9 +93,10 @@ class Attribute(str):
 
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
-    """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+    """Opens a study of a subject with `Settings` of your own.
 
-    Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
+    The subject is one of `registry.SUBJECTS`, a folder with a pipeline, or a hub id. Raises
+    ValueError, in one line, for an unknown subject or setting, before anything is computed.
     """
     for name in settings:
         one_of("setting", name, Settings.meanings())
@@ -97,7 +106,7 @@ def open(subject: str = "portraits", **settings: Any) -> Study:
 
 @dataclass(frozen=True)
 class Study:
-    """A subject and settings. What several notebooks need is computed by whoever comes first."""
+    """A subject and settings. What several notebooks need is computed by the first of them."""
 
     subject: Subject
     settings: Settings = Settings()
@@ -172,7 +181,7 @@ class Study:
         return self._trained(changes)[0]
 
     def history(self, **changes: Any) -> History:
-        """The curves of its training."""
+        """The curves of the training of that k-SAE."""
         return self._trained(changes)[1]
 
     def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
