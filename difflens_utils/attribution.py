@@ -54,9 +54,7 @@ class Attribution(NamedTuple):
     by_step: Tensor  # (classes, T, D)
     by_position: Tensor  # (classes, P, D)
     gap: Tensor  # (classes,) |sum of attributions - change of the measure| / |that change|
-    slope: Tensor = torch.empty(
-        0
-    )  # (classes, T, P, D) mean d measure / d latent, through the image
+    slope: Tensor = torch.empty(0)  # (classes, T, P, D) mean d measure / d latent, by the image
     from_mean: Tensor = torch.empty(0)  # (classes, D) scores with the batch's mean as the baseline
 
 

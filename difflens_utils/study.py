@@ -36,7 +36,6 @@ from . import (
     probes,
     recording,
     sampling,
-    training,
 )
 from .analysis import factors, mediation
 from .analysis.factors import FactorSet
@@ -44,7 +43,7 @@ from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
 from .debiasing import Debiased, Search
 from .features import BiasFeatures
-from .ksae import KSAE, Dictionary, History, KSAEConfig
+from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
@@ -196,7 +195,7 @@ class Study:
             seed=s.seed,
             **options,
         )
-        return training.train(rec, config)
+        return stored.train(rec, config)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
         """The settings with changes of them, and the changes that are options of `KSAEConfig`."""
@@ -209,7 +208,7 @@ class Study:
 
     def held_out(self) -> slice:
         """The rows of a recording on which no k-SAE was trained."""
-        return training.held_out(self.settings.n_images)
+        return stored.held_out(self.settings.n_images)
 
     def labels(self, stage: str) -> dict[str, Tensor]:
         """The labeller's classes of recorded images: {attribute: (n,)}."""
