@@ -15,7 +15,7 @@ those that have a floor of their own (`name.module`).
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
-    probes, outcome, pages.scorecard, pages.sizes
+    probes, outcome, training, pages.scorecard, pages.sizes
     attribution, edits
     features
     methods/

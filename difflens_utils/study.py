@@ -9,11 +9,9 @@ fair = study.debias(search, gender.uniform, n=304)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,12 +23,12 @@ from . import (
     edits,
     evaluators,
     features,
-    ksae,
     methods,
     outcome,
     probes,
     recording,
     sampling,
+    training,
 )
 from .analysis import factors, mediation
 from .analysis.factors import FactorSet
@@ -45,7 +43,6 @@ from .outcome import Outcome
 from .pages import PAGES, Page
 from .probes import Fit, Heads
 from .recording import Recording
-from .runtime import artifacts
 from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
@@ -53,9 +50,7 @@ from .subjects import registry
 from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
-VALIDATION = 0.1  # the last share of a recording's images is kept from the k-SAE's training
-VALIDATION_VECTORS = 4000  # of theirs that its curve is drawn from, about
-BATCH = 2048  # vectors per step of its training
+BATCH = 2048  # vectors per step of the k-SAE's training
 RECIPE = (  # the settings that features depend on
     "n_images",
     "k",
@@ -150,6 +145,11 @@ class Study:
         """The prompts of every stage, the held-out ones among them."""
         return self.subject.prompts
 
+    @property
+    def modules(self) -> registry.Modules:
+        """Every module that h could be taken from, with its shape; as text, a table."""
+        return registry.describe(self.subject)
+
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
         """The planted shares of a factor, under one prompt or on average: (classes,)."""
         return self.subject.planted(factor, prompt)
@@ -187,7 +187,7 @@ class Study:
             seed=s.seed,
             **options,
         )
-        return train(rec, config)
+        return training.train(rec, config)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
         """The settings with changes of them, and the changes that are options of `KSAEConfig`."""
@@ -200,8 +200,7 @@ class Study:
 
     def held_out(self) -> slice:
         """The rows of a recording on which no k-SAE was trained."""
-        n = self.settings.n_images
-        return slice(int(n * (1 - VALIDATION)), n)
+        return training.held_out(self.settings.n_images)
 
     def labels(self, stage: str) -> dict[str, Tensor]:
         """The labeller's classes of recorded images: {attribute: (n,)}."""
@@ -436,26 +435,3 @@ class Study:
         seed = self.seeds.reference
         renders = (self.renders(each, seed + i, do) for i, do in enumerate(fixed))
         return torch.cat([evaluators.embed(self.subject.scorer, images) for images in renders])
-
-
-def _save(trained: tuple[KSAE, History], folder: Path) -> None:
-    model, history = trained
-    model.save(folder)
-    (folder / "history.json").write_text(json.dumps(history._asdict()))
-
-
-def _load(folder: Path) -> tuple[KSAE, History]:
-    return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
-
-
-@artifacts.stored("ksae", form=artifacts.Form(_save, _load))
-def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
-    """A k-SAE trained on all timesteps of a recording, with its curves; from the store."""
-    rows = int(len(rec) * (1 - VALIDATION))
-    held_out = slice(rows, len(rec))
-    vectors = torch.cat([rec.vectors(step, held_out) for step in range(rec.h.shape[1])])
-    stride = len(vectors) // VALIDATION_VECTORS
-    if stride % 2 == 0:  # an odd one meets all positions, of which there is an even number
-        stride += 1
-    batches = rec.batches(config.batch, config.seed, rows)
-    return ksae.train(config, batches, validation=vectors[::stride])

@@ -213,7 +213,7 @@ def test_every_module_has_a_section_with_its_docstrings(site: Path) -> None:
     modules = library.modules()
     assert {"difflens_utils.ksae", "difflens_utils.metrics"} <= set(modules)
     assert all(f'id="module-{name}"' in shown for name in modules)
-    assert 'id="difflens_utils.metrics.Estimate"' in shown
+    assert 'id="difflens_utils.metrics.estimates.Estimate"' in shown
     assert library.FIELD not in shown and "{modules}" not in shown
 
 

@@ -80,7 +80,7 @@ class Sparse(Page):
             axes[0].plot(history.step, history.validation_fvu, label=f"k = {k}")
             axes[1].plot(history.step, history.dead, label=f"k = {k}")
         axes[0].set(yscale="log", xlabel="training step", ylabel="FVU on held-out images")
-        axes[1].set(xlabel="training step", ylabel="share of dead latents", ylim=(0, 1))
+        axes[1].set(xlabel="training step", ylabel="share of dead latents", ylim=(-0.02, 1))
         axes[0].legend()
         last = [f"{h.validation_fvu[-1]:.3f} (k = {k})" for k, h in histories.items()]
         figures.describe(figure, "Training curves of the k-SAEs. Last FVU: " + ", ".join(last))
