@@ -16,7 +16,7 @@ those that have a floor of their own (`name.module`).
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
     probes, outcome, ksae.stored, pages.scorecard, pages.sizes
-    attribution, edits
+    attribution, edits, analysis.scoring
     features
     methods/
     debiasing

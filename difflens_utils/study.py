@@ -37,7 +37,7 @@ from . import (
     recording,
     sampling,
 )
-from .analysis import factors, mediation
+from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
@@ -412,8 +412,8 @@ class Study:
         attribute: Attribute,
         references: Mapping[str, Tensor],
     ) -> dict[str, Estimate]:
-        """One cell of Table 1 or 2, against equal shares, see `debiasing.score`."""
-        return debiasing.score(
+        """One cell of Table 1 or 2, against equal shares, see `scoring.score`."""
+        return scoring.score(
             self.subject,
             before,
             after,
@@ -427,7 +427,7 @@ class Study:
         self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
     ) -> tuple[Estimate, Estimate]:
         """CLIP-I and leak where so many images are edited that FD is `level`."""
-        return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
+        return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: Attribute, n: int) -> dict[str, Tensor]:
         """Features of `n` images of the data or more, as they are and with an attribute balanced.

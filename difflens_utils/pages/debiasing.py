@@ -16,7 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import debiasing, methods, metrics, outcome, sampling
+from .. import methods, metrics, outcome, sampling
+from ..analysis import scoring
 from ..debiasing import UNEDITED, Debiased, Search
 from ..metrics import Estimate
 from ..outcome import Outcome
@@ -354,7 +355,7 @@ class Debiasing(Page):
             record = f"{attribute}.{methods.key(name)}.causes_moved"
             self.add(record, mean, n=self.sizes["n_final"])
             moved[name] = shifts
-        others = debiasing.unrelated(self.study.subject, attribute)
+        others = scoring.unrelated(self.study.subject, attribute)
         table = pd.DataFrame(moved).loc[[*effects, *others]]
         if table.empty:
             print(f"{attribute} is the only factor that is read: nothing else could move.")

@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import debiasing, evaluators, metrics, outcome
+from .. import evaluators, metrics, outcome
+from ..analysis import scoring
 from ..features import BiasFeatures
 from ..metrics import Estimate, Leakage
 from ..outcome import Outcome
@@ -285,7 +286,7 @@ class Interventions(Page):
 
     def _unrelated(self, before: Outcome, after: Outcome) -> dict[str, Estimate]:
         """The shifts of the factors that have nothing to do with the first attribute."""
-        unrelated = debiasing.unrelated(self.study.subject, self.attribute)
+        unrelated = scoring.unrelated(self.study.subject, self.attribute)
         leaks = self._leaks(before, after)
         return {leak.factor: leak.shift for leak in leaks if leak.factor in unrelated}
 
