@@ -15,8 +15,8 @@ a line of its own (`name.module`).
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
-    probes, outcome, training, pages.scorecard, pages.sizes
-    attribution, edits
+    probes, outcome, ksae.stored, pages.scorecard, pages.sizes
+    attribution, edits, analysis.scoring
     features
     methods/
     debiasing

@@ -2,6 +2,12 @@
 
 This module imports the standard library alone, so that the workflow can read it within
 milliseconds.
+
+>>> from difflens_utils.settings import Seeds, Settings
+>>> Settings(n_images=480).n_images, Settings().steps
+(480, 10)
+>>> Seeds.of(1000).report
+1105
 """
 
 from __future__ import annotations

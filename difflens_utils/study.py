@@ -1,10 +1,18 @@
 """The study: a subject, its settings, and every stage, each computed once and then stored.
 
-study = dl.open("portraits", n_images=480)
-gender = study.attribute("gender")
-method = dl.methods.rows(study, gender)[0]
-search = study.search(method, gender)
-fair = study.debias(search, gender.uniform, n=304)
+Opening a study computes nothing. A stage is computed when it is first asked for:
+
+>>> import difflens_utils as dl
+>>> study = dl.open("portraits", device="cpu", n_images=480)
+>>> gender = study.attribute("gender")
+>>> gender.classes, gender.uniform
+(('female', 'male'), [0.5, 0.5])
+
+The whole protocol takes three more lines, and minutes:
+
+    method = dl.methods.rows(study, gender)[0]
+    search = study.search(method, gender)
+    fair = study.debias(search, gender.uniform, n=304)
 """
 
 from __future__ import annotations
@@ -28,15 +36,14 @@ from . import (
     probes,
     recording,
     sampling,
-    training,
 )
-from .analysis import factors, mediation
+from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
 from .debiasing import Debiased, Search
 from .features import BiasFeatures
-from .ksae import KSAE, Dictionary, History, KSAEConfig
+from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
@@ -85,9 +92,10 @@ class Attribute(str):
 
 
 def open(subject: str = "portraits", **settings: Any) -> Study:
-    """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+    """Opens a study of a subject with `Settings` of your own.
 
-    Raises ValueError, in one line, for an unknown subject or setting, before anything is computed.
+    The subject is one of `registry.SUBJECTS`, a folder with a pipeline, or a hub id. Raises
+    ValueError, in one line, for an unknown subject or setting, before anything is computed.
     """
     for name in settings:
         one_of("setting", name, Settings.meanings())
@@ -190,7 +198,7 @@ class Study:
             seed=s.seed,
             **options,
         )
-        return training.train(rec, config)
+        return stored.train(rec, config)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
         """The settings with changes of them, and the changes that are options of `KSAEConfig`."""
@@ -203,7 +211,7 @@ class Study:
 
     def held_out(self) -> slice:
         """The rows of a recording on which no k-SAE was trained."""
-        return training.held_out(self.settings.n_images)
+        return stored.held_out(self.settings.n_images)
 
     def labels(self, stage: str) -> dict[str, Tensor]:
         """The labeller's classes of recorded images: {attribute: (n,)}."""
@@ -418,9 +426,9 @@ class Study:
     ) -> dict[str, Estimate]:
         """The figures of one row of Table 1 or 2, against equal shares: {name: figure}.
 
-        `references` are those of `Study.references`. See `debiasing.score` for the names.
+        `references` are those of `Study.references`. See `scoring.score` for the names.
         """
-        return debiasing.score(
+        return scoring.score(
             self.subject,
             before,
             after,
@@ -437,7 +445,7 @@ class Study:
 
         Both are nan if FD stays above the level even when all images take it.
         """
-        return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
+        return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: Attribute, n: int) -> dict[str, Tensor]:
         """Features of `n` images of the data or more, as they are and with an attribute balanced.
