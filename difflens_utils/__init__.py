@@ -4,9 +4,9 @@
 >>> dl.open("portraits", device="cpu").attributes
 ('gender', 'age', 'tone')
 
-Data flows one way. Each line below is a floor, and a module imports only from the lines above its
-own. `name/` stands for all modules of a folder, which import each other without a circle, but for
-those that have a floor of their own (`name.module`).
+Data flows one way. A module imports only from the lines above its own in this list. `name/` stands
+for the modules of a folder, which import each other without a circle. A module of a folder may have
+a line of its own (`name.module`).
 
     runtime/
     settings, metrics/, subjects/
@@ -15,8 +15,8 @@ those that have a floor of their own (`name.module`).
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
-    probes, outcome, training, pages.scorecard, pages.sizes
-    attribution, edits
+    probes, outcome, ksae.stored, pages.scorecard, pages.sizes
+    attribution, edits, analysis.scoring
     features
     methods/
     debiasing

@@ -2,13 +2,27 @@
 
 `through_head` takes the paper's measure, the class probability of the h-classifier on the decoded
 latents. The head is linear and the decoder affine, so the logits are affine along the path and the
-integral needs neither the network nor autograd. A head can read what the image does not follow.
+integral needs neither the network nor autograd. A head can read from h what the image does not
+follow.
 
 `through_image` takes the log-probability that the labeller gives the predicted clean image,
 differentiated through all that lies behind the module. It asks what an edit of h does to the
 picture at that very step.
 
-Both give scores per class and latent. Positive means: more of the latent, more of the class.
+Both give scores per class and latent. A positive score means that more of the latent makes more of
+the class.
+
+The third latent below differs most between the classes, but the image does not follow it:
+
+>>> import torch
+>>> from difflens_utils import attribution
+>>> slope = torch.tensor([[[1.0, 2.0, 0.0]]])  # (T, P, D): gain of the class per unit of a latent
+>>> contrast = torch.tensor([[[0.5, 1.0, 9.0]]])  # (T, P, D): surplus in images of the class
+>>> scores = attribution.towards(slope, contrast)
+>>> scores.tolist()
+[0.5, 2.0, 0.0]
+>>> attribution.select(scores, n=2).tolist()
+[1, 0]
 """
 
 from __future__ import annotations
@@ -40,9 +54,7 @@ class Attribution(NamedTuple):
     by_step: Tensor  # (classes, T, D)
     by_position: Tensor  # (classes, P, D)
     gap: Tensor  # (classes,) |sum of attributions - change of the measure| / |that change|
-    slope: Tensor = torch.empty(
-        0
-    )  # (classes, T, P, D) mean d measure / d latent, through the image
+    slope: Tensor = torch.empty(0)  # (classes, T, P, D) mean d measure / d latent, by the image
     from_mean: Tensor = torch.empty(0)  # (classes, D) scores with the batch's mean as the baseline
 
 
@@ -115,7 +127,7 @@ def through_head(
 def slope_of_head(heads: Heads, ksae: KSAE) -> Tensor:
     """d (logit of the class - mean logit) / d latent of the h-classifier: (classes, T, P, D).
 
-    It is what `towards` needs of this measure.
+    `towards` takes it as the `slope` of this measure.
     """
     weight = heads.weight - heads.weight.mean(1, keepdim=True)  # (T, classes, *h)
     return torch.stack([map_to_vectors(w) @ ksae.directions.T for w in weight], 1)
@@ -143,10 +155,10 @@ def through_image(
 ) -> dict[str, Attribution]:
     """Attribution to what the labeller sees in the predicted clean image, for every class.
 
-    It goes along generated trajectories (no edit is carried on), with the zero baseline. One point
-    takes the gradient where the model really is (alpha = 1): the derivative of the measure with
-    respect to the scale beta of an intervention at beta = 1. More points integrate along the path,
-    by Gauss-Legendre. Kept in the store.
+    It follows unedited trajectories, with the zero baseline: a change of h at one step is not
+    carried on to the next. One point takes the gradient where the model really is (alpha = 1): the
+    derivative of the measure with respect to the scale beta of an intervention at beta = 1. More
+    points integrate along the path, by Gauss-Legendre. The scores are kept in the store.
     """
     all_positive(n_support=support.n, points=support.points)
     classes = {a: subject.classes(a) for a in attributes}
@@ -325,11 +337,11 @@ TOGETHER = 4  # features whose edited versions share a batch
 def measured(
     subject: Subject, ksae: Dictionary, aim: Aim, features: Tensor, unit: Tensor, trial: Trial
 ) -> Effect:
-    """Edit one feature at a time and look at the picture: does the class become likelier?
+    """Moves one feature at a time and measures how much likelier the picture's class becomes.
 
     Each of the `features` (N,) is moved by beta times its `unit` (T, P, N) at the steps of the
     trial; the labeller reads the predicted clean images. Only what lies behind the module runs
-    again. Kept in the store one by one, since rankings have features in common.
+    again. Results are stored feature by feature, since rankings have features in common.
     """
     if not len(features):
         return Effect(torch.empty(0), torch.empty(0))

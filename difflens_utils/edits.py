@@ -3,6 +3,17 @@
 A method of the study is a function here, and one row of a table. An edit that asks for no change
 returns None, and the sampler then does exactly what it does without an edit: beta = 1 (scale) and
 beta = 0 (add) are the identity, bit for bit.
+
+>>> import torch
+>>> from difflens_utils import edits
+>>> from difflens_utils.ksae import Neurons
+>>> from difflens_utils.sampling import Step
+>>> h = torch.tensor([1.0, 5.0]).reshape(1, 2, 1, 1)  # one image, two channels, one position
+>>> step = Step(index=0, timestep=900, rows=torch.arange(1))
+>>> edits.steer(Neurons(2), torch.tensor([0]), beta=3.0)(h, step).flatten().tolist()
+[3.0, 5.0]
+>>> edits.steer(Neurons(2), torch.tensor([0]), beta=1.0)(h, step) is None
+True
 """
 
 from __future__ import annotations
@@ -27,7 +38,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def keyed(factory: Callable[Arguments, Edit]) -> Callable[Arguments, Edit]:
-    """Give the edits that a function makes their key: the function's name and its arguments.
+    """Gives the edits that a function makes their key: the function's name and its arguments.
 
     Tensors among the arguments are copied: whoever changes them later does not change the edit.
     """
@@ -72,7 +83,7 @@ def steer(
     mode: str = "scale",
     unit: Tensor | None = None,
 ) -> Edit:
-    """Turn features up or down and write back only the difference (Eq. 7 and 9).
+    """Turns features up or down and writes back only the difference (Eq. 7 and 9).
 
     `features` (N,) are latents of a k-SAE, or channels of h if the dictionary is `Neurons` (Act@L
     and Attr@L of Table 3). Mode "scale": s_j <- beta s_j; beta = 1 is the identity. Mode "add":
@@ -109,7 +120,7 @@ def steer(
 
 @keyed
 def push(direction: Tensor, beta: float) -> Edit:
-    """Add beta times a dense direction (T, *h), one per timestep, to h; beta = 0 is the identity.
+    """Adds beta times a dense direction (T, *h), one per timestep, to h; beta = 0 is the identity.
 
     With a mean difference or an h-classifier's weights it is the classical control, with a learned
     direction (`latent_editing`) Asyrp's edit.
@@ -126,7 +137,7 @@ def push(direction: Tensor, beta: float) -> Edit:
 
 @keyed
 def guide(heads: Heads, target: Sequence[float], strength: float, temperature: float = 8.0) -> Edit:
-    """H-Distribution (Parihar et al., 2024): move a batch's distribution towards `target`.
+    """H-Distribution (Parihar et al., 2024): moves a batch's distribution towards `target`.
 
     Per prompt, with p_i = softmax(logits_i / temperature), their mean p over the batch and the loss
     chi^2 = sum_c (p_c - r_c)^2 / r_c, each image takes a step h_i <- h_i - strength B d chi^2 / d
@@ -191,7 +202,7 @@ def adapt(change: Mapping[str, Tensor], strength: float) -> Edit:
 
 @keyed
 def reconstruct(ksae: KSAE) -> Edit:
-    """Replace h by the k-SAE's reconstruction (Table 4)."""
+    """Replaces h by the k-SAE's reconstruction (Table 4)."""
 
     def apply(h: Tensor, _step: Step) -> Tensor:
         vectors = ksae.on_device(h.device)(map_to_vectors(h).float())
@@ -201,7 +212,7 @@ def reconstruct(ksae: KSAE) -> Edit:
 
 
 def _check_of_h(*edits: Edit) -> None:
-    """Raise ValueError for an edit of the network: it holds for a whole batch and every step."""
+    """Raises ValueError for an edit of the network: it holds for a whole batch and every step."""
     if any(edit.changes_network for edit in edits):
         raise ValueError("an edit of the network itself (adapt) cannot be combined with others")
 
@@ -216,7 +227,7 @@ def only(edit: Edit, steps: Sequence[int]) -> Edit:
 
 @keyed
 def compose(*edits: Edit) -> Edit:
-    """One edit after the other; the identity where all are. Each may work in place."""
+    """One edit after the other; the identity if all of them are. Each may work in place."""
     _check_of_h(*edits)
 
     def apply(h: Tensor, step: Step) -> Tensor | None:
@@ -231,7 +242,7 @@ def compose(*edits: Edit) -> Edit:
 
 @keyed
 def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
-    """Give every image the edit of its class: `classes` (n,) for all n images of a run.
+    """Gives every image the edit of its class: `classes` (n,) for all n images of a run.
 
     Images of a class without an edit stay as they are.
     """

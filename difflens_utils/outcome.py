@@ -1,7 +1,18 @@
 """Images under an edit, and what the evaluators say of them.
 
 `draw` generates images and stores them; images of equal seeds are paired, whatever the edit.
-`judge` lets every evaluator look at images, and gives an `Outcome`.
+`judge` lets every evaluator look at images, and returns an `Outcome`.
+
+Nine of ten images are of class 0 here, and both evaluators say so:
+
+>>> import torch
+>>> from difflens_utils.outcome import Outcome
+>>> images, features = torch.zeros(10, 3, 8, 8), torch.ones(10, 4)
+>>> gender = {"gender": torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])}
+>>> prompt = torch.zeros(10, dtype=torch.int64)
+>>> outcome = Outcome(images, gender, gender, features, features, prompt)
+>>> outcome.share("gender", 1).value, outcome.agreement("gender").value
+(0.1, 1.0)
 """
 
 from __future__ import annotations
@@ -140,9 +151,9 @@ class Outcome:
 
 @torch.no_grad()
 def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
-    """Let every evaluator look at images (n, 3, H, W).
+    """Lets every evaluator look at images (n, 3, H, W).
 
-    They took so many prompts in turn, by default those of the evaluation.
+    `prompts` is how many prompts the images took in turn, by default as many as the evaluation has.
     """
     seen = images.to(subject.device)
     return Outcome(
@@ -203,7 +214,7 @@ def class_names(classes: Mapping[str, Sequence[str]]) -> dict[tuple[str, int], s
 
 
 def extremes(shares: Tensor) -> tuple[int, int]:
-    """The commonest and the rarest class by their shares (classes,): two, even if all are alike."""
+    """The commonest and the rarest class by their shares (classes,); never the same class twice."""
     common = int(shares.argmax())
     others = [c for c in range(len(shares)) if c != common]
     return common, others[int(shares[others].argmin())]

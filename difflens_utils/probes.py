@@ -1,4 +1,17 @@
-"""h-classifiers (Appendix B.3): linear heads from h to the classes, one per timestep."""
+"""h-classifiers (Appendix B.3): linear heads from h to the classes, one per timestep.
+
+A head that always names class 0 reads three of the four images below right. Its balanced accuracy
+is still that of chance:
+
+>>> import torch
+>>> from difflens_utils.probes import Fit, Heads
+>>> weight = torch.zeros(1, 2, 3, 8, 8)  # (T, classes, C, H, W)
+>>> heads = Heads(weight, bias=torch.tensor([[1.0, 0.0]]))
+>>> labels = torch.tensor([0, 0, 0, 1])
+>>> read = heads.logits(torch.randn(4, 3, 8, 8), step=0).argmax(-1)
+>>> Fit(heads, correct=(read == labels)[None], labels=labels).accuracy(step=0).value
+0.5
+"""
 
 from __future__ import annotations
 
@@ -37,7 +50,7 @@ class Fit:
     def accuracy(self, step: int) -> Estimate:
         """Held-out balanced accuracy (mean over classes), with its interval; chance is 1 / classes.
 
-        Over the classes that the held-out images have; `metrics.NOTHING` if that is one.
+        It counts the classes that the held-out images have, and is `metrics.NOTHING` for one class.
         """
         if len(self.labels.unique()) < 2:
             return metrics.NOTHING
@@ -67,12 +80,12 @@ def fit(
     iterations: int = 60,
     seed: int = 0,
 ) -> Fit:
-    """Fit one head per timestep by class-balanced logistic regression.
+    """Fits one head per timestep by class-balanced logistic regression.
 
     `labels` (n,) int64; a quarter of the images is held out. Standardised inputs, L2 penalty
     `decay`, full-batch Adam: with a few thousand images and thousands of dimensions an unpenalised
     head fits noise. Every class weighs the same, as in the paper, which generates 1,000 images of
-    each. A class without images is one that the head never names. Kept in the store. Raises
+    each. The head never names a class without images. The heads are kept in the store. Raises
     ValueError for fewer than 4 images.
     """
     if len(labels) < 4:

@@ -1,5 +1,16 @@
-"""h on disk: the bottleneck along whole DDIM trajectories, streamed to a memory map, whatever the
-number of images.
+"""h on disk: the bottleneck's output along whole DDIM trajectories.
+
+It is streamed to a memory map, so that the number of images is not bounded by the memory.
+
+Two images, three steps, and an h of 4 channels at 2 x 2 positions give 2 * 4 vectors per step:
+
+>>> import numpy as np
+>>> import torch
+>>> from difflens_utils.recording import Recording
+>>> h = np.zeros((2, 3, 4, 2, 2), np.float16)  # (n, T, C, H, W)
+>>> recording = Recording("made-up", h, torch.zeros(2, 3, 8, 8), timesteps=(600, 300, 0))
+>>> recording.at(step=1).shape, recording.vectors(step=1).shape
+(torch.Size([2, 4, 2, 2]), torch.Size([8, 4]))
 """
 
 from __future__ import annotations
@@ -52,7 +63,7 @@ class Recording:
         return torch.from_numpy(values)
 
     def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
-        """The same as the k-SAE sees it: (rows * positions, d)."""
+        """h of one sampling step as the k-SAE sees it: (rows * positions, d)."""
         return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
 
     def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
@@ -127,7 +138,7 @@ def record(
     eta: float = 0.0,
     batch: int | None = None,
 ) -> Recording:
-    """Generate `n` images and keep h at every step; from the store if it is there.
+    """Generates `n` images and keeps h at every step; from the store if it is there.
 
     The images take the prompts in turn, by default those of the evaluation. Workers (`shards`)
     share the batches, which are as large as `gpu.batch_size` says by default. Raises ValueError for

@@ -2,6 +2,12 @@
 
 This module imports the standard library alone, so that the workflow can read it within
 milliseconds.
+
+>>> from difflens_utils.settings import Seeds, Settings
+>>> Settings(n_images=480).n_images, Settings().steps
+(480, 10)
+>>> Seeds.of(1000).report
+1105
 """
 
 from __future__ import annotations
@@ -49,7 +55,7 @@ class Seeds(NamedTuple):
     through: int = 1
     """Images that are generated through a k-SAE (notebook 02)."""
     strangers: int = 2
-    """Other images, as the yardstick of total loss of identity (notebook 02)."""
+    """Other images: what is left when images lose their identity altogether (notebook 02)."""
     curve: int = 3
     """Images of dose-response curves, and renders that show the data (notebooks 00 and 05)."""
     shown: int = 4

@@ -1,10 +1,18 @@
 """The study: a subject, its settings, and every stage, each computed once and then stored.
 
-study = dl.open("portraits", n_images=480)
-gender = study.attribute("gender")
-method = dl.methods.rows(study, gender)[0]
-search = study.search(method, gender)
-fair = study.debias(search, gender.uniform, n=304)
+Opening a study computes nothing. A stage is computed when it is first asked for:
+
+>>> import difflens_utils as dl
+>>> study = dl.open("portraits", device="cpu", n_images=480)
+>>> gender = study.attribute("gender")
+>>> gender.classes, gender.uniform
+(('female', 'male'), [0.5, 0.5])
+
+The whole protocol takes three more lines, and minutes:
+
+    method = dl.methods.rows(study, gender)[0]
+    search = study.search(method, gender)
+    fair = study.debias(search, gender.uniform, n=304)
 """
 
 from __future__ import annotations
@@ -29,15 +37,14 @@ from . import (
     probes,
     recording,
     sampling,
-    training,
 )
-from .analysis import factors, mediation
+from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .attribution import Attribution, Effect
 from .debiasing import Debiased, Search
 from .features import BiasFeatures
-from .ksae import KSAE, Dictionary, History, KSAEConfig
+from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
 from .metrics import Estimate
 from .outcome import Outcome
@@ -83,9 +90,10 @@ class Attribute(str):
 
 
 def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
-    """A subject, one of `registry.SUBJECTS`, a folder or a hub id, with `Settings` of your own.
+    """Opens a study of a subject with `Settings` of your own.
 
-    Raises ValueError, in one line, for an unknown subject or setting, or a setting that cannot have
+    The subject is one of `registry.SUBJECTS`, a folder with a pipeline, or a hub id. Raises
+    ValueError, in one line, for an unknown subject or setting, and for a setting that cannot have
     such a value, before anything is computed.
     """
     for name in settings:
@@ -97,7 +105,7 @@ def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
 
 
 def _check(settings: Settings) -> None:
-    """Raise ValueError, in one line that names the setting, for a number that it cannot be."""
+    """Raises ValueError, in one line with the setting, for a number that it cannot be."""
     values = asdict(settings)
     for name in ("profile", "device", "module"):
         del values[name]
@@ -106,7 +114,10 @@ def _check(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """A subject and settings. What several notebooks need is computed by whoever comes first."""
+    """A subject, the model under study, with its settings, and all stages of the study of it.
+
+    A stage that several notebooks need is computed by the first that calls it, and then stored.
+    """
 
     subject: Subject
     settings: Settings = Settings()
@@ -185,7 +196,7 @@ class Study:
         return self._trained(changes)[0]
 
     def history(self, **changes: Any) -> History:
-        """The curves of its training."""
+        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
         return self._trained(changes)[1]
 
     def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
@@ -199,7 +210,7 @@ class Study:
             seed=s.seed,
             **{"batch": BATCH, **options},
         )
-        return training.train(rec, config)
+        return stored.train(rec, config)
 
     def _changed(
         self, changes: Mapping[str, Any], known: Sequence[str]
@@ -219,7 +230,7 @@ class Study:
 
     def held_out(self) -> slice:
         """The rows of a recording on which no k-SAE was trained."""
-        return training.held_out(self.settings.n_images)
+        return stored.held_out(self.settings.n_images)
 
     def labels(self, stage: str) -> dict[str, Tensor]:
         """The labeller's classes of recorded images: {attribute: (n,)}."""
@@ -290,7 +301,10 @@ class Study:
     def measured(
         self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
     ) -> Effect:
-        """What each of the `chosen` latents (N,), moved alone, does to a class."""
+        """What each of the `chosen` latents (N,) does to a class when it is moved alone.
+
+        `unit` (T, P, N) says by how much each is moved, such as its class difference.
+        """
         s = self.settings
         at = features.deciding_steps(s.steps)
         trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
@@ -298,7 +312,10 @@ class Study:
         return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
 
     def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
-        """How far images follow the h of images of another class."""
+        """How far the predicted clean image follows when h is that of an image of another class.
+
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images.
+        """
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
         timesteps = self.recording("probe").timesteps
@@ -373,13 +390,13 @@ class Study:
         return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that features depend on, by which a search is known."""
+        """The settings that features depend on. A stored search is found by them."""
         return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
 
     def search(self, method: Method, attribute: str) -> Search:
-        """What each strength of a method does, on seeds on which nothing is reported.
+        """What each strength of a method does towards each class, on tuning seeds.
 
-        Raises ValueError for what is no attribute under study.
+        Nothing is reported on these seeds. Raises ValueError for what is no attribute under study.
         """
         one_of("attribute", attribute, self.subject.attributes)
         s = self.settings
@@ -397,8 +414,8 @@ class Study:
     def retarget(self, search: Search, target: Sequence[float]) -> Search:
         """The search that serves another target: the same one, as a rule.
 
-        H-Distribution takes the distribution itself, so its strengths are tried anew, under a name
-        that tells targets apart: by the last share where all others are equal, else by all shares.
+        H-Distribution aims at the distribution itself, so its strengths are tried anew, under a
+        name that tells targets apart: by the last share if all others are equal, else by all.
         """
         method = search.method
         if method.network or not method.whole:
@@ -427,9 +444,10 @@ class Study:
     ) -> Debiased:
         """`n` images that shall have the class shares `target` under every prompt.
 
-        A plan per prompt, or one for all of them `together`, mixes the strengths of the search;
-        each image draws its edit, or each `group` of images does. Raises ValueError for other
-        `prompts` than the plans are for (`Search.on` takes the shares under others).
+        A plan mixes the strengths of the search. Each prompt has one, or all share one
+        (`together`). Each image draws its edit from the plan, or each `group` of images draws one.
+        Raises ValueError for other `prompts` than the plans are for: `Search.on` takes the shares
+        under others.
         """
         _check_prompts(prompts)
         planned = len(search.base)
@@ -457,8 +475,11 @@ class Study:
         attribute: str,
         references: Mapping[str, Tensor],
     ) -> dict[str, Estimate]:
-        """One cell of Table 1 or 2, against equal shares, see `debiasing.score`."""
-        return debiasing.score(
+        """The figures of one row of Table 1 or 2, against equal shares: {name: figure}.
+
+        `references` are those of `Study.references`. See `scoring.score` for the names.
+        """
+        return scoring.score(
             self.subject,
             before,
             after,
@@ -471,8 +492,11 @@ class Study:
     def matched(
         self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
     ) -> tuple[Estimate, Estimate]:
-        """CLIP-I and leak where so many images are edited that FD is `level`."""
-        return debiasing.matched(self.subject, before, after, str(attribute), level, n_boot)
+        """CLIP-I and leak when only so many images take the edit that FD comes down to `level`.
+
+        Both are nan if FD stays above the level even when all images take it.
+        """
+        return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: str, n: int) -> dict[str, Tensor]:
         """Features of `n` images of the data or more, as they are and with an attribute balanced.
@@ -497,6 +521,6 @@ def _several(attributes: Attributes) -> Attributes:
 
 
 def _check_prompts(prompts: Sequence[Prompt] | None) -> None:
-    """Raise ValueError for an empty list: a model may have no prompts that were held out."""
+    """Raises ValueError for an empty list: a model may have no prompts that were held out."""
     if prompts is not None and not prompts:
         raise ValueError("prompts must name at least one; this subject may have none of that kind")

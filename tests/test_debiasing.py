@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from difflens_utils import debiasing, edits, methods, metrics, outcome
+from difflens_utils.analysis import scoring
 from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Search
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
@@ -195,7 +196,7 @@ def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(
 def test_scores_of_an_unedited_set(subject) -> None:
     before = outcome.judge(subject, outcome.draw(subject, None, 40, 1, STEPS))
     before = replace(before, features=torch.randn(40, 8))
-    got = debiasing.score(
+    got = scoring.score(
         subject, before, before, "gender", (0.5, 0.5), {"reference": before.features + 1}, 0
     )
     assert (
@@ -212,10 +213,10 @@ def test_scores_of_an_unedited_set(subject) -> None:
 
 
 def test_what_depends_on_an_attribute_is_related(subject) -> None:
-    assert debiasing.unrelated(subject, "gender") == [
+    assert scoring.unrelated(subject, "gender") == [
         f for f in subject.factors if f not in ("gender", *subject.world.effects("gender"))
     ]
-    assert "glasses" in debiasing.unrelated(subject, "tone") and "gender" in debiasing.unrelated(
+    assert "glasses" in scoring.unrelated(subject, "tone") and "gender" in scoring.unrelated(
         subject, "tone"
     )
 

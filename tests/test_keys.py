@@ -26,11 +26,11 @@ from difflens_utils import recording as activations
 from difflens_utils.analysis import mediation
 from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.ksae import KSAEConfig
+from difflens_utils.ksae.stored import train
 from difflens_utils.methods import Method, latent_editing
 from difflens_utils.runtime import artifacts, keys, precision
 from difflens_utils.subjects import registry
 from difflens_utils.subjects.pipelines import MODELS, _fingerprint
-from difflens_utils.training import train
 
 GENERATED = {
     "recording",

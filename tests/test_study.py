@@ -123,7 +123,7 @@ def trained(store: Path, monkeypatch: pytest.MonkeyPatch) -> list[KSAEConfig]:
         asked.append(config)
         return tiny.ksae(), "history"
 
-    monkeypatch.setattr("difflens_utils.training.train", train)
+    monkeypatch.setattr("difflens_utils.ksae.stored.train", train)
     return asked
 
 

@@ -1,4 +1,14 @@
-"""Measures of a dictionary: what it loses, how often its latents fire, how directions overlap."""
+"""Measures of a dictionary: what it loses, how often its latents fire, how directions overlap.
+
+>>> import torch
+>>> from difflens_utils.analysis import dictionaries
+>>> directions = torch.eye(4)
+>>> dictionaries.matched_cosines(directions, directions.flip(0)).tolist()  # in another order
+[1.0, 1.0, 1.0, 1.0]
+>>> density = torch.tensor([0.5, 0.25, 0.25, 0.0])  # how often each latent fires
+>>> dictionaries.l0(density), dictionaries.dead_share(density)
+(1.0, 0.25)
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,16 @@ factor, the lead of the best unit over the second.
 DCI (Eastwood & Williams, 2018): trees predict each factor from all units, and what they lean on
 says whether a unit serves one factor (disentanglement), whether a factor needs one unit
 (completeness), and how well all units together tell it (informativeness).
+
+Unit 0 below is the factor itself, and unit 1 is independent of it:
+
+>>> from difflens_utils.analysis import disentanglement
+>>> gender = [0, 0, 1, 1]
+>>> units = [[0, 0], [0, 1], [1, 0], [1, 1]]  # (N, U)
+>>> disentanglement.mutual_information(units, gender, bins=2).round(3).tolist()  # log 2, and 0
+[0.693, 0.0]
+>>> float(round(disentanglement.mig(units, {"gender": gender}, bins=2).value, 3))
+1.0
 """
 
 from __future__ import annotations
@@ -33,7 +43,7 @@ class DCI(NamedTuple):
 
 
 def entropy(p: ArrayLike, axis: int = -1) -> Array:
-    """In nats, along an axis; 0 log 0 = 0."""
+    """The entropy of p along an axis, in nats; 0 log 0 = 0."""
     p = np.asarray(p, dtype=np.float64)
     logs = np.log(np.where(p > 0, p, 1.0))
     total: Array = -np.sum(np.where(p > 0, p * logs, 0.0), axis=axis)
@@ -52,12 +62,12 @@ def binned(units: ArrayLike, bins: int = 20) -> NDArray[np.int64]:
 
 
 def mutual_information(units: ArrayLike, labels: ArrayLike, bins: int = 20) -> Array:
-    """Of each unit (N, U), binned, and a label (N,): (U,) in nats."""
+    """The mutual information of each unit (N, U), binned, and a label (N,): (U,) in nats."""
     return _information(binned(units, bins), np.asarray(labels))
 
 
 def _information(codes: NDArray[np.int64], labels: NDArray[np.int64]) -> Array:
-    """Of each column of codes (N, U) and the labels (N,): (U,) in nats."""
+    """The mutual information of each column of codes (N, U) and the labels (N,): (U,) in nats."""
     classes = labels.max() + 1
     cells = (codes.max() + 1) * classes
     counts = [np.bincount(column * classes + labels, minlength=cells) for column in codes.T]

@@ -1,4 +1,15 @@
-"""h of images whose factors are known and independent: what does a unit track?"""
+"""h of images whose factors are known and independent: what does a unit track?
+
+The first unit is higher in images of women, and the second in images with glasses:
+
+>>> import torch
+>>> from difflens_utils.analysis import factors
+>>> response = [[9, 1], [8, 7], [2, 2], [1, 8]]  # (n, U)
+>>> labels = {"gender": torch.tensor([0, 0, 1, 1]), "glasses": torch.tensor([0, 1, 0, 1])}
+>>> classes = {"gender": ("female", "male"), "glasses": ("absent", "present")}
+>>> [tracked[:2] for tracked in factors.best_factor(response, labels, classes)]
+[('gender', 'female'), ('glasses', 'present')]
+"""
 
 from __future__ import annotations
 

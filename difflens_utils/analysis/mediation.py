@@ -3,7 +3,18 @@
 A probe shows that h tells an attribute. Whether the picture takes it from there is another
 question: a U-Net has skip connections around its bottleneck. Here two images of the data differ in
 one attribute and in what depends on it, and share everything else and the noise. h of the one is
-put into the pass of the other, and the predicted clean image tells how far it follows.
+put into the forward pass of the other, and the predicted clean image tells how far it follows.
+
+A quarter of the effect passes the module here:
+
+>>> import torch
+>>> from difflens_utils.analysis.mediation import Mediation
+>>> total = torch.full((2, 5), 0.8)  # (T, n)
+>>> found = Mediation(total, through=total / 4, control=torch.zeros(2, 5))
+>>> round(found.share(steps=(0, 1)).value, 3)
+0.25
+>>> found.curve("control")[0].value
+0.0
 """
 
 from __future__ import annotations
@@ -62,8 +73,8 @@ def through_module(
 
     In a drawn world the two images differ in the attribute and what follows from it. Of labelled
     images they are two images, and whatever else tells them apart counts too; the control is then
-    another image with the labels of the first. Kept in the store. Raises ValueError for sizes <= 0
-    or a subject without a world.
+    another image with the labels of the first. The result is kept in the store. Raises ValueError
+    for sizes <= 0 or a subject without a world.
     """
     all_positive(n_pairs=n)
     return Mediation(**_exchanged(subject, exchange, timesteps, n, seed))

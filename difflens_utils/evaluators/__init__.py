@@ -1,4 +1,9 @@
-"""Networks that judge images: classes, features and CLIP."""
+"""Networks that judge images: classes, features and CLIP.
+
+>>> from difflens_utils import evaluators
+>>> evaluators.with_article("old man")
+'an old man'
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,18 @@
 """Evaluators: networks that look at images and say what is in them.
 
 Two independent networks follow the protocol `Evaluator`. One labels the data of the h-classifiers,
-the other scores the results, so that no result is judged by the network that helped to make it.
-`AttributeNet` is what is trained here; FairFace (`fairface`) reads photographs of faces.
+and the other scores the results. So no result is judged by the network that helped to make it.
+`AttributeNet` is trained here. FairFace (`fairface`) reads photographs of faces. `Clip` puts images
+and texts into one space. Images are (B, 3, H, W) in [-1, 1].
 
-`Clip` puts images and texts into one space.
-
-Images are (B, 3, H, W) in [-1, 1].
+>>> import torch
+>>> from difflens_utils import evaluators
+>>> network = evaluators.AttributeNet("residual", {"colour": ("red", "blue")}).eval()
+>>> probabilities = evaluators.read(network, torch.zeros(5, 3, 32, 32))
+>>> probabilities["colour"].shape
+torch.Size([5, 2])
+>>> evaluators.class_texts("colour", ("red", "blue"))
+['colour red', 'colour blue']
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ from ..subjects.real import checkpoints
 
 
 class Embedder(Protocol):
-    """What has features of images."""
+    """An object that computes features of images."""
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, F)."""
@@ -39,7 +45,7 @@ class Embedder(Protocol):
 
 
 class Evaluator(Embedder, Protocol):
-    """What reads classes off images."""
+    """An object that reads classes off images."""
 
     factors: dict[str, tuple[str, ...]]  # {factor: classes}
 
@@ -84,7 +90,7 @@ def _residual_trunk(features: int) -> nn.Sequential:  # (B, 3, 32, 32) -> (B, fe
 def _strided_trunk(features: int) -> nn.Sequential:
     """(B, 3, 32, 32) to (B, features), with nothing in common with the residual trunk.
 
-    It has no shortcuts, group norm, GELU and larger kernels.
+    It has group norm, GELU and larger kernels, and no shortcuts.
     """
 
     def layer(cin: int, cout: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
@@ -178,7 +184,7 @@ HONOURED = {"do_resize": True, "do_center_crop": True, "do_normalize": True, "re
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a published CLIP wants its images: resized, the centre cut out, normalised."""
+    """The preprocessing of a published CLIP: resize, cut out the centre, normalise."""
 
     edge: int  # the shortest edge after resizing, bicubic
     crop: tuple[int, int]  # height and width of the centre
@@ -237,10 +243,10 @@ def _bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 class Clip:
-    """Images and texts in one space: a `transformers.CLIPModel` with its tokenizer.
+    """CLIP (Radford et al., 2021) puts images and texts into one space.
 
-    (Radford et al., 2021.) `preprocessing` is that of a published model. Models that are trained
-    here take images as they are, resized to their size.
+    It consists of a `transformers.CLIPModel` and its tokenizer. `preprocessing` is that of a
+    published model. Models that are trained here only resize images to their size.
     """
 
     def __init__(
@@ -259,7 +265,7 @@ class Clip:
         return self
 
     def fingerprint(self) -> object:
-        """What stands for it in the keys of artifacts: weights, vocabulary and preprocessing."""
+        """The entry in the keys of artifacts: weights, vocabulary and preprocessing."""
         vocabulary = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for setting_of_last_call in ("padding", "truncation"):
             vocabulary.pop(setting_of_last_call, None)

@@ -1,13 +1,22 @@
 """FairFace (Karkkainen and Joo, 2021): gender, age and race of photographed faces.
 
-The classes are those of the paper. Two networks are published, both a ResNet-34 with 18 outputs. In
-one the first seven outputs are races, in the other the first four. They are trained apart, so one
-can label and the other score. Upstream reads only races from the second and does not describe its
-other outputs. They are taken to be gender and age, as in the first; notebook 00 shows how far the
-two networks agree.
+The classes are those of the paper. Two networks are published, both a ResNet-34 with 18 outputs.
+The first seven outputs of one network are races, and the first four of the other. They are trained
+apart, so one can label and the other score. Upstream reads only races from the second and does not
+describe its other outputs. They are taken to be gender and age, as in the first. Notebook 00 shows
+how far the two networks agree.
 
 A class that joins several outputs has the sum of their probabilities. Outputs that belong to no
 class (Latino Hispanic, Middle Eastern) are left out, and the rest is renormalised.
+
+>>> from pathlib import Path
+>>> from difflens_utils.evaluators import fairface
+>>> fairface.RACE_OF_7["Asian"]  # East Asian and Southeast Asian
+(3, 4)
+>>> fairface.FairFace.load(Path("nowhere.pt"))
+Traceback (most recent call last):
+    ...
+ValueError: nowhere.pt is missing
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""The features of FID: clean-fid's Inception and its resizing (Parmar et al., 2022)."""
+"""The features of FID: clean-fid's Inception and its resizing (Parmar et al., 2022).
+
+>>> import torch
+>>> from pathlib import Path
+>>> from difflens_utils.evaluators.inception import Inception
+>>> Inception(Path("nowhere.pt"), torch.device("cpu"))  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+    ...
+ValueError: nowhere.pt is missing, damaged or not clean-fid's Inception: ...
+"""
 
 from __future__ import annotations
 
@@ -49,7 +58,7 @@ class Inception:
 
 
 class Scorer:
-    """Implements `Evaluator`: classes by one network, features (for Fréchet's) by another."""
+    """Implements `Evaluator`: one network reads classes, another gives the Fréchet features."""
 
     def __init__(self, classifier: Evaluator, features: Callable[[Tensor], Tensor]) -> None:
         self.classifier = classifier
@@ -58,7 +67,7 @@ class Scorer:
         self.features = features
 
     def fingerprint(self) -> object:
-        """What stands for it in keys of artifacts: the classifier and the network of features."""
+        """The entry in the keys of artifacts: the classifier and the network of features."""
         owner = getattr(self.features, "__self__", self.features)  # of a bound method
         network = getattr(owner, "network", owner)
         return keys.digest({"reader": self.classifier, "features": network})

@@ -9,6 +9,16 @@ inside and multiplied back.
 
 References: Makhzani & Frey, "k-Sparse Autoencoders" (2013); Gao et al., "Scaling and evaluating
 sparse autoencoders" (2024), for AuxK, unit-norm decoders and dead latents.
+
+>>> import torch
+>>> from difflens_utils.ksae import KSAE, KSAEConfig
+>>> ksae = KSAE(KSAEConfig(width=4, latents=32, k=2))
+>>> x = torch.eye(4)  # four vectors
+>>> s = ksae.latents(x)
+>>> s.shape, (s > 0).sum(-1).tolist()
+(torch.Size([4, 32]), [2, 2, 2, 2])
+>>> torch.allclose(ksae(x), ksae.decode(s))
+True
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""Everything that determines a trained k-SAE besides its data."""
+"""Everything that determines a trained k-SAE besides its data.
+
+>>> from difflens_utils.ksae import KSAEConfig
+>>> KSAEConfig(width=64, latents=1024, k=32).pre_bias
+True
+>>> KSAEConfig(width=64, latents=1024, k=2000)
+Traceback (most recent call last):
+    ...
+ValueError: k must be at most latents (1024), got 2000
+"""
 
 from __future__ import annotations
 

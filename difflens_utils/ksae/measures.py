@@ -1,4 +1,13 @@
-"""The error that a k-SAE leaves, and how often its latents fire."""
+"""The error that a k-SAE leaves, and how often its latents fire.
+
+The mean of the data explains nothing of their variation, and the data themselves explain all:
+
+>>> import torch
+>>> from difflens_utils import ksae
+>>> x = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+>>> ksae.fvu(lambda x: x.mean(0).expand_as(x), [x]), ksae.fvu(lambda x: x, [x])
+(1.0, 0.0)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""The k-SAE, the neurons as a dictionary of the same kind, and h as vectors."""
+"""The k-SAE, the neurons as a dictionary of the same kind, and h as vectors.
+
+One more unit of latent 3 writes direction 3:
+
+>>> import torch
+>>> from difflens_utils.ksae import KSAE, KSAEConfig, map_to_vectors
+>>> ksae = KSAE(KSAEConfig(width=4, latents=16, k=2))
+>>> s = ksae.latents(map_to_vectors(torch.randn(2, 4, 8, 8)))
+>>> s.shape
+torch.Size([2, 64, 16])
+>>> written = ksae.decode(s + torch.eye(16)[3]) - ksae.decode(s)
+>>> torch.allclose(written, ksae.directions[3].expand_as(written), atol=1e-5)
+True
+"""
 
 from __future__ import annotations
 

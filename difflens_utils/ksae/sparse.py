@@ -1,4 +1,11 @@
-"""Sparse products: the k largest of many latents, and gradients as sparse as the codes."""
+"""Sparse products: the k largest of many latents, and gradients as sparse as the codes.
+
+>>> import torch
+>>> from difflens_utils.ksae import top_k
+>>> codes = top_k(torch.tensor([[3.0, 9.0, 1.0, 7.0]]), k=2)
+>>> sorted(zip(codes.values[0].tolist(), codes.indices[0].tolist()))
+[(7.0, 3), (9.0, 1)]
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,18 @@
-"""The methods that the book compares, each the same kind of thing: an edit towards a class.
+"""The methods that the book compares: DiffLens, the baselines, and the controls.
 
-A method is a module here with a function `rows(study, attribute)`; METHODS names them all.
-`debiasing` finds the strengths and carries them out.
+A method makes an edit towards a class. It is a module here with a function
+`rows(study, attribute)`, and METHODS names them all. `base` and `planning` are no methods: they say
+what a method is, and how its edits are mixed. `debiasing` finds the strengths and carries them out.
+
+With a study, `rows(study, attribute)` makes them all. Variants of a method are methods too:
+
+>>> import torch
+>>> from difflens_utils import methods
+>>> method = methods.pushed("mean difference", [torch.ones(10, 2, 1, 1)], grid=(0.5, 1.0))
+>>> method.key, method.asymmetric, methods.symmetric(method).asymmetric
+('mean_difference', True, False)
+>>> methods.cleanest(method, steps=10).grid
+[2.0, 4.0]
 """
 
 from __future__ import annotations

@@ -1,4 +1,16 @@
-"""What every method is: an edit towards a class, at a strength."""
+"""The type of every method: an edit towards a class, at a strength.
+
+>>> import torch
+>>> from difflens_utils import methods
+>>> from difflens_utils.sampling import Step
+>>> directions = [torch.ones(1, 2, 1, 1), -torch.ones(1, 2, 1, 1)]  # per class (T, C, H, W)
+>>> method = methods.pushed("mean difference", directions)
+>>> h, step = torch.zeros(1, 2, 1, 1), Step(index=0, timestep=900, rows=torch.arange(1))
+>>> method.towards(1, 0.5)(h, step).flatten().tolist()
+[-0.5, -0.5]
+>>> method.towards(1, 0.0)(h, step) is None
+True
+"""
 
 from __future__ import annotations
 
@@ -23,7 +35,7 @@ TUNED = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 @dataclass(frozen=True)
 class Method:
-    """`towards(class, strength)` is the edit; strength 0 is the identity."""
+    """A name, and `towards(class, strength)`, which makes the edit; strength 0 is the identity."""
 
     name: str
     towards: Callable[[int, float], Edit] = field(repr=False)
@@ -32,7 +44,7 @@ class Method:
     asymmetric: bool = True
     """Whether only the predicted clean image feels the edit (Eq. 11)."""
     whole: bool = False
-    """Whether it takes a distribution and moves the set towards it as one, whatever the class."""
+    """Whether it aims at a distribution and moves a whole set of images towards it."""
     network: bool = False
     """Whether it changes the network itself, with one strength for all prompts."""
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -58,10 +70,10 @@ def shifted(
     measured_on: Sequence[Tensor] | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> Method:
-    """Per class, add to the `chosen` latents (N,) the class difference `gaps` (T, P, D).
+    """Per class, adds to the `chosen` latents (N,) their class difference in `gaps` (T, P, D).
 
-    It is that of other latents if `measured_on` names them. Towards a class without latents the
-    edit is the identity.
+    If `measured_on` names other latents, the differences of those are added. Towards a class
+    without latents the edit is the identity.
     """
     places = chosen if measured_on is None else measured_on
 
@@ -76,7 +88,7 @@ def shifted(
 def pushed(
     name: str, directions: Sequence[Tensor], grid: Sequence[float] = DENSE, asymmetric: bool = True
 ) -> Method:
-    """Per class, add a dense direction (T, *h)."""
+    """Per class, adds a dense direction (T, *h)."""
     return Method(name, lambda c, strength: edits.push(directions[c], strength), grid, asymmetric)
 
 

@@ -1,4 +1,14 @@
-"""Dense controls: the mean difference of h, and the direction of the h-classifier."""
+"""Dense controls: the mean difference of h, and the direction of the h-classifier.
+
+A direction of length 5 gets the length 10 of another:
+
+>>> import torch
+>>> from difflens_utils.methods import dense
+>>> direction = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)  # (T, C, H, W)
+>>> difference = torch.tensor([0.0, 10.0]).reshape(1, 2, 1, 1)
+>>> dense.lengthened([direction], like=[difference])[0].flatten().tolist()
+[6.0, 8.0]
+"""
 
 from __future__ import annotations
 
@@ -37,6 +47,6 @@ def differences(study: Study, attribute: str) -> list[Tensor]:
 def lengthened(directions: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Directions (T, *h), each scaled per timestep to the length of another.
 
-    So strengths mean the same for all of them.
+    A strength then means the same for all of them.
     """
     return [of_length(a, b) for a, b in zip(directions, like, strict=True)]

@@ -6,6 +6,14 @@ attributes (distributional alignment), plus KEEP (1 - CLIP-I) to the images of t
 was. The gradient at x_0 reaches every step directly and with the same weight, through epsilon of
 the detached x_t (adjusted direct finetuning). Only for models that read prompts: texts, or names of
 classes.
+
+For equal shares, the two images that are least surely of class 0 are assigned class 1:
+
+>>> import torch
+>>> from difflens_utils.methods import finetuning
+>>> p = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.7, 0.3]])
+>>> finetuning.assign(p, target=[0.5, 0.5]).tolist()
+[0, 1, 0, 1]
 """
 
 from __future__ import annotations
@@ -96,8 +104,8 @@ def learn(
 ) -> dict[str, Tensor]:
     """What to add to the weights of the network: {weight: change}.
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes
-    <= 0, and for a subject that reads no prompts.
+    It comes from the store, or from what ships with the subject, if it is there. Raises ValueError
+    for sizes <= 0, and for a subject that reads no prompts.
     """
     recipe = recipe or RECIPE
     all_positive(rounds=recipe.rounds, batch=recipe.batch, steps=steps)

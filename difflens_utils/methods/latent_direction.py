@@ -2,8 +2,19 @@
 
     loss = |noise - e(x_t, t, prompt without the class; h + v)|^2
 
-on images x_0 that were generated with the class in the prompt: what the text no longer says, v has
-to. The vector is the same at every timestep. Only for models that read text.
+on images x_0 that were generated with the class in the prompt: v has to say what the text no longer
+says. The vector is the same at every timestep. The method is for models that read text.
+
+The method needs prompts that name the classes, and the same prompts without the names:
+
+>>> from types import SimpleNamespace
+>>> from difflens_utils.methods import latent_direction
+>>> from difflens_utils.subjects.pipelines import Prompt, Prompts
+>>> names = ("female", "male")
+>>> texts = [Prompt(f"a {name} nurse", {"gender": name}, "a nurse") for name in names]
+>>> subject = SimpleNamespace(prompts=Prompts(learn=tuple(texts)), classes=lambda factor: names)
+>>> latent_direction.learnable(subject, "gender"), latent_direction.learnable(subject, "age")
+(True, False)
 """
 
 from __future__ import annotations
@@ -67,8 +78,8 @@ def learnable(subject: Subject, attribute: str) -> bool:
 def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = None) -> Tensor:
     """The vectors of all classes: (classes, *h).
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for sizes
-    <= 0, and for a subject whose prompts do not name the classes.
+    They come from the store, or from what ships with the subject, if they are there. Raises
+    ValueError for sizes <= 0, and for a subject whose prompts do not name the classes.
     """
     recipe = recipe or RECIPE
     all_positive(n=recipe.n, batches=recipe.batches, steps=steps, batch=recipe.batch)

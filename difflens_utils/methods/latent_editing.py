@@ -5,6 +5,18 @@
 where P_t is the predicted clean image along an unedited trajectory and P~_t the same with
 h + delta_t: the directional CLIP loss and an anchor. One delta serves all images; `edits.push` adds
 it, with the asymmetric step that it was learned for.
+
+A stand-in for CLIP gives each text a feature of its own. The direction to a class leads from the
+other class's feature to its own:
+
+>>> from types import SimpleNamespace
+>>> import torch
+>>> from difflens_utils.methods import latent_editing
+>>> clip = SimpleNamespace(text_features=lambda texts: torch.eye(len(texts)))
+>>> subject = SimpleNamespace(clip=clip)
+>>> directions = latent_editing.text_directions(subject, "gender", ("female", "male"))
+>>> [[round(value, 3) for value in row] for row in directions.tolist()]
+[[0.707, -0.707], [-0.707, 0.707]]
 """
 
 from __future__ import annotations
@@ -54,7 +66,7 @@ def rows(study: Study, attribute: str) -> list[Method]:
 
 
 def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
-    """What CLIP's texts say turns another class into each: (classes, F), unit norm."""
+    """CLIP's direction from the texts of the other classes to each: (classes, F), unit norm."""
     texts = subject.clip.text_features(class_texts(attribute, classes))
     others = (texts.sum(0) - texts) / (len(texts) - 1)
     return F.normalize(texts - others, dim=-1)
@@ -63,8 +75,8 @@ def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) 
 def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = None) -> Tensor:
     """Delta h of every class: (classes, T, *h).
 
-    From the store, or from what ships with the subject, if it is there. Raises ValueError for
-    sizes <= 0.
+    Taken from the store or from what ships with the subject if it is there, and learned otherwise.
+    Raises ValueError for sizes <= 0.
     """
     recipe = recipe or RECIPE
     all_positive(n=recipe.n, rounds=recipe.rounds, steps=steps, batch=recipe.batch)
@@ -96,7 +108,7 @@ def _learn(
 class _Delta:
     """The deltas of all classes at one timestep, (classes, *h), and their optimizer.
 
-    They start small and random, where the direction of an image's change is defined.
+    They start small and random: at zero the image does not change, and its change has no direction.
     """
 
     def __init__(self, moment: Moment, classes: int, seed: int) -> None:

@@ -3,6 +3,15 @@
 Free functions of one shape: arrays with one row per image (numpy arrays or CPU tensors) in, an
 `Estimate` or a small tuple of them out. Equation numbers are the paper's. All raise a one-line
 ValueError for arrays of a wrong shape.
+
+A set with 9 images of one class to 1 of the other lies sqrt(2) * 0.4 from equal shares:
+
+>>> from difflens_utils import metrics
+>>> print(metrics.wilson(5, 10))
+0.500 [0.237, 0.763]
+>>> probabilities = [[1, 0]] * 9 + [[0, 1]]
+>>> round(metrics.fairness_discrepancy(probabilities).soft.value, 3)
+0.566
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""Figures with their intervals."""
+"""Figures with their intervals.
+
+>>> from difflens_utils import metrics
+>>> print(metrics.wilson(0, 20))
+0.000 [0.000, 0.161]
+>>> metrics.mean([1.0, 2.0, 6.0]).value
+3.0
+>>> print(metrics.proportion(0, 0))
+–
+"""
 
 from __future__ import annotations
 
@@ -99,7 +108,7 @@ def wilson(successes: int, n: int) -> Estimate:
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's, of two arrays (N,); `NAN` for fewer than three values, or values all alike."""
+    """Spearman's, of two arrays (N,); `NAN` for fewer than three values, or if all are alike."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return NAN

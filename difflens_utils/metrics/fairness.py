@@ -1,4 +1,16 @@
-"""How fair a set of images is: class shares and the Fairness Discrepancy."""
+"""How fair a set of images is: class shares and the Fairness Discrepancy.
+
+>>> from difflens_utils import metrics
+>>> before = [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]]
+>>> after = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9]]
+>>> metrics.shares(before).tolist(), metrics.shares(after).tolist()
+([0.75, 0.25], [0.5, 0.5])
+>>> metrics.transitions(before, after).round(2).tolist()
+[[0.67, 0.33], [0.0, 1.0]]
+>>> fair = metrics.fairness_discrepancy(after)
+>>> round(fair.soft.value, 3), fair.hard.value
+(0.0, 0.0)
+"""
 
 from __future__ import annotations
 
@@ -37,9 +49,10 @@ def shares(probabilities: ArrayLike) -> Array:
 
 
 def transitions(before: ArrayLike, after: ArrayLike) -> Array:
-    """Of the images of each class before, the share that is each after.
+    """Of the images of each class before an edit, the shares that are each class after it.
 
-    (B, classes) twice to (classes, classes), rows sum to 1. A class that no image had stays itself.
+    (B, classes) twice to (classes, classes), rows sum to 1. A class that no image had keeps a share
+    of 1.
     """
     p, q = as_pairs(before, after)
     counts = one_hot(p).T @ one_hot(q)
@@ -117,8 +130,8 @@ def expected_fd(
 ) -> Estimate:
     """The FD (hard) of `n` images drawn from the distribution `p`: what sampling noise alone gives.
 
-    Mean and 95 % range over Monte Carlo draws. `target` is `p` by default. So many `groups`
-    (prompts) share the images, and their FDs are averaged.
+    Mean and 95 % range over Monte Carlo draws. `target` is `p` by default. The
+    images are shared out to as many prompts as `groups` says, whose FDs are averaged.
     """
     size = n // groups  # images per group
     positive("n", size)

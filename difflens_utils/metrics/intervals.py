@@ -1,4 +1,11 @@
-"""Values that lie outside their own 95 % interval: which they are, and how a page says so."""
+"""Values that lie outside their own 95 % interval: which they are, and how a page says so.
+
+>>> from difflens_utils.metrics import intervals
+>>> intervals.is_outside(0.01, low=0.02, high=0.06)
+True
+>>> intervals.mark(0.01, 0.02, 0.06), intervals.mark(0.03, 0.02, 0.06)
+(' †', '')
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""What single units track."""
+"""What single units track: how well each tells a class from the rest.
+
+The first unit rises with the label, and the second says nothing of it:
+
+>>> from difflens_utils import metrics
+>>> scores = [[1, 5], [2, 5], [3, 5], [4, 5]]
+>>> metrics.auroc(scores, [False, False, True, True]).tolist()
+[1.0, 0.5]
+>>> metrics.tracked_factors([[0.95, 0.5], [0.05, 0.95]]).tolist()
+[1, 2]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What a page of the book is made of: figures, tables, records and verdicts."""
+"""The pages of the book: their figures, tables, records and verdicts.
+
+>>> from difflens_utils.pages import PAGES
+>>> PAGES["00_bias"].__name__
+'Bias'
+"""
 
 from __future__ import annotations
 

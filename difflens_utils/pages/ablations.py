@@ -1,4 +1,8 @@
-"""The page of notebook 07: which of DiffLens's choices carry the result."""
+"""The page of notebook 07: which of DiffLens's choices carry the result.
+
+`Ablations` compares variants of the method, k-SAEs and rankings of latents, all for the first
+attribute.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ class Row(NamedTuple):
 
     @property
     def reached(self) -> bool:
-        """Whether it comes down to the FD at which rows are compared."""
+        """Whether the row comes down to the FD at which rows are compared."""
         return not np.isnan(self.matched_clip_i.value)
 
 
@@ -197,7 +201,7 @@ class Ablations(Page):
     # ------------------------------------------------------------------ attribution
 
     def integration(self, exact: Attribution, by_rule: ByRule) -> pd.DataFrame:
-        """How far sums of a few points are from the integral, and whether they pick the same."""
+        """How far sums of few points are from the integral, and whether both select the same."""
         settings = self.study.settings
         images = min(settings.n_images, 4 * settings.n_support)
         n = settings.n_features
@@ -237,7 +241,7 @@ class Ablations(Page):
         figures.describe(figure, "The completeness gap of two rules of integration")
 
     def rankings(self, found: BiasFeatures, rankings: Rankings) -> pd.DataFrame:
-        """What the best latents of every ranking really do, moved one at a time."""
+        """The measured effects of the best latents of every ranking, moved one at a time."""
         table: dict[str, Cells] = {name: {} for name in rankings}
         for target, label in enumerate(self.attribute.classes):
             scores = {name: by_class[target] for name, by_class in rankings.items()}
@@ -292,7 +296,7 @@ class Ablations(Page):
     # ------------------------------------------------------------------ verdicts
 
     def judge(self) -> None:
-        """Decide what the choices are worth, by CLIP-I at the same FD wherever that is reached."""
+        """Decides what the choices are worth, by CLIP-I at the same FD wherever that is reached."""
         self._judge_dictionary()
         self._judge_k()
         self._judge_counts()
@@ -301,7 +305,7 @@ class Ablations(Page):
         super().judge()
 
     def _figure(self, row: str, metric: str = "matched_clip_i", end: str = "value") -> float:
-        """A figure of a row; minus infinity if it was not reached."""
+        """A figure of a row. It is minus infinity if the FD of the comparison was not reached."""
         record = self.records.get(f"ablation.{row}.{metric}")
         return -math.inf if record is None else float(record[end])
 
@@ -309,7 +313,7 @@ class Ablations(Page):
         return self._figure(a) > self._figure(b)
 
     def _kept(self, row: str) -> str:
-        """The record of CLIP-I at the same FD; plain CLIP-I for a row that does not get there."""
+        """The record of CLIP-I at the same FD, or of plain CLIP-I where that FD is not reached."""
         matched = f"ablation.{row}.matched_clip_i"
         return matched if matched in self.records else f"ablation.{row}.clip_i"
 
@@ -360,7 +364,7 @@ class Ablations(Page):
             self.claim(claim, record, rule, holds, close=True)
 
     def _noise(self) -> float:
-        """The upper end of the FD that balance itself gives at this size."""
+        """The upper end of the FD that perfectly balanced images have at this size."""
         n, prompts = self.sizes["n_final"], len(self.study.texts)
         seed = self.study.settings.seed
         return metrics.expected_fd(self.attribute.uniform, n, groups=prompts, seed=seed).high
@@ -420,7 +424,7 @@ class Ablations(Page):
         )
 
     def _numbered(self, beginning: str) -> str:
-        """The rows whose labels begin so, as they were compared."""
+        """The rows whose labels have this beginning, as they were compared."""
         return self._told([label for label in self.rows if label.startswith(beginning)])
 
     def _told(self, labels: Sequence[str]) -> str:
@@ -433,11 +437,11 @@ class Ablations(Page):
 
 
 def _key(ranking: str) -> str:
-    """What a ranking is called in records: its measure and its baseline."""
+    """The name of a ranking in records: its measure and its baseline."""
     return ".".join(methods.key(part) for part in ranking.split(", "))
 
 
 def _paired(rows: Tensor, directions: Tensor) -> Estimate:
-    """The mean matched cosine of rows (N, d) with directions (D, d); nothing for no rows."""
+    """The mean matched cosine of rows (N, d) with directions (D, d), or nothing without rows."""
     cosines = dictionaries.matched_cosines(rows, directions)
     return metrics.mean(cosines) if len(cosines) else metrics.NOTHING

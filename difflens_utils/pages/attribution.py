@@ -1,4 +1,8 @@
-"""The page of notebook 04: which latents cause a class."""
+"""The page of notebook 04: the latents that cause a class.
+
+`AttributionPage` ranks latents by attribution, compares the ranking with measured effects, and
+describes the selected features.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ Trials = Mapping[tuple[str, int], Trial]  # by the ranking and the class
 
 
 class AttributionPage(Page):
-    """Rankings of latents, what they are worth, and the features that come of them."""
+    """Rankings of latents, their measured effects, and the features that are selected by them."""
 
     needs = ("n_probe",)
 
@@ -76,7 +80,7 @@ class AttributionPage(Page):
         return pd.Series(rows, name="completeness gap").to_frame()
 
     def rankings(self, trials: Trials, random: Effect) -> pd.DataFrame:
-        """What the best candidates of each ranking really do; random latents as the control."""
+        """The measured effects of each ranking's best candidates, and of random latents."""
         rows = {}
         for (ranking, target), (scores, effect) in trials.items():
             label = self.attribute.classes[target]
@@ -150,7 +154,7 @@ class AttributionPage(Page):
         return figures.finish(figure, "How many bias features each two classes have in common")
 
     def _add_shared(self, sets: Mapping[tuple[str, str], set[int]]) -> None:
-        """Count the features that classes of two attributes share."""
+        """Counts the features that classes of two attributes share."""
         if len(self.study.attributes) == 1:
             print(f"{self.attribute} is the only attribute: no features can be shared.")
             self.add("attribution.shared_between_attributes", metrics.NOTHING)
@@ -162,7 +166,7 @@ class AttributionPage(Page):
     # ------------------------------------------------------------------ what features stand for
 
     def track(self, probe: FactorSet, found: BiasFeatures) -> pd.DataFrame:
-        """What each latent tracks best among images with independent factors.
+        """The factor that each latent tracks best among images with independent factors.
 
         The table names the factors that most of the bias features track.
         """
@@ -200,7 +204,7 @@ class AttributionPage(Page):
         return figures.card(images, maps, title, when.tolist(), recording.timesteps)
 
     def truth(self, found: BiasFeatures) -> pd.DataFrame:
-        """Whether features track what was planted, beside random latents of the same density."""
+        """Whether features track planted factors, beside random latents of the same density."""
         rows = {}
         for attribute in self.study.attributes:
             causes = {str(attribute), *self.study.world.effects(attribute)}
@@ -301,7 +305,7 @@ class AttributionPage(Page):
 
 
 def _risen(effect: Effect) -> int:
-    """How many latents made the class likelier."""
+    """The number of latents that made the class likelier."""
     return int((effect.mean > 0).sum())
 
 

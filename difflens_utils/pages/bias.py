@@ -1,4 +1,8 @@
-"""The page of notebook 00: what the model generates, and how far that is from its data."""
+"""The page of notebook 00: what the model generates, and how far that is from its data.
+
+`Bias` shows the data and the generated images, measures their quality, and compares the shares of
+every class with the planted ones.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +127,7 @@ class Bias(Page):
     # ------------------------------------------------------------------ its bias
 
     def _noise(self, attribute: str) -> str:
-        """FD of as many images from a model that is perfectly fair."""
+        """FD of the same number of images from a model that is perfectly fair."""
         uniform = self.study.attribute(attribute).uniform
         expected = metrics.expected_fd(
             uniform,
@@ -165,7 +169,7 @@ class Bias(Page):
         return f"{attribute.classes[most]} in {share} of the images, planted {planted:.2f}"
 
     def _of_paper(self, attribute: str) -> str:
-        """The FD that the paper reports of its unedited model; empty where it reports none."""
+        """The FD that the paper reports of its unedited model, or nothing where it reports none."""
         paper = self.study.subject.paper
         return str(paper[attribute]["original"].fd) if attribute in paper else ""
 
@@ -190,7 +194,7 @@ class Bias(Page):
     # ------------------------------------------------------------------ prompt by prompt
 
     def obeyed(self, recordings: Mapping[str, Recording]) -> pd.DataFrame | Markdown:
-        """How often the scorer sees what the prompts of each stage name."""
+        """How often the scorer sees the classes that the prompts of each stage name."""
         table = {}
         for stage, recording in recordings.items():
             prompts: tuple[Prompt, ...] = getattr(self.study.subject.prompts, stage)
@@ -238,7 +242,7 @@ class Bias(Page):
     # ------------------------------------------------------------------ amplified or damped
 
     def amplification(self, generated: Outcome) -> None:
-        """Generated minus planted share of every class; one bar says all of a binary factor."""
+        """Generated minus planted share of every class. A binary factor has one bar."""
         changes = {}
         for factor, probabilities in generated.scored.items():
             planted = self.study.planted(factor).tolist()

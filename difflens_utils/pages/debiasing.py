@@ -1,4 +1,8 @@
-"""The page of notebook 06: every method on the same seeds."""
+"""The page of notebook 06: every method on the same seeds.
+
+`Debiasing` shows the search, the plan and the table of every method, and compares the methods at
+the same fairness.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import debiasing, methods, metrics, outcome, sampling
+from .. import methods, metrics, outcome, sampling
+from ..analysis import scoring
 from ..debiasing import UNEDITED, Debiased, Search
 from ..metrics import Estimate
 from ..outcome import Outcome
@@ -40,7 +45,7 @@ Scores = dict[str, Estimate]
 
 
 class Debiasing(Page):
-    """Search, plan and table of every method, and what each does at the same fairness."""
+    """Search, plan and table of every method, and the cost of each at the same fairness."""
 
     frechet = ("n_final",)
     needs = ("n_final", "n_sweep", "n_wanted", "ratios", "wanted", "matched")
@@ -191,7 +196,7 @@ class Debiasing(Page):
         figures.strips(images, title=f"{attribute}, balanced")
 
     def strips_by_prompt(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
-        """The same prompt by prompt, where there are several."""
+        """The same strips for each prompt, where there are several."""
         for number, text in enumerate(self.study.texts):
             images = {"unedited": before.of(number).images[:STRIP]}
             for name, made in sets.items():
@@ -289,7 +294,7 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ other targets
 
     def sweep(self, attribute: Attribute, plain: Outcome, swept: Sweep) -> None:
-        """The share of the last class that comes out where one is asked for, and CLIP-I."""
+        """The drawn share of the last class against the requested one, and CLIP-I."""
         last = len(attribute.classes) - 1
         for (name, ratio), made in swept.items():
             share = made.outcome.share(attribute, last)
@@ -318,7 +323,7 @@ class Debiasing(Page):
             figures.curve(axis, ratios, estimates, name, _colour(name))
 
     def wanted(self, plain: Outcome, made: Sets) -> pd.DataFrame:
-        """Distributions that were asked for, by attribute, and what came out."""
+        """Requested distributions by attribute, and the drawn shares."""
         table = {}
         for name, got in made.items():
             attribute, target = self.study.attribute(name), got.target
@@ -340,7 +345,7 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ what else moved
 
     def moved(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
-        """How far each method moves every other factor; planted effects stand above."""
+        """How far each method moves every other factor. Planted effects are listed first."""
         seed = self.study.seeds.main
         effects = list(self.study.world.effects(attribute))
         moved = {}
@@ -351,7 +356,7 @@ class Debiasing(Page):
             record = f"{attribute}.{methods.key(name)}.causes_moved"
             self.add(record, mean, n=self.sizes["n_final"])
             moved[name] = shifts
-        others = debiasing.unrelated(self.study.subject, attribute)
+        others = scoring.unrelated(self.study.subject, attribute)
         table = pd.DataFrame(moved).loc[[*effects, *others]]
         if table.empty:
             print(f"{attribute} is the only factor that is read: nothing else could move.")
@@ -361,7 +366,7 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ verdicts
 
     def judge(self) -> None:
-        """Decide what holds of DiffLens for every attribute, of the sweep and of other targets."""
+        """Decides what holds of DiffLens: for each attribute, the sweep and other targets."""
         for attribute in self.study.attributes:
             self._judge_balance(attribute)
             self._judge_fidelity(attribute)
@@ -447,7 +452,7 @@ class Debiasing(Page):
         self.claim(claim, record, rule, least > 0, max(leads) > 0, close=True)
 
     def _least_lead(self, name: str) -> float:
-        """By how much more CLIP-I DiffLens keeps than another method, from balance on."""
+        """The least lead of DiffLens in CLIP-I over another method, at balance and beyond."""
         leads = []
         for ratio in self.sizes["ratios"]:
             if ratio >= 0.5:
@@ -472,7 +477,7 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
-        """FD and what is left at the same FD, per attribute; then what came of other prompts."""
+        """FD and CLIP-I at the same FD for each attribute, then the results under other prompts."""
         found = [self._ranking(attribute) for attribute in self.study.attributes]
         if self.study.prompts.held_out:
             found.append(self._about_prompts())
@@ -506,7 +511,7 @@ class Debiasing(Page):
         )
 
     def _fds(self, name: str) -> str:
-        """FD of every attribute, as prompts were planned for."""
+        """FD of every attribute, by the way in which prompts were planned for."""
         found = []
         for attribute in self.study.attributes:
             fd = self.value(f"prompts.{attribute}.{name}.fd")
@@ -533,13 +538,13 @@ class Debiasing(Page):
 
 
 def _colour(name: str) -> str:
-    """The colour of a method; a method that the tables do not know is grey."""
+    """The colour of a method. A method that is not in the tables is grey."""
     known = dict(zip(methods.ORDER, figures.PALETTE, strict=True))
     return known.get(name, figures.GREY)
 
 
 def _dashes(name: str) -> str:
-    """Controls are dashed."""
+    """The style of a method's line: controls are dashed."""
     return "--" if name in methods.CONTROLS else "-"
 
 
@@ -557,7 +562,7 @@ def _legend(figure: Figure, axis: Axes, columns: int) -> None:
 
 
 def _path(axis: Axes, search: Search, target: int) -> None:
-    """A method's strengths towards a class; crosses where the evaluators disagree."""
+    """Draws a method's strengths towards a class, with crosses where the evaluators disagree."""
     name, path = search.method.name, search.towards(target)
     costs = [1 - arm.similar.value for arm in path]
     shares = [search.share(arm, target) for arm in path]
@@ -569,7 +574,7 @@ def _path(axis: Axes, search: Search, target: int) -> None:
 
 
 def _first_edit(made: Debiased) -> Edit | None:
-    """The first edit that a plan uses; None if it leaves all images alone."""
+    """The first edit that a plan uses, or None if it leaves all images unedited."""
     method, weights = made.search.method, made.plans[0].weights
     for arm, weight in zip(made.search.arms, weights, strict=True):
         if weight > 0 and arm.target != UNEDITED:
@@ -578,7 +583,7 @@ def _first_edit(made: Debiased) -> Edit | None:
 
 
 def _draw_moved(table: pd.DataFrame, effects: Sequence[str]) -> None:
-    """Factors by methods, with an arrow at every planted effect."""
+    """Draws a matrix of factors by methods, with an arrow at every planted effect."""
     labels = {}
     for factor in table.index:
         arrow = " ←" if factor in effects else ""

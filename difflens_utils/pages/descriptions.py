@@ -1,8 +1,17 @@
-"""What a figure shows, in words: its alternative text, for those who do not see it.
+"""The alternative text of figures: what a figure shows, in words.
 
-The text of a figure is what `describe` was told, then its panels from the first to the last: their
-titles, their axes, and what the functions that drew in them have noted. A notebook keeps it in the
-metadata of the picture, from where the book takes it.
+The text of a figure begins with the text given to `describe`. The panels follow from the first to
+the last: their titles, their axes, and the notes of the functions that drew in them. A notebook
+keeps the text in the metadata of the picture, and the book reads it there.
+
+>>> from matplotlib.figure import Figure
+>>> from difflens_utils.pages import descriptions
+>>> figure = Figure()
+>>> axis = figure.add_subplot(title="Shares", xlabel="class", ylabel="share")
+>>> descriptions.note(axis, "female 0.70")
+>>> descriptions.describe(figure, "How often each class is drawn")
+>>> descriptions.words(figure)
+'How often each class is drawn. Shares: share against class: female 0.70.'
 """
 
 from __future__ import annotations
@@ -19,17 +28,17 @@ _NOTES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
 
 
 def describe(figure: Figure, text: str) -> None:
-    """Say what a figure shows. Its panels follow by themselves."""
+    """States what a figure shows. The texts of its panels are added to it."""
     figure.set_label(text)
 
 
 def note(axis: Axes, text: str) -> None:
-    """Add what has been drawn to the words of a panel."""
+    """Adds what has been drawn to the text of a panel."""
     _NOTES.setdefault(axis, []).append(text)
 
 
 def words(figure: Figure) -> str:
-    """The alternative text of a figure; empty if nothing in it says what it shows."""
+    """Returns the alternative text of a figure. It is empty if nothing describes the figure."""
     texts: list[str] = []
     panels = map(_panel, figure.axes)
     for text in (str(figure.get_label()), figure.get_suptitle(), *panels):
@@ -40,7 +49,7 @@ def words(figure: Figure) -> str:
 
 
 def _panel(axis: Axes) -> str:
-    """A panel in words: its title, axes and notes; empty for a colour bar, or without any."""
+    """A panel in words: its title, axes and notes. The text of a colour bar is empty."""
     if axis.get_label() == "<colorbar>":
         return ""
     title = axis.get_title() or axis.get_title("left")
@@ -51,13 +60,13 @@ def _panel(axis: Axes) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names in a row, with commas, or with semicolons where a name holds a comma itself."""
+    """Returns names in a row, with commas, or with semicolons where a name holds a comma."""
     shown = [str(name) for name in names]
     return ("; " if any("," in name for name in shown) else ", ").join(shown)
 
 
 def register() -> None:
-    """Let notebooks keep the text of every figure in the metadata of its picture."""
+    """Lets notebooks keep the text of every figure in the metadata of its picture."""
     shell = get_ipython()
     if shell is not None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _metadata)

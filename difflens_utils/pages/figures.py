@@ -1,7 +1,15 @@
 """Figures of the book. Each function draws one kind of figure from plain data.
 
-None of them computes a result. Functions that make a whole figure return it; the others draw in a
-panel, and note there in words what they have drawn.
+No function computes a result. Functions that make a whole figure return it. The others draw in a
+panel and note in words what they have drawn.
+
+A sheet of three images of 8 x 8 pixels, two to a row and with gaps of 2 pixels, is 18 pixels wide
+and high.
+
+>>> import torch
+>>> from difflens_utils.pages import figures
+>>> figures.mosaic(torch.zeros(3, 3, 8, 8), columns=2, scale=1, gap=2).shape
+(18, 18, 3)
 """
 
 from __future__ import annotations
@@ -44,7 +52,7 @@ Bytes = NDArray[np.uint8]
 
 
 def style() -> None:
-    """Set one look for all pages."""
+    """Sets one look for all pages."""
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=STYLE)
     pd.set_option("display.max_colwidth", None)  # a cut interval is none
     register()
@@ -60,7 +68,7 @@ def panels(
 
 
 def finish(figure: Figure, text: str) -> Figure:
-    """Say what a figure shows, and let its panels use its whole area."""
+    """States what a figure shows, and lets its panels use its whole area."""
     describe(figure, text)
     figure.tight_layout()
     return figure
@@ -155,7 +163,7 @@ def _strip(axis: Axes, label: str, picture: Bytes) -> None:
 
 
 def _label_columns(axis: Axes, columns: Sequence[str], tile: int) -> None:
-    """Label the images of a strip, which are `tile` pixels apart, from above."""
+    """Labels the images of a strip, which are `tile` pixels apart, from above."""
     centres = [tile * (i + 0.5) for i in range(len(columns))]
     axis.set_xticks(centres, columns, fontsize=8)
     axis.xaxis.tick_top()
@@ -409,10 +417,10 @@ def slider(
     scale: int = 3,
     start: int = 0,
 ) -> str:
-    """Self-contained HTML: drag to change beta. `frames` maps labels to images (B, 3, H, W).
+    """Returns self-contained HTML with a control that changes beta.
 
-    The control announces the label and the caption of the chosen frame, which are the alternative
-    text of its picture too.
+    `frames` maps labels to images (B, 3, H, W). The label and the caption of the chosen frame are
+    the text of the control for screen readers, and the alternative text of the picture.
     """
     pictures = [_data_url(mosaic(images, columns, scale)) for images in frames.values()]
     values = [f"{label} {caption.get(label, '')}".strip() for label in frames]

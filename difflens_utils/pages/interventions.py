@@ -1,4 +1,8 @@
-"""The page of notebook 05: features are turned up and down while images are generated."""
+"""The page of notebook 05: features are turned up and down while images are generated.
+
+`Interventions` draws dose-response curves, shows progressive edits and edits to a ratio, and
+measures which other factors move.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import debiasing, evaluators, metrics, outcome
+from .. import evaluators, metrics, outcome
+from ..analysis import scoring
 from ..features import BiasFeatures
 from ..metrics import Estimate, Leakage
 from ..outcome import Outcome
@@ -107,7 +112,7 @@ class Interventions(Page):
         axis.set(title=f"towards {label}", xlabel="β (class differences)", ylim=(0, 1.02))
 
     def fidelity(self, curves: Curves, renders: Mapping[int, Tensor]) -> pd.DataFrame:
-        """Whether edited images are still good ones, at the least and the largest strength.
+        """Quality of edited images at the least and the largest strength.
 
         `renders` are images of the data of each class, (N, 3, H, W).
         """
@@ -142,7 +147,7 @@ class Interventions(Page):
     # ------------------------------------------------------------------ progressive edits
 
     def both_ways(self, curves: Curves) -> Figure:
-        """The same seeds from the first class, strongest on top, to the last, strongest below."""
+        """The same seeds, from the strongest edit to the first class down to that to the last."""
         sets = self._ordered(curves)
         rows = {label: images.images[:STRIP] for label, images in sets.items()}
         n_features, latents = self.study.settings.n_features, self.study.settings.latents
@@ -225,7 +230,7 @@ class Interventions(Page):
         return {"share": f"{label} {share}", **row}
 
     def ratio(self, fresh: Outcome, reversed_: Outcome, balanced: Outcome) -> pd.DataFrame:
-        """What came out where a ratio was asked for, and where equal shares were."""
+        """The drawn shares for a requested ratio, and for equal shares."""
         label = self.name(self.last)
         before, after = (self.share(images, self.last) for images in (fresh, reversed_))
         self.add("interventions.reversed.share", after)
@@ -274,7 +279,7 @@ class Interventions(Page):
         return pd.DataFrame(rows).T.loc[list(notes)]
 
     def _leaks(self, before: Outcome, after: Outcome) -> list[Leakage]:
-        """What moved beside the first attribute."""
+        """The factors that moved beside the first attribute."""
         leaks = metrics.leakage(before.scored, after.scored, seed=self.study.seeds.main)
         return [leak for leak in leaks if leak.factor != self.attribute]
 
@@ -285,16 +290,16 @@ class Interventions(Page):
 
     def _unrelated(self, before: Outcome, after: Outcome) -> dict[str, Estimate]:
         """The shifts of the factors that have nothing to do with the first attribute."""
-        unrelated = debiasing.unrelated(self.study.subject, self.attribute)
+        unrelated = scoring.unrelated(self.study.subject, self.attribute)
         leaks = self._leaks(before, after)
         return {leak.factor: leak.shift for leak in leaks if leak.factor in unrelated}
 
     def _independent(self) -> list[str]:
-        """The factors that depend on nothing in the data, and are read."""
+        """The factors that depend on nothing in the data and that the evaluators read."""
         return [f for f in self.study.world.independent_factors() if f in self.moved]
 
     def _notes(self) -> dict[str, str]:
-        """What factors are called in the matrix: what depends on the attribute stands first."""
+        """Names of factors in the matrix. Those that depend on the attribute are listed first."""
         caused = self.study.world.effects(self.attribute)
         depending = {f: f"{f} (depends on {self.attribute})" for f in caused if f in self.moved}
         free = {f: f"{f} (independent)" for f in self._independent() if f not in depending}
@@ -310,7 +315,7 @@ class Interventions(Page):
         figures.finish(figure, text)
 
     def slider(self, curves: Curves) -> HTML:
-        """The same seeds, from the first class over no edit to the last."""
+        """The same seeds under edits from the first class, over no edit, to the last class."""
         sets = self._ordered(curves)
         name = self.name(self.last)
         frames, captions = {}, {}
@@ -344,7 +349,7 @@ class Interventions(Page):
         )
 
     def _judge_random(self, target: int) -> None:
-        """A class without features has none at random in their place."""
+        """Judges the random control. A class without features has no control."""
         label = self.name(target)
         curve = f"interventions.{label}.{key(RANDOM)}.share"
         record = f"{curve}.beta{self.betas[-1]:g}"

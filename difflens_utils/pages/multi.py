@@ -1,4 +1,7 @@
-"""The page of notebook 08: several attributes at once."""
+"""The page of notebook 08: several attributes at once.
+
+`Multi` measures pairs of edits, all edits at once, and single features beside an attribute.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ class Multi(Page):
         return pd.DataFrame(rows).T
 
     def interference(self, alone: Alone, together: Together) -> pd.DataFrame:
-        """What a second edit changes about the share of the class that the first aims at."""
+        """The change that a second edit makes to the share of the class that the first aims at."""
         labels = [self.label(aim) for aim in self.aims]
         self.matrix = pd.DataFrame(np.nan, labels, labels)
         changes = []
@@ -123,7 +126,7 @@ class Multi(Page):
         figures.finish(figure, text)
 
     def joint(self, unedited: Outcome, alone: Alone, together: Together) -> pd.DataFrame:
-        """Both classes in the same image, beside what independent edits would give."""
+        """The share of images with both classes, beside that which independent edits would give."""
         names = outcome.class_names({a: a.classes for a in self.study.attributes})
         rows: dict[str, dict[str, str]] = {}
         reached, independent = [], []
@@ -159,7 +162,7 @@ class Multi(Page):
     # ------------------------------------------------------------------ all at once
 
     def balance(self, before: Outcome, after: Outcome) -> pd.DataFrame:
-        """How near all cells are to equal shares, and what it costs."""
+        """How near all combinations of classes are to equal shares, and the cost in fidelity."""
         rows = {"unedited": self._balance("unedited", before, before)}
         rows["all plans composed"] = self._balance("all", before, after)
         count = self._cells

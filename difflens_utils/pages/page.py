@@ -1,4 +1,7 @@
-"""The base of every page: checked parameters, records, verdicts, the result file."""
+"""The base class of every page: checked parameters, records, verdicts and the result file.
+
+A page needs a study. The notebooks show how pages are used.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 class Page:
     """A page of the book while its notebook runs.
 
-    Methods of a page draw figures and return tables; both add their figures to the records, from
-    which `judge` decides the verdicts. `save` writes the result file.
+    The methods of a page draw pictures and return tables. They add their figures to the records,
+    from which `judge` decides the verdicts. `save` writes the result file.
     """
 
     frechet: tuple[str, ...] = ()
@@ -49,7 +52,7 @@ class Page:
     def _check_names(
         self, notebook: str, settings: Collection[str], sizes_: Collection[str]
     ) -> None:
-        """Raise ValueError, in one line, for a size that is missing, unknown, or a setting."""
+        """Raises ValueError, in one line, for a size that is missing, unknown, or a setting."""
         for name in sizes_:
             if name in settings:
                 raise ValueError(f"{name} is a setting and no size: give it to dl.open")
@@ -68,12 +71,12 @@ class Page:
         return self.results.records
 
     def value(self, name: str) -> float:
-        """The value of a record; nan, shown as a dash, for one without a figure."""
+        """The value of a record. It is nan, shown as a dash, for a record without a figure."""
         value: float = self.records[name]["value"]
         return value
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
-        """Record a figure under a dotted name."""
+        """Records a figure under a dotted name."""
         self.results.add(name, value, n)
 
     def claim(
@@ -85,11 +88,11 @@ class Page:
         partly: bool = False,
         close: bool = False,
     ) -> None:
-        """State whether a claim holds by a rule computed from records."""
+        """States whether a claim holds, by a rule computed from records."""
         self.results.judge(claim, record, target, holds, partly, close)
 
     def judge(self) -> None:
-        """Decide the page's verdicts by their rules, and print them, one per line."""
+        """Decides the page's verdicts by their rules, and prints them, one per line."""
         print(self.results.checked())
 
     def verdicts(self) -> pd.DataFrame:
@@ -111,10 +114,10 @@ class Page:
         return []
 
     def summary(self) -> Markdown:
-        """Write the result file; what was found, as a list."""
+        """Writes the result file, and returns what was found as a list."""
         self.save()
         return Markdown("\n".join(f"- {sentence}" for sentence in self.sentences()))
 
     def save(self) -> Path:
-        """Write the result file and return its path."""
+        """Writes the result file and returns its path."""
         return self.results.save()

@@ -1,4 +1,8 @@
-"""The page of notebook 01: what neurons and latents answer to."""
+"""The page of notebook 01: the factors that neurons and latents respond to.
+
+`Polysemanticity` compares neurons, components and latents by their AUROC for each class, by scores
+of disentanglement, and by the cosines between directions.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,13 @@ STRIDE = 3  # of their vectors every third
 
 
 def record_name(units: str) -> str:
-    """What kinds of units are called in records: "neurons of h" are "neurons"."""
+    """The name of a kind of units in records: "neurons of h" are "neurons"."""
     first, *_, last = units.split()
     return last if first == "k-SAE" else first
 
 
 def dictionary_name(dictionary: str) -> str:
-    """What dictionaries are called in records: "k-SAE, 192 latents" is "ksae_192"."""
+    """The name of a dictionary in records: "k-SAE, 192 latents" is "ksae_192"."""
     name = dictionary.lower().removesuffix(" latents")
     return name.replace(", ", "_").replace("-", "")
 

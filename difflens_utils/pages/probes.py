@@ -1,4 +1,8 @@
-"""The page of notebook 03: when attributes can be read off h, and what passes h."""
+"""The page of notebook 03: when attributes can be read off h, and what passes h.
+
+`Probes` shows the accuracy of the heads along the generation, the positions that they read, and how
+far images follow the h of another image.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,7 @@ class Probes(Page):
     def readable(
         self, recording: Recording, fits: Mapping[str, Fit], shuffled: Fit
     ) -> pd.DataFrame:
-        """Accuracy of the heads at every timestep, drawn, and as a table at some of them.
+        """Draws the accuracy of the heads at every timestep, and returns it at some of them.
 
         `shuffled` is the control of the first attribute.
         """
@@ -106,7 +110,7 @@ class Probes(Page):
         return pd.DataFrame(table).T
 
     def positions(self, recording: Recording, fits: Mapping[str, Fit]) -> None:
-        """How much each head leans on each position of h at the last step."""
+        """How much each head depends on each position of h at the last step."""
         last = recording.h.shape[1] - 1
         spread = recording.at(last).std(0)
         figure, panels = self._panels((2.7 * len(self.study.attributes), 2.6))
@@ -124,7 +128,7 @@ class Probes(Page):
     def mediation(
         self, recording: Recording, mediated: Mapping[Attribute, Mediation]
     ) -> pd.DataFrame:
-        """How far images follow another one's h, drawn; the shares at the deciding steps."""
+        """Draws how far images follow another one's h, and returns its share at deciding steps."""
         figure, panels = self._panels((11, 3.4))
         for attribute, axis in panels.items():
             for name, (label, colour, line) in CURVES.items():

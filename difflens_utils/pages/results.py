@@ -1,4 +1,15 @@
-"""Result files: the figures that the book, the README and the tables are made from."""
+"""Result files: the figures that the book, the README and the tables are made from.
+
+>>> from difflens_utils.pages import results
+>>> found = results.Results("00_bias", subject="portraits", profile="quick", seed=0)
+>>> found.add("bias.gender.fd", 0.28345678)
+>>> found.records["bias.gender.fd"]["value"]
+0.283457
+>>> found.judge("gender is biased", "bias.gender.fd", "FD > 0.1", holds=0.283457 > 0.1)
+'holds'
+>>> print(found.checked())
+gender is biased -> holds
+"""
 
 from __future__ import annotations
 
@@ -21,7 +32,7 @@ PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the 
 
 
 class Records(dict[str, dict[str, Any]]):
-    """Records by name. One that was added without a figure is not among them, and reads as nan."""
+    """Records by name. A record that was added without a figure is not listed and reads as nan."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +61,10 @@ class Results:
         self.scorecard: list[dict[str, str]] = []
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
-        """Record a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
+        """Records a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
 
-        One that is no number (`metrics.NOTHING`) is no record; statements that rest on it are not
-        judged.
+        A figure that is no number (`metrics.NOTHING`) is not listed. Statements that rest on it are
+        not judged.
         """
         if isinstance(value, Estimate):
             figure, low, high, n = *value[:3], n or value.n
@@ -80,11 +91,11 @@ class Results:
         partly: bool = False,
         close: bool = False,
     ) -> str:
-        """State whether a claim holds by a rule computed from records; returns the verdict.
+        """States whether a claim holds, by a rule computed from records, and returns the verdict.
 
-        `close` marks one whose figure lies within noise of its target, so that other hardware may
-        decide it differently: it is shown, but is no reference to test against. A statement
-        without a figure is not tested, and no verdict.
+        `close` marks a verdict whose figure lies within noise of its target, so that other hardware
+        may decide differently. It is shown, but no check compares it with a reference. A statement
+        without a figure is not tested and gets no verdict.
         """
         if record in self.records.unmeasured:
             return "not tested"
@@ -96,7 +107,7 @@ class Results:
         return verdict
 
     def checked(self) -> str:
-        """The verdicts that every machine should come to, one per line."""
+        """The verdicts that every machine should reach, one per line."""
         lines = []
         for judged in self.verdicts:
             verdict = "too close to check" if judged["close"] else judged["verdict"]
@@ -104,9 +115,10 @@ class Results:
         return "\n".join(lines)
 
     def save(self) -> Path:
-        """Write the result file and return its path.
+        """Writes the result file and returns its path.
 
-        DIFFLENS_RESULTS is the folder of a worker's, which no one keeps.
+        The environment variable DIFFLENS_RESULTS names another folder. The files of a worker, which
+        are not kept, lie there.
         """
         given = os.environ.get("DIFFLENS_RESULTS")
         folder = Path(given) if given else results_folder(self.subject, self.profile)
@@ -152,7 +164,7 @@ def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """What a figure was computed with."""
+    """The versions and the device that figures were computed with."""
     gpu = torch.cuda.is_available()
     return {
         "python": platform.python_version(),

@@ -1,4 +1,8 @@
-"""The page of notebook 09: what holds of the paper's claims."""
+"""The page of notebook 09: the verdict on each of the paper's claims.
+
+`Score` reads the result files of the other notebooks, and shows every claim with its verdict and
+the reason for it.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +76,13 @@ class Score(Page):
         return Markdown("\n".join(lines))
 
     def judge(self) -> None:
-        """Print the verdict of every claim, one per line."""
+        """Prints the verdict of every claim, one per line."""
         for row in self.rows:
             verdict = "too close to check" if row.close else row.verdict
             print(row.id, row.claim, "->", verdict)
 
     def counts(self) -> pd.DataFrame:
-        """How many claims got each verdict; glued for the text, and written."""
+        """Counts the claims by verdict, glues the counts into the text, and saves them."""
         from myst_nb import glue  # here, since it imports all of Sphinx
 
         found = Counter(row.verdict for row in self.rows)

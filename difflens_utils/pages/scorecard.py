@@ -1,9 +1,16 @@
-"""The paper's claims, judged from result files and nothing else.
+"""The verdict on each claim of the paper, from result files alone.
 
-A claim consists of checked statements: each was judged in the notebook that measured it, by a rule
-stated there. A claim holds if all of its statements hold, does not hold if none does even partly,
-and holds partly otherwise; without its statements it cannot be tested here. `claims.yml` lists the
-claims, and says how their figures are put into words.
+A claim consists of statements. Each statement was judged in the notebook that measured it, by a
+rule stated there. A claim holds if all of its statements hold. It does not hold if none of them
+holds even partly. Otherwise it holds partly. A claim whose statements are missing cannot be tested
+here. `claims.yml` lists the claims, and says how their figures are put into words.
+
+>>> from difflens_utils.pages import scorecard
+>>> scorecard.judge(scorecard.CLAIMS[0], {}).verdict  # no result file
+'cannot be tested here'
+>>> record = {"name": "fd", "value": 0.02, "low": 0.01, "high": 0.03}
+>>> scorecard.words(["FD is {fd:i}."], {"records": [record]})
+'FD is 0.02 [0.01, 0.03].'
 """
 
 from __future__ import annotations
@@ -80,7 +87,7 @@ def estimate(record: Record) -> str:
 
 
 def judge(claim: Claim, results: Mapping[str, Result]) -> Row:
-    """A claim's line, from the result files {notebook: result}."""
+    """Returns the line of a claim, from the result files {notebook: result}."""
     result = results.get(claim.notebook, {})
     checked = []
     for beginning in claim.statements:
@@ -121,7 +128,7 @@ def _overall(verdicts: set[str]) -> str:
 
 
 def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any], Record]]:
-    """The verdicts whose statement begins so, each with the record that it rests on."""
+    """The verdicts whose statement has this beginning, each with the record that it rests on."""
     records = {record["name"]: record for record in result.get("records", [])}
     return [
         (verdict, records[verdict["record"]])
@@ -131,14 +138,14 @@ def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any],
 
 
 def scorecard(results: Mapping[str, Result], claims: Sequence[Claim] = CLAIMS) -> list[Row]:
-    """Every claim's line."""
+    """Returns the line of every claim."""
     return [judge(claim, results) for claim in claims]
 
 
 def words(sentences: Sequence[str], result: Result) -> str:
-    """The sentences with the figures of a result file; those that lack a figure are left out.
+    """Returns sentences with the figures of a result file. One that lacks a figure is left out.
 
-    `claims.yml` explains what stands in them.
+    `claims.yml` explains the fields of the sentences.
     """
     figures = {
         f"parameters.{name}": {"value": value}
@@ -150,7 +157,7 @@ def words(sentences: Sequence[str], result: Result) -> str:
 
 
 def _filled(sentence: str, figures: Mapping[str, Record]) -> str:
-    """One sentence with its figures; empty if it lacks one."""
+    """One sentence with its figures. It is empty if a figure is missing."""
     try:
         repeated = REPEATED.sub(lambda part: _repeated(part[1], figures), sentence)
         return _with_figures(repeated, figures)
@@ -205,7 +212,7 @@ def _matches(name: str, figures: Mapping[str, Record]) -> Iterator[tuple[str, Re
 
 
 def _shown(name: str, form: str, figures: Mapping[str, Record]) -> str:
-    """A figure in one of the forms of `claims.yml`. Raises KeyError if there is none."""
+    """Returns a figure in one of the forms of `claims.yml`. Raises KeyError if there is none."""
     if "*" in name and name not in figures:
         return number(_chosen(name, form, figures))
     record = figures[name]

@@ -1,7 +1,14 @@
-"""Checks of a notebook's parameters, before anything is computed.
+"""Checks the parameters of a notebook, before anything is computed.
 
-The rules go by the parameters' names, which mean the same in all notebooks; what the shared ones
-mean stands in `settings`.
+The rules depend on the names of the parameters, which mean the same in all notebooks. `settings`
+explains the parameters that notebooks share.
+
+>>> from difflens_utils.pages import sizes
+>>> sizes.RULES["threshold"]("threshold", 0.9)
+>>> sizes.RULES["ratios"]("ratios", 1.5)
+Traceback (most recent call last):
+    ...
+ValueError: ratios must be greater than 0 and less than 1, got 1.5
 """
 
 from __future__ import annotations
@@ -62,7 +69,7 @@ EACH_PROMPT = (  # sizes of sets of images that are read prompt by prompt
 
 
 def check_values(*, seed: int = 0, **parameters: Any) -> None:
-    """Raise ValueError, in one line that names the parameter, for what suits no subject."""
+    """Raises ValueError, in one line with the parameter, for values that suit no subject."""
     for name, value in {"seed": seed, **parameters}.items():
         for label, entry in _entries(name, value):
             if not isinstance(entry, int | float) or isinstance(entry, bool):
@@ -80,7 +87,7 @@ def check_values(*, seed: int = 0, **parameters: Any) -> None:
 def check(
     subject: Subject, *, seed: int = 0, frechet: Collection[str] = (), **parameters: Any
 ) -> None:
-    """Raise ValueError, in one line that names the parameter, unless a notebook can run with these.
+    """Raises ValueError, in one line with the parameter, unless a notebook can run with these.
 
     `frechet` names the sizes of sets whose Fréchet distance is taken: more images than the scorer
     has features.
@@ -148,7 +155,7 @@ def _check_frechet(subject: Subject, sizes: Mapping[str, int]) -> None:
 
 
 def _check_classes(subject: Subject, parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for attributes, other factors and classes that the subject does not have."""
+    """Raises ValueError for attributes, other factors and classes that the subject lacks."""
     for factor, name in parameters.get("singles", {}).items():
         one_of("singles: a factor", factor, subject.factors)
         one_of(f"singles: a class of {factor}", name, subject.classes(factor))

@@ -1,4 +1,8 @@
-"""The page of notebook 02: one k-SAE for all timesteps, and images generated through it."""
+"""The page of notebook 02: one k-SAE for all timesteps, and images generated through it.
+
+`Sparse` draws the training curves, measures what each k-SAE loses at every timestep, and makes
+Table 4.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,7 @@ class Sparse(Page):
 
     @property
     def ks(self) -> list[int]:
-        """Active latents per vector, of one k-SAE each."""
+        """The numbers of active latents per vector. Each belongs to one k-SAE."""
         return list(self.sizes["ks"])
 
     # ------------------------------------------------------------------ what it reads and writes
@@ -102,7 +106,7 @@ class Sparse(Page):
     def timesteps(
         self, recording: Recording, saes: Mapping[int, KSAE], untrained: KSAE
     ) -> pd.DataFrame:
-        """FVU at every timestep, drawn; the measures of each k-SAE as a table."""
+        """Draws the FVU at every timestep, and returns the measures of each k-SAE as a table."""
         self.losses = {k: self._loss(recording, sae) for k, sae in saes.items()}
         figure, axis = plt.subplots(figsize=(7, 3.3))
         for k, loss in self.losses.items():
@@ -134,7 +138,7 @@ class Sparse(Page):
         return Loss(self._fvu(recording, sae), density)
 
     def _measures(self, k: int, sae: KSAE, n: int) -> dict[str, float]:
-        """A row of the table; its first four figures, of n vectors, are records."""
+        """A row of the table. Its first four figures, of n vectors, are recorded."""
         loss = self.losses[k]
         l0 = dictionaries.l0(loss.density)
         dead = dictionaries.dead_share(loss.density)
@@ -196,7 +200,7 @@ class Sparse(Page):
 
     @property
     def middle(self) -> int:
-        """The middle one of the k, which statements about one k-SAE are about."""
+        """The middle k. Statements about one k-SAE are about this one."""
         return self.ks[len(self.ks) // 2]
 
     def _each(self, record: str) -> list[float]:

@@ -1,4 +1,11 @@
-"""What several pages do to show figures in a table, and to name them in records."""
+"""Helpers of several pages: figures as cells of a table, and names of records.
+
+>>> from difflens_utils.pages import tables
+>>> tables.joined([0.3149, 0.6851])
+'0.31 / 0.69'
+>>> tables.key("Act@L, add-one")
+'Act@L_add_one'
+"""
 
 from __future__ import annotations
 
@@ -11,20 +18,20 @@ from ..metrics import Estimate
 
 
 def table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
-    """One row per name. Estimates are shown with their intervals; a missing cell is empty."""
+    """Returns a row per name. Estimates have their intervals, and missing cells are empty."""
     return pd.DataFrame(rows).T.fillna("").map(str)
 
 
 def joined(values: Iterable[float]) -> str:
-    """Shares in a row: "0.31 / 0.69"."""
+    """Returns shares in a row: "0.31 / 0.69"."""
     return " / ".join(f"{value:.2f}" for value in values)
 
 
 def shown(estimate: Estimate | None) -> str:
-    """An estimate with its interval; a dash where there is none."""
+    """Returns an estimate with its interval as text, or a dash where there is no estimate."""
     return "–" if estimate is None else str(estimate)
 
 
 def key(name: str) -> str:
-    """What a name is called in records: "Act@L, add-one" becomes "Act@L_add_one"."""
+    """Returns the form of a name in records: "Act@L, add-one" becomes "Act@L_add_one"."""
     return re.sub(", |[ -]", "_", name)

@@ -1,1 +1,1 @@
-"""Where results lie, how they are known, and what computes them."""
+"""Stores results, makes the keys that they are found by, and chooses the device."""

@@ -1,9 +1,20 @@
-"""Results on disk: every expensive result is stored once, under what determines it.
+"""Results on disk: every expensive result is computed once and stored under its key.
 
-A function under `stored`, or one of its kin (`stored_each`, `shards.shared`), looks into the store
-first. Its result lies in a folder `artifacts/<stage>/<key>/`, whose key is a hash of everything
-that determines it (`keys`). The folder appears whole or not at all; its `manifest.json` holds what
-the key was made of and a checksum per file, so that a damaged one is noticed and made again.
+A function decorated with `stored`, `stored_each` or `shards.shared` looks into the store before it
+computes. Its result lies in a folder `artifacts/<stage>/<key>/`. The key is a hash of everything
+that determines the result (`keys`). The folder appears complete or not at all. Its `manifest.json`
+holds what the key was made of and a checksum per file. A damaged result is noticed by its checksums
+and computed again.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from unittest.mock import patch
+>>> from difflens_utils.runtime import artifacts
+>>> with tempfile.TemporaryDirectory() as store, patch.object(artifacts, "STORE", Path(store)):
+...     artifact = artifacts.Artifact.of("sums", {"a": 1, "b": 2})
+...     for _ in range(2):
+...         folder = artifacts.make(artifact, lambda folder: print("computed"))
+computed
 """
 
 from __future__ import annotations
@@ -66,7 +77,7 @@ def intact(folder: Path) -> bool:
 
 
 def exists(folder: Path) -> bool:
-    """`intact`, by a look at the files only once per process."""
+    """Whether an artifact is `intact`. Its files are read only once per process."""
     if not (folder in _verified and folder.exists()):
         if not intact(folder):
             return False
@@ -75,9 +86,9 @@ def exists(folder: Path) -> bool:
 
 
 def make(artifact: Artifact, write: Callable[[Path], None]) -> Path:
-    """The folder of an artifact; `write(folder)` fills it if it is not there intact.
+    """Returns the folder of an artifact. `write(folder)` fills it unless it is intact already.
 
-    Of two processes that want the same artifact one makes it and the other waits. Raises OSError,
+    Of two processes that want the same artifact, one makes it and the other waits. Raises OSError,
     in one line, for a full disk.
     """
     if not exists(artifact.folder):
@@ -90,26 +101,26 @@ def make(artifact: Artifact, write: Callable[[Path], None]) -> Path:
 
 
 def recall(folder: Path) -> None:
-    """Count the images that were drawn for an artifact, by whoever made it."""
+    """Counts the images that were drawn for an artifact, whichever process drew them."""
     tally.take(_manifest(folder).get("drawn", {}))
 
 
 def recount(part: Path) -> None:
-    """Count the images that were drawn for a part of an artifact as the artifact's own."""
+    """Counts the images that were drawn for a part among those of the whole artifact."""
     for ways in _manifest(part).get("drawn", {}).values():
         for way, images in ways.items():
             tally.count(way, images)
 
 
 def lock(folder: Path) -> FileLock:
-    """The lock of whoever makes, or removes, an artifact."""
+    """The lock that a process holds while it makes or removes an artifact."""
     path = STORE / "locks" / f"{folder.parent.name}-{folder.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
 
 def fill(artifact: Artifact, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder, which appears with its manifest; for whoever holds its lock."""
+    """Fills a folder by `write`. It appears with its manifest. The caller holds its lock."""
     discard(artifact.folder)
     try:
         with atomic(artifact.folder) as temporary:
@@ -128,7 +139,7 @@ def fill(artifact: Artifact, write: Callable[[Path], None]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove what is left of a damaged artifact, and say so."""
+    """Removes what is left of a damaged artifact, and prints a line about it to stderr."""
     if folder.exists():
         name = f"{folder.parent.name}/{folder.name}"
         print(f"artifact {name} is damaged and is made again", file=sys.stderr)
@@ -137,10 +148,10 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path for a file or a folder, which takes the place of `path` at the end.
+    """Yields a temporary path for a file or a folder, which replaces `path` at the end.
 
-    If the block fails, nothing of it is left, and `path` is as it was. What a killed process left
-    goes first.
+    If the block fails, the temporary path is removed and `path` stays as it was. What a killed
+    process left at the temporary path is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
@@ -179,7 +190,7 @@ class Form(NamedTuple):
 
 
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Put tensors into an artifact's folder."""
+    """Writes tensors {name: tensor} into an artifact's folder."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / "tensors.safetensors")
 
@@ -194,9 +205,10 @@ TENSORS = Form(save_tensors, load_tensors)  # {name: tensor}
 
 @dataclass(frozen=True)
 class stored:
-    """A function as one that looks into the store first, under a key of all its arguments.
+    """Decorates a function: its results are stored under a key of all its arguments.
 
-    `@stored("probes")` stands above a function that returns tensors. The options are for others.
+    `@stored("probes")` suffices above a function that returns tensors. The options are for other
+    functions.
     """
 
     stage: str
@@ -264,10 +276,10 @@ class stored:
 def stored_each(
     stage: str, each: str, *, reads: Sequence[str] = (), ignoring: Sequence[str] = ()
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """A function that gives a row for every element of its argument `each`, as (M, ...), as one
-    that stores every row for itself, and computes the missing ones in one call.
+    """Decorates a function that returns a row for every element of its argument `each`: (M, ...).
 
-    Of two processes that want the same rows, one makes them and the other waits.
+    Every row is stored under a key of its own. One call computes all missing rows. Of two processes
+    that want the same rows, one makes them and the other waits.
     """
 
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -300,10 +312,10 @@ def stored_each(
 
 
 def lasting(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments alone, and of a subject not its runtime: what must be the same for a result
-    that ships.
+    """Returns the part of a key that must be the same for a result that ships: the arguments.
 
-    The code, the libraries and the precision may be others.
+    A subject among them counts without its runtime and its code. The code, the libraries and the
+    precision may differ.
     """
     arguments = dict(parameters["arguments"])
     if isinstance(subject := arguments.get("subject"), Mapping):
@@ -321,7 +333,7 @@ def _ships(folder: Path, parameters: Parameters) -> bool:
 
 
 def _ship(artifact: Artifact, place: Path) -> None:
-    """Put an artifact where it comes with the repository, under what must be the same."""
+    """Copies an artifact into the repository. Its manifest keeps only what must be the same."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(artifact.folder, place)
     manifest = _manifest(place) | {"parameters": lasting(artifact.parameters)}

@@ -1,4 +1,13 @@
-"""One-line errors for bad input, raised before anything expensive starts."""
+"""One-line errors for bad input, raised before anything expensive starts.
+
+>>> from difflens_utils.runtime import errors
+>>> errors.one_of("mode", "scales", ("add", "scale"))
+Traceback (most recent call last):
+    ...
+ValueError: mode must be one of scale, add; got 'scales'
+>>> errors.distribution("shares", [0.5, 0.25, 0.25]).tolist()
+[0.5, 0.25, 0.25]
+"""
 
 from __future__ import annotations
 
@@ -16,7 +25,7 @@ def line(error: BaseException) -> str:
 
 
 def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise ValueError, naming what is allowed (closest first), unless `value` is among it."""
+    """Raises ValueError unless `value` is allowed. The error lists what is, the closest first."""
     names = [str(name) for name in allowed]
     if str(value) in names:
         return
@@ -27,26 +36,26 @@ def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
 
 
 def positive(parameter: str, value: float) -> None:
-    """Raise ValueError unless `value` > 0."""
+    """Raises ValueError unless `value` > 0."""
     if not value > 0:
         raise ValueError(f"{parameter} must be greater than 0, got {value!r}")
 
 
 def all_positive(**values: float) -> None:
-    """Raise ValueError, naming the parameter, unless all values are greater than 0."""
+    """Raises ValueError, which names the parameter, unless all values are greater than 0."""
     for parameter, value in values.items():
         positive(parameter, value)
 
 
 def at_least(parameter: str, value: float, least: float = 1, unit: str = "") -> None:
-    """Raise ValueError unless `value` >= `least`; `unit` says what that is, such as "one batch"."""
+    """Raises ValueError unless `value` >= `least`. `unit` explains it, such as "one batch"."""
     if not value >= least:
         named = f" ({unit})" if unit else ""
         raise ValueError(f"{parameter} must be at least {least}{named}, got {value!r}")
 
 
 def within(parameter: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless `low` <= `value` <= `high`."""
+    """Raises ValueError unless `low` <= `value` <= `high`."""
     if not low <= value <= high:
         raise ValueError(f"{parameter} must be between {low} and {high}, got {value!r}")
 
@@ -54,7 +63,7 @@ def within(parameter: str, value: float, low: float, high: float) -> None:
 def distribution(
     parameter: str, shares: ArrayLike, classes: int | None = None
 ) -> NDArray[np.float64]:
-    """The shares (classes,) as float64.
+    """Returns the shares (classes,) as float64.
 
     Raises ValueError for a wrong length, a share below 0 or nan, or a sum other than 1.
     """

@@ -1,4 +1,12 @@
-"""The GPU: which one a worker takes, how many images fit, and copies that nothing waits for."""
+"""The GPU of a worker, the number of images that fit on it, and asynchronous copies.
+
+Half of the free memory is used. Of 20 GiB that is 10 GiB, which holds ten images of 1 GiB each.
+The largest power of two below ten is eight.
+
+>>> from difflens_utils.runtime import gpu
+>>> gpu.largest_batch(gpu.Memory(free=20 * 2**30, taken=2**30), images=1)
+8
+"""
 
 from __future__ import annotations
 
@@ -34,7 +42,7 @@ def use_gpu() -> torch.device:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within it, products of float32 values are in float32. On a CPU they always are."""
+    """Within the block, float32 values are multiplied in float32. A CPU always does so."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32, cudnn.allow_tf32 = False, False
@@ -45,14 +53,14 @@ def without_tf32() -> Iterator[None]:
 
 
 class Memory(NamedTuple):
-    """Bytes of a GPU: free ones before a trial, and the most that the trial took."""
+    """Bytes of a GPU: those free before a trial, and the most that the trial took."""
 
     free: int
     taken: int
 
 
 def largest_batch(memory: Memory, images: int = TRIAL) -> int:
-    """The largest power of two of images that fit, at most MAX_BATCH.
+    """Returns the largest power of two of images that fit, at most MAX_BATCH.
 
     `memory.taken` is what `images` images took. Raises MemoryError, in one line, if none fits.
     """
@@ -73,9 +81,9 @@ _measured: dict[tuple[str, ...], int] = {}
 
 
 def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = None) -> int:
-    """Images per batch: CPU_BATCH on a CPU; on a GPU what one trial batch leaves room for.
+    """Returns the images per batch: CPU_BATCH on a CPU, or on a GPU as many as fit.
 
-    `measure` reads the memory.
+    `measure` runs a trial batch and returns the memory that it took.
     """
     if measure is None and subject.device.type != "cuda":
         return CPU_BATCH
@@ -87,7 +95,7 @@ def batch_size(subject: Subject, measure: Callable[[Subject], Memory] | None = N
 
 @torch.no_grad()
 def _trial(subject: Subject) -> Memory:
-    """What TRIAL images take at their worst: one evaluation of the network, one decoding."""
+    """The most memory that TRIAL images take, in one evaluation of the network and one decoding."""
     torch.cuda.empty_cache()  # what earlier work holds without need counts as free
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -98,7 +106,7 @@ def _trial(subject: Subject) -> Memory:
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, without waiting for what the device is doing."""
+    """Copies a tensor of the host to a device, without waiting for the work of the device."""
     if value.device == device or device.type == "cpu":
         return value.to(device)
     return value.pin_memory().to(device, non_blocking=True)
@@ -108,9 +116,9 @@ Wait = Callable[[], None]
 
 
 class HostCopies:
-    """Tensors on their way to the host.
+    """Copies tensors to the host while the GPU computes.
 
-    A copy starts at once and is written when the next one has started, so the GPU never idles.
+    A copy starts at once. It is written when the next one has started, so the GPU never idles.
     """
 
     def __init__(

@@ -1,9 +1,21 @@
-"""What a stored result is filed under: everything that determines it.
+"""The keys of stored results. A key hashes everything that determines a result.
 
-A key is made by one mechanism, from the arguments of the function that computes the result, the
-code of its module and of what that imports, and the versions of the libraries that multiply the
-matrices. Nobody lists by hand what a result depends on: an argument that cannot be described is an
-error, and so is a stage that reads a part of its subject which it has not declared (`reads`).
+A key is made from the arguments of the function that computes the result, from the code of its
+module and of the modules that this one imports, and from the versions of the numerical libraries.
+Nobody lists by hand what a result depends on. An argument that cannot be described raises
+TypeError. A stage that reads a part of its subject without declaring it in `reads` raises
+RuntimeError.
+
+>>> import torch
+>>> from difflens_utils.runtime import keys
+>>> keys.digest(torch.zeros(2)) == keys.digest(torch.zeros(2))
+True
+>>> keys.digest(torch.zeros(2)) == keys.digest(torch.zeros(1, 2))
+False
+>>> keys.digest({1, 2})
+Traceback (most recent call last):
+    ...
+TypeError: {1, 2} cannot be part of a key: give its set a method fingerprint()
 """
 
 from __future__ import annotations
@@ -48,7 +60,7 @@ UNSAID = {"_name_or_path", "_diffusers_version", "transformers_version", "_commi
 def of(
     function: Callable[..., Any], arguments: Mapping[str, Any], reads: Sequence[str] = ()
 ) -> Parameters:
-    """Everything that determines what `function` makes of `arguments`.
+    """Returns everything that determines the result of `function(**arguments)`.
 
     A subject among them counts with what generates its images, and with the parts of it that the
     function `reads`, among PARTS. Raises TypeError for an argument that cannot be described.
@@ -64,10 +76,10 @@ def of(
 
 
 def key_of(parameters: Any) -> str:
-    """16 hex digits that stand for plain values.
+    """Returns 16 hex digits that identify plain values.
 
-    The order of names counts: columns are stacked in it. Raises TypeError for what is no plain
-    value (`digest` makes it one).
+    The order of names counts, because columns are stacked in it. Raises TypeError for a value that
+    is not plain (`digest` makes it plain).
     """
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
 
@@ -75,17 +87,17 @@ def key_of(parameters: Any) -> str:
 def bound(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a call by name, defaults included."""
+    """Returns the arguments of a call by name, defaults included."""
     call = inspect.signature(function).bind(*args, **kwargs)
     call.apply_defaults()
     return dict(call.arguments)
 
 
 def described(value: Any, reads: Sequence[str]) -> Any:
-    """What stands for an argument in a key: a subject by its `identity`, a dataclass by its fields,
-    others by `digest`.
+    """Returns the entry of an argument in a key.
 
-    Raises TypeError for what has none.
+    The entry is the `identity` of a subject, the fields of a dataclass, and the `digest` of any
+    other value. Raises TypeError for a value without a digest.
     """
     if (identity := getattr(value, "identity", None)) is not None:  # of a subject
         return {name: _short(digest(part)) for name, part in identity(reads).items()}
@@ -100,7 +112,7 @@ def _short(value: Any) -> Any:
 
 
 def _compared(value: Any) -> dict[str, Any] | None:
-    """The fields of a dataclass that two equal ones share; None of what has a fingerprint.
+    """Returns the fields that are compared between dataclasses. None if it has a fingerprint.
 
     A field with `compare=False` changes no value, and is in no key.
     """
@@ -113,11 +125,11 @@ def _compared(value: Any) -> dict[str, Any] | None:
 
 
 def digest(value: Any) -> Any:
-    """A plain value that stands for another: arrays and networks by the hash of their bytes,
-    objects by their `fingerprint()`.
+    """Returns a plain value that identifies another value.
 
-    Raises TypeError for what has none: a value that is described by its address, or by nothing,
-    would share its key with others.
+    It is a hash of the bytes of an array or a network, and the `fingerprint()` of an object. Raises
+    TypeError for an object without one. Described by its address, or by nothing, it would share its
+    key with other objects.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -156,7 +168,7 @@ def _of_array(value: Tensor | np.ndarray) -> str:
 
 
 def state_of(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """What changes when one of the tensors is replaced by another, or changed in place."""
+    """Returns a value that differs once a tensor has been replaced or changed in place."""
     return [(id(tensor), tensor._version) for tensor in tensors]
 
 
@@ -177,9 +189,9 @@ def _of_network(network: nn.Module) -> str:
 
 
 def configuration(part: object) -> dict[str, Any]:
-    """The settings of a model or a scheduler as plain values.
+    """Returns the settings of a model or a scheduler as plain values.
 
-    They leave out who wrote them and in which precision the model runs.
+    The author of the settings and the precision of the model are left out.
     """
     config: Any = getattr(part, "config", None)
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
@@ -213,14 +225,15 @@ def _tree(path: Path) -> ast.Module:
 
 
 def code(module: ModuleType) -> str:
-    """A hash of a module's code and of the modules of its package that it imports, directly or not,
-    without comments and docstrings.
+    """Returns a hash of the code of a module, without comments and docstrings.
+
+    It covers the modules of the same package that the module imports, directly or not.
     """
     return _code(Path(inspect.getfile(module)))
 
 
 def code_of(value: object) -> str:
-    """`code` of the module of an object's class; of a class of a notebook its own source."""
+    """Returns `code` of the module of an object's class, or a hash of a notebook's class."""
     module = sys.modules[type(value).__module__]
     if getattr(module, "__file__", None):
         return code(module)
@@ -312,7 +325,7 @@ _declared: ContextVar[tuple[str, frozenset[str]] | None] = ContextVar("declared"
 
 @contextmanager
 def making(parameters: Mapping[str, Any]) -> Iterator[None]:
-    """While a result is made, `reading` allows what its key declares and nothing else."""
+    """Within the block, `reading` allows only the parts that the key of a result declares."""
     key = parameters.get("of", parameters)  # a block has the key of the whole
     declared = (key["function"], frozenset(key["reads"])) if "reads" in key else None
     token = _declared.set(declared)
@@ -323,9 +336,9 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
 
 
 def reading(part: str) -> None:
-    """Called wherever a part of a subject is read.
+    """Checks that a part of a subject may be read. Every access to a part calls it.
 
-    Raises RuntimeError while a stage is made whose key lacks it.
+    Raises RuntimeError while a result is made whose key does not declare the part.
     """
     now = _declared.get()
     if now is not None and part not in now[1]:
@@ -338,7 +351,7 @@ def reading(part: str) -> None:
 
 
 def in_order(value: Any) -> Any:
-    """Plain values whose names are sorted throughout: for JSON, where their order means nothing."""
+    """Returns plain values with all names sorted, for JSON, where their order means nothing."""
     return json.loads(json.dumps(value, sort_keys=True))
 
 
@@ -349,7 +362,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def of_file(path: Path) -> str:
-    """16 hex digits that stand for a file: JSON by what it says, others by their bytes."""
+    """Returns 16 hex digits that identify a file: JSON by its content, others by their bytes."""
     if path.suffix == ".json":
         with suppress(ValueError):
             content = json.loads(path.read_bytes())
@@ -360,7 +373,7 @@ def of_file(path: Path) -> str:
 
 
 def of_files(paths: Sequence[Path]) -> str:
-    """16 hex digits that stand for files, their names and their order.
+    """Returns 16 hex digits that identify files, their names and their order.
 
     The folders that they lie in do not count.
     """

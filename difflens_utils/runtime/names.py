@@ -1,7 +1,13 @@
 """The names of subjects' folders, and the files of the subjects that are known by name.
 
-This module imports only the standard library: the workflow reads it without the package, whose
+This module imports only the standard library. The workflow loads it without the package, whose
 import takes seconds.
+
+>>> from difflens_utils.runtime import names
+>>> names.slug("google/ddpm-celebahq-256")
+'google--ddpm-celebahq-256'
+>>> names.results_folder("portraits", "book").as_posix()
+'results/book/portraits'
 """
 
 from __future__ import annotations
@@ -35,10 +41,10 @@ FACES = (
 
 
 def slug(subject: str) -> str:
-    """The name of a subject's folder, a different one for each subject.
+    """Returns the name of a subject's folder, a different one for each subject.
 
     A plain name stays as it is. A hub id, or a path inside the repository, keeps its words: a/b
-    becomes a--b. Of any other name the last word is kept, with digits of its hash.
+    becomes a--b. Any other name is cut to its last word, followed by digits of its hash.
     """
     words = re.sub(r"[^\w.-]+", "--", subject)
     if words.replace("--", "/") == subject and not words.startswith((".", "-")):

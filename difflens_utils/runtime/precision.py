@@ -1,7 +1,16 @@
-"""Where to compute, and how exactly.
+"""The device that computes, and the precision that it computes in.
 
-bf16 and TF32 are taken where the hardware has them, and float32 where rounding would hide the
-effect.
+bf16 and TF32 are used where the hardware has them. float32 is used where rounding would hide the
+effect of an edit.
+
+>>> import torch
+>>> from difflens_utils.runtime import precision
+>>> precision.pick_device("cpu")
+device(type='cpu')
+>>> precision.halved(torch.tensor([0.5, 60_000.0])).dtype
+torch.float16
+>>> precision.halved(torch.tensor([0.5, 70_000.0])).dtype
+torch.float32
 """
 
 from __future__ import annotations
@@ -25,9 +34,10 @@ move: Callable[..., nn.Module] = nn.Module.to
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU.
+    """Returns the device of a name; "auto" is CUDA where there is a GPU, else the CPU.
 
-    On CUDA what is float32 is multiplied in TF32 from here on.
+    On CUDA, float32 values are multiplied in TF32 from then on. Raises ValueError for an unknown
+    name, and for CUDA without a GPU.
     """
     one_of("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
@@ -38,7 +48,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else float32."""
+    """Returns bf16 where the hardware multiplies it natively, else float32."""
     if device.type == "cuda":  # torch counts the emulation of older GPUs as support too
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -48,7 +58,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:  # noqa: B008
-    """`fast_dtype` for a training: bf16 products over float32 weights.
+    """Returns the context to train a network in: bf16 products over float32 weights.
 
     It does nothing where bf16 is only emulated.
     """
@@ -56,16 +66,16 @@ def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:  # n
 
 
 def halved(value: Tensor) -> Tensor:
-    """float16 for the disk; float32 where a value is above 65,504 and would become inf."""
+    """Returns float16 for the disk, or float32 where a value above 65,504 would become inf."""
     half = value.half()
     return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
 @contextmanager
 def full_precision(subject: Subject) -> Iterator[Subject]:
-    """The subject in float32 for a while, without TF32; the weights keep their values.
+    """Yields the subject in float32, without TF32. The weights keep their values.
 
-    One feature moves the picture by less than bf16 or TF32 rounds epsilon.
+    The effect of one feature is smaller than the rounding error of epsilon in bf16 or TF32.
     """
     dtype = subject.dtype
     _move(subject, dtype=torch.float32)
@@ -78,7 +88,7 @@ def full_precision(subject: Subject) -> Iterator[Subject]:
 
 @contextmanager
 def planar(subject: Subject) -> Iterator[Subject]:
-    """The subject with channels before pixels for a while.
+    """Yields the subject with channels before pixels in memory.
 
     On a CPU the backward pass of group norm takes many times as long in channels_last.
     """

@@ -1,9 +1,14 @@
-"""Work that several processes share: each makes the blocks that no other has made or is making.
+"""Work that several processes share. Each process computes blocks that no other has claimed.
 
-The processes (`workers`) may run on several machines that see the same store. Nothing is dealt out
-beforehand. A worker claims a block by a lock, which the system takes from it if it dies, so another
-makes that block, and one worker alone makes them all. A block is one batch, so the batches, and
-with them the bits, are those of a process that works alone.
+The processes (`workers`) may run on several machines that see the same store. No block is assigned
+beforehand. A worker claims a block by a lock. The system releases the lock if the worker dies, and
+another worker then computes the block, so one worker alone finishes the work too. A block is one
+batch. Therefore the batches, and with them the results bit for bit, are those of a process that
+works alone.
+
+>>> from difflens_utils.runtime import shards
+>>> shards.blocks(10, batch=4)
+[slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ POLL = 0.2  # seconds between two looks at blocks that others are making
 
 
 class Job(Protocol):
-    """Work that falls into blocks: a dataclass, whose fields are in the key of the result."""
+    """Work that consists of blocks: a dataclass, whose fields are in the key of the result."""
 
     @property
     def blocks(self) -> Sequence[slice]:
@@ -39,17 +44,17 @@ Write = Callable[[J, slice, Path], None]  # write a block of a job into a folder
 
 
 def blocks(n: int, batch: int) -> list[slice]:
-    """The batches that n images fall into."""
+    """Returns the rows of each batch of n images."""
     return [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
 
 
 def shared(stage: str, *, reads: Sequence[str] = ()) -> Callable[[Write[J]], Callable[[J], Path]]:
-    """A function that writes a block of a job as one that gives the folder of the whole.
+    """Decorates a function that writes a block of a job: it returns the folder of the whole.
 
-    The function leaves arrays, as .npy files, that have a row for each of the block's. It is called
-    once for all rows by a process that is alone; workers call it for one block after another, side
-    by side. Blocks that are damaged are made again, and none are left over. `reads` is that of
-    `artifacts.stored`.
+    The function writes arrays as .npy files, with one row for each row of the block. A process that
+    works alone calls it once for all rows. Workers call it side by side, for one block after
+    another. Damaged blocks are made again. All blocks are removed once the whole exists. `reads` is
+    that of `artifacts.stored`.
     """
 
     def decorate(write: Write[J]) -> Callable[[J], Path]:
@@ -87,7 +92,7 @@ def _part(whole: Artifact, block: slice, scratch: Path) -> Artifact:
 def _make_all(
     whole: Artifact, parts: Sequence[Artifact], write: Callable[[int, Path], None]
 ) -> None:
-    """Make the missing parts. Return when every part, or the whole, exists.
+    """Makes the missing parts. Returns when every part, or the whole, exists.
 
     Worker i of w starts at part i n / w of n. `write(number, folder)` fills the folder of a part.
     """
@@ -113,8 +118,9 @@ def _make_all(
 
 @contextmanager
 def _claimed(part: Path) -> Iterator[bool]:
-    """Whether no other process holds the part; held until the context is left, or the process is
-    gone.
+    """Yields whether this process holds the part now.
+
+    It holds the part until the block ends or the process dies.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(part.with_suffix(".lock"))
@@ -130,11 +136,11 @@ def _claimed(part: Path) -> Iterator[bool]:
 
 
 class _Damaged(Exception):
-    """A part does not hold what was stored: it was removed, and has to be made again."""
+    """A part was damaged. It has been removed and must be made again."""
 
 
 def _together(parts: Sequence[Artifact], target: Path) -> None:
-    """Merge parts, unless some are damaged: they are removed then, and `_Damaged` is raised."""
+    """Merges parts. If some are damaged, removes these instead and raises `_Damaged`."""
     damaged = [part.folder for part in parts if not artifacts.intact(part.folder)]
     for folder in damaged:
         shutil.rmtree(folder, ignore_errors=True)
@@ -146,7 +152,7 @@ def _together(parts: Sequence[Artifact], target: Path) -> None:
 
 
 def merge(folders: Sequence[Path], target: Path) -> None:
-    """Put the arrays of blocks together, in order."""
+    """Concatenates the arrays of blocks, in order, in the folder `target`."""
     for path in folders[0].glob("*.npy"):
         arrays = [np.load(folder / path.name, mmap_mode="r") for folder in folders]
         shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])

@@ -1,8 +1,13 @@
-"""How many images were drawn for a result, and in which way: counted while they are drawn.
+"""The number of images that were drawn for a result, by the way they were drawn.
 
-A stored result keeps the counts of itself and of the results that it was made from, by their names.
-Whoever reads it takes them over, so that a page knows what its figures cost whether they were drawn
-just now or by an earlier run, and nothing counts twice.
+Images are counted while they are drawn. A stored result keeps its own counts and those of the
+results that it was made from, by their names. A process that reads the result takes these counts
+over. So a page knows what its figures cost, whether they were drawn just now or by an earlier run,
+and no image counts twice.
+
+>>> from difflens_utils.runtime import tally
+>>> tally.total({"unedited": {"recording": 4}, "edited": {"recording": 1, "sampling": 8}})
+{'recording': 5, 'sampling': 8}
 """
 
 from __future__ import annotations
@@ -18,19 +23,19 @@ _open: list[Counts] = [{}]  # of the process, and of the results that are being 
 
 
 def count(way: str, images: int) -> None:
-    """Add images to what is being made."""
+    """Adds images to the counts of the result that is being made."""
     counts = _open[-1].setdefault("", {})
     counts[way] = counts.get(way, 0) + images
 
 
 def take(counts: Counts) -> None:
-    """Take over the counts of a result that is read."""
+    """Takes over the counts of a result that is read."""
     _open[-1].update(counts)
 
 
 @contextmanager
 def making(name: str) -> Iterator[Counts]:
-    """The counts of a result while it is made: its own under its name, and of what it reads."""
+    """Yields the counts of a result while it is made: its own, and of the results that it reads."""
     counts: Counts = {}
     _open.append(counts)
     try:
@@ -53,7 +58,7 @@ def aside() -> Iterator[None]:
 
 
 def total(counts: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, int]:
-    """Images by way, of all results that this process has made or read."""
+    """Returns images by way, by default of all results that this process has made or read."""
     summed: Counter[str] = Counter()
     for ways in (_open[0] if counts is None else counts).values():
         summed.update(ways)

@@ -1,4 +1,13 @@
-"""A guard: a torchvision that was built for another torch can be imported all the same."""
+"""Makes torchvision importable even where it was built for another version of torch.
+
+The package calls `mend` before it imports diffusers. A second call changes nothing.
+
+>>> from difflens_utils.runtime.torchvision import mend
+>>> mend()
+>>> import torchvision
+>>> torchvision.ops.nms.__name__
+'nms'
+"""
 
 from __future__ import annotations
 
@@ -8,10 +17,10 @@ _kept: list[Any] = []  # definitions of operators live as long as the object tha
 
 
 def mend() -> None:
-    """Define the operators that such a torchvision misses; nothing here uses them.
+    """Defines the operators that such a torchvision misses. Nothing in the package uses them.
 
-    A CUDA torchvision beside a CPU torch registers `torchvision::nms` as missing and then fails to
-    import, and takes clean-fid and diffusers down with it.
+    The import of a CUDA torchvision beside a CPU torch fails, because `torchvision::nms` does not
+    exist. The imports of clean-fid and diffusers then fail too.
     """
     try:
         import torchvision  # noqa: F401

@@ -1,6 +1,14 @@
-"""Which of several processes that share their work this one is.
+"""The number of this process among the processes that share its work.
 
-DIFFLENS_WORKER says it: "1/4" is the second of four.
+The environment variable DIFFLENS_WORKER states it: "1/4" is the second of four.
+
+>>> from difflens_utils.runtime import workers
+>>> workers.worker("1/4")
+Worker(number=1, count=4)
+>>> workers.worker("4/4")
+Traceback (most recent call last):
+    ...
+ValueError: worker must be one of 0/n .. (n-1)/n, such as 1/4; got '4/4'
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ class Worker(NamedTuple):
 
 
 def worker(text: str | None = None) -> Worker:
-    """The worker that `text` names, such as "1/4"; by default what DIFFLENS_WORKER names, or 0/1.
+    """Returns the worker that `text` names, such as "1/4". The default is DIFFLENS_WORKER, or 0/1.
 
     Raises ValueError, in one line, for any other text.
     """

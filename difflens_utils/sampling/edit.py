@@ -1,16 +1,23 @@
-"""A change of h at every step of a generation."""
+"""A change of h at every step of a generation.
+
+>>> import torch
+>>> from difflens_utils.sampling import Edit, Step
+>>> louder_at_first = Edit(lambda h, step: 2 * h if step.index == 0 else None)
+>>> h, images = torch.ones(1, 3, 1, 1), torch.arange(1)
+>>> louder_at_first(h, Step(0, 900, images)).flatten().tolist()
+[2.0, 2.0, 2.0]
+>>> louder_at_first(h, Step(1, 800, images)) is None
+True
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

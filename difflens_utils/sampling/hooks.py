@@ -5,6 +5,16 @@ generations see the same indices. `None` from an edit means unchanged. What an e
 gets is a copy, so that an edit may work in place: the network may go on with the memory behind it,
 and the asymmetric step needs it unedited. A module that was never called is an error: the name was
 wrong for the path that the network took.
+
+>>> import torch
+>>> from difflens_utils.sampling import hooks
+>>> network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
+>>> x = torch.tensor([[-1.0, 2.0]])
+>>> with hooks.record(network, "0") as outputs, hooks.edit(network, "0", lambda h, call: 10 * h):
+...     network(x).tolist()
+[[0.0, 20.0]]
+>>> outputs[0].tolist(), network(x).tolist()
+([[0.0, 2.0]], [[0.0, 2.0]])
 """
 
 from __future__ import annotations
@@ -49,7 +59,7 @@ def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
 
 
 def _same_kind(old: Tensor, new: Tensor, name: str) -> None:
-    """Raise ValueError unless an edit has kept shape and dtype."""
+    """Raises ValueError unless an edit has kept shape and dtype."""
     if new.shape != old.shape or new.dtype != old.dtype:
         expected = f"{tuple(old.shape)} {old.dtype}"
         got = f"{tuple(new.shape)} {new.dtype}"
@@ -79,7 +89,7 @@ def _changed(
 def edit(
     model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE
 ) -> Iterator[None]:
-    """Pass the module's output through `function(output, call)` while the context is open.
+    """Passes the module's output through `function(output, call)` while the context is open.
 
     `parts` of the batch are passed one by one, and the rest is left alone: with classifier-free
     guidance the network sees every image twice.
@@ -103,7 +113,7 @@ def edit(
 
 @contextmanager
 def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Tensor]]:
-    """Collect the module's outputs, detached, one per call.
+    """Collects the module's outputs, detached, one per call.
 
     `stop` leaves the forward pass right behind the module.
     """
@@ -226,7 +236,7 @@ class Fork:
 def fork(
     model: nn.Module, name: str, function: HookEdit, parts: Sequence[slice] = WHOLE
 ) -> Iterator[Fork]:
-    """Run only what lies behind the module again: unedited and edited answers in one batch.
+    """Runs only what lies behind the module again: unedited and edited answers in one batch.
 
     `function` returns one edited version of h (B, ...) or several, (copies B, ...), of each of the
     `parts` of the batch. Behind the module the batch is [plain; edited parts]. Skip connections and

@@ -1,4 +1,17 @@
-"""Images and walks along trajectories, with and without edits."""
+"""Images and walks along trajectories, with and without edits.
+
+Image 2 starts from the same noise, whatever else is in its batch, and images take the prompts in
+turn:
+
+>>> import torch
+>>> from difflens_utils import sampling
+>>> seeds, cpu = sampling.image_seeds(3, seed=0), torch.device("cpu")
+>>> three = sampling.Noise(seeds, (3, 8, 8), cpu).draw()
+>>> torch.equal(three[2:], sampling.Noise(seeds[2:], (3, 8, 8), cpu).draw())
+True
+>>> sampling.assigned(5, prompts=2).tolist()
+[0, 1, 0, 1, 0]
+"""
 
 from __future__ import annotations
 
@@ -39,7 +52,7 @@ class Moment:
 
     @property
     def halves(self) -> tuple[slice, ...]:
-        """Where in the batch that the network sees an edit acts, see `Subject.parts`."""
+        """The parts of the network's batch that an edit acts on, see `Subject.parts`."""
         return self.subject.parts(len(self.x))
 
     def predict(self) -> Tensor:
@@ -87,7 +100,7 @@ def assigned(n: int, prompts: int) -> Tensor:
 def unedited(
     subject: Subject, rows: Tensor, seed: int, s: Schedule
 ) -> Iterator[tuple[Moment, Tensor]]:
-    """Walk the unedited, deterministic trajectory of the images `rows` (B,) of a set.
+    """Walks the unedited, deterministic trajectory of the images `rows` (B,) of a set.
 
     Yields the moment and its predicted clean image (B, C, H, W) at every step.
     """
@@ -144,10 +157,11 @@ def sample(
     rows: Tensor | None = None,
     progress: str | None = None,
 ) -> Tensor:
-    """Generate `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU. A seed gives paired images.
+    """Generates `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU.
 
-    The images take the `prompts` in turn, by default those that the subject is evaluated on. `rows`
-    (m,) makes only these of the n images, in their order: (m, 3, H, W).
+    Images of equal seeds are paired. The images take the `prompts` in turn, by default those that
+    the subject is evaluated on. `rows` (m,) makes only these of the n images, in their order:
+    (m, 3, H, W).
 
     `edit` sees the output of the subject's module at every step. With the asymmetric step it acts
     on the predicted clean image only (Asyrp, and the released DiffLens), and only what lies behind
@@ -182,7 +196,7 @@ def sample(
 
 
 def _way(run: _Run) -> str:
-    """How images are drawn, as their counts call it."""
+    """The way in which images are drawn, under which `tally` counts them."""
     if run.edit is not None:
         return "asymmetric edit" if run.asymmetric else "symmetric edit"
     return "sampling" if run.watch is None else "recording"

@@ -1,4 +1,18 @@
-"""A DDIM trajectory and its step (Eq. 10 and 11)."""
+"""A DDIM trajectory and its step (Eq. 10 and 11).
+
+A step that knows the true noise leads to the same image at the next noise level:
+
+>>> import torch
+>>> from diffusers import DDIMScheduler
+>>> from difflens_utils import sampling
+>>> scheduler = DDIMScheduler(1000)
+>>> s = sampling.schedule(scheduler, steps=4)  # at timesteps 750, 500, 250 and 0
+>>> image, noise = torch.full((1, 3, 8, 8), 0.5), torch.randn(1, 3, 8, 8)
+>>> x_750, x_500 = (scheduler.add_noise(image, noise, torch.tensor(t)) for t in s.timesteps[:2])
+>>> clean = sampling.predicted_clean(x_750, noise, s, index=0)
+>>> torch.allclose(sampling.ddim_step(x_750, clean, clean, s, index=0), x_500, atol=1e-4)
+True
+"""
 
 from __future__ import annotations
 
@@ -36,7 +50,7 @@ def timesteps(total: int, steps: int, spacing: str, offset: int = 0) -> Tensor:
     """The timesteps of `steps` steps over `total` noise levels, the noisiest first: (T,) int64.
 
     They are those of Table 2 of Lin et al. (2024), rounded as diffusers rounds them. `offset` moves
-    those of the spacing leading. Raises ValueError for an unknown spacing, for steps outside
+    those of the leading spacing. Raises ValueError for an unknown spacing, for steps outside
     1..total, and where the offset leads beyond the last noise level.
     """
     within("steps", steps, 1, total)
@@ -92,7 +106,7 @@ def trajectory(
 
 
 def clean_image(predicted: Tensor, x: Tensor, keep: float, spread: float, predicts: str) -> Tensor:
-    """x_0 by what a network predicts of x_t = keep x_0 + spread epsilon: (B, C, H, W).
+    """x_0 from what a network predicts of x_t = keep x_0 + spread epsilon: (B, C, H, W).
 
     Only epsilon has to be divided by `keep`, which is 0 at a signal-to-noise ratio of zero; the
     velocity v = keep epsilon - spread x_0 need not (Salimans and Ho, 2022).
@@ -105,7 +119,7 @@ def clean_image(predicted: Tensor, x: Tensor, keep: float, spread: float, predic
 
 
 def predicted_clean(x: Tensor, predicted: Tensor, s: Schedule, index: int) -> Tensor:
-    """P_t of Eq. 11 by what the network predicts, clipped if the schedule says so: (B, C, H, W)."""
+    """P_t of Eq. 11 from the network's answer, clipped if the schedule says so: (B, C, H, W)."""
     a = s.alpha[index].item()
     clean = clean_image(predicted, x, a**0.5, (1 - a) ** 0.5, s.predicts)
     if s.threshold is not None:

@@ -1,9 +1,17 @@
-"""What `study.yml` beside a diffusion model may say, as pydantic models: which entries there are,
-and of what kind.
+"""The entries of `study.yml` beside a diffusion model, as pydantic models.
 
-Every scalar is read as the text that stands there. YAML itself would make `yes`, `1` and `-1` a
-truth value and numbers, and then they would be no classes of `labels.csv`, where all classes are
+Every scalar is read as the text that stands in the file. YAML itself would turn `yes`, `1` and `-1`
+into a truth value and numbers. These would match no class of `labels.csv`, where all classes are
 text.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from difflens_utils.subjects import declaration
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = Path(folder, "study.yml")
+...     _ = path.write_text("{images: photos, attributes: [colour, 1]}")
+...     declaration.read_declaration(path).attributes
+('colour', '1')
 """
 
 from __future__ import annotations
@@ -62,9 +70,7 @@ Prompts = Annotated[tuple[Asked, ...], Field(min_length=1)]
 
 
 class Stages(_Entries):
-    """What each stage asks for; `learn` and `probe` have defaults, which depend on the kind of
-    model.
-    """
+    """The prompts of each stage. The kind of model decides the defaults of `learn` and `probe`."""
 
     evaluate: Prompts
     learn: Prompts | None = None
@@ -96,9 +102,10 @@ class Declaration(_Entries):
 
 
 def read_declaration(path: Path) -> Declaration:
-    """Read `study.yml`. An entry without a value counts as left out.
+    """Reads `study.yml`. An entry without a value counts as left out.
 
-    Raises ValueError, in one line with the file and the entry, for what will not do.
+    Raises ValueError, in one line with the file and the entry, for a file that is missing or no
+    YAML, and for an entry that is missing, unknown or of the wrong kind.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
@@ -119,7 +126,7 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _check(path: Path, declaration: Declaration) -> None:
-    """What no type says: what occurs twice, and prompts that decide what they measure."""
+    """Checks that nothing occurs twice, and that no prompt states an attribute that it measures."""
     if len(set(declaration.attributes)) < len(declaration.attributes):
         raise ValueError(
             f"{path}: attributes names a column twice: {', '.join(declaration.attributes)}"
@@ -161,7 +168,7 @@ def _in_words(error: ValidationError) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """Scalars as text; a key that occurs twice is an error, where YAML would take the last."""
+    """Reads scalars as text. A key that occurs twice is an error, where YAML takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

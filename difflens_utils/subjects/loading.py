@@ -1,6 +1,15 @@
-"""Pipelines and their parts from disk, strictly: all tensors, of the right shapes, and finite.
+"""Loads pipelines and their parts from disk strictly.
 
-diffusers and transformers fill what a file lacks with random numbers, and go on.
+All tensors must be there, of the right shapes, and finite. diffusers and transformers would fill
+missing tensors with random numbers and continue.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from difflens_utils.subjects import loading
+>>> with tempfile.TemporaryDirectory() as folder:
+...     Path(folder, "model.fp16.safetensors").touch()
+...     loading.files(Path(folder)).variant
+'fp16'
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ class Files(NamedTuple):
     variant: str | None  # such as fp16, in diffusion_pytorch_model.fp16.safetensors
 
     def holding(self) -> Path:
-        """What to name where a tensor is wrong: the file, or the folder of the shards."""
+        """The path that an error about a tensor names: the file, or the folder of the shards."""
         return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
 
 
@@ -87,7 +96,7 @@ def part(kind: type[Any], place: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _check(path: Path, model: nn.Module, report: Mapping[str, Sequence[Any]]) -> None:
-    """Raise ValueError unless every tensor of the model came from the file, and none was left."""
+    """Raises ValueError unless the file holds every tensor of the model, and no other."""
     state = model.state_dict()
     unfilled = {name for name, value in state.items() if value.is_meta}
     wrong = {name: (tuple(theirs), tuple(ours)) for name, theirs, ours in report["mismatched_keys"]}
@@ -114,7 +123,7 @@ def scheduler(path: Path, name: str, config: Mapping[str, Any]) -> Any:
 
 
 def pipeline(folder: Path, kind: str, **parts: Any) -> Any:
-    """The pipeline of loaded parts; what else it has, such as tokenizers, from disk."""
+    """The pipeline of loaded parts. Its other parts, such as tokenizers, are read from disk."""
     import diffusers
 
     try:
@@ -132,9 +141,9 @@ def pipeline(folder: Path, kind: str, **parts: Any) -> Any:
 
 
 def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
-    """Raise ValueError for a tokenizer that knows no words, or more of them than the network.
+    """Raises ValueError for a tokenizer that knows no words, or more of them than the network.
 
-    Without its vocabulary transformers builds one that takes all texts for the same.
+    Without its vocabulary, transformers builds a tokenizer to which all texts are the same.
     """
     known = tokenizer.get_vocab()
     if not known.keys() - set(tokenizer.all_special_tokens):
@@ -150,7 +159,7 @@ def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, vocabulary: 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' tables of what they filled in, which is an error here."""
+    """Silences the libraries' reports of filled tensors within the block. They are errors here."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -1,7 +1,16 @@
-"""What the folder of a pipeline declares, checked before its weights are read.
+"""Checks what the folder of a pipeline declares, before its weights are read.
 
-Every function raises ValueError, in one line that names the file, for what is missing or cannot be
-studied.
+Every function raises ValueError, in one line that names the file, for a file that is missing and
+for a pipeline that cannot be studied.
+
+>>> from pathlib import Path
+>>> from difflens_utils.subjects import opening
+>>> opening.shape({"in_channels": 4, "sample_size": 64})
+(4, 64, 64)
+>>> opening.read_json(Path("nowhere/model_index.json"))
+Traceback (most recent call last):
+    ...
+ValueError: nowhere/model_index.json is missing
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ ADDED: dict[str, str | None] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a dictionary."""
+    """Reads a JSON file that holds a dictionary."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -48,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def index(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
-    """The model_index.json of a folder; its `_class_name` is one of `kinds`."""
+    """Reads the model_index.json of a folder, whose `_class_name` must be one of `kinds`."""
     path = folder / "model_index.json"
     content = read_json(path)
     if content.get("_class_name") not in kinds:
@@ -105,10 +114,10 @@ def scheduler(folder: Path, index: Config) -> tuple[str, Config]:
 
 
 def network(folder: Path, index: Config, parts: Sequence[str]) -> Config:
-    """The settings of a pipeline's network: it must read what the study gives it.
+    """Returns the settings of a pipeline's network, and checks that the study can run it.
 
-    That is x_t, t, and a text or a class. `parts` are the network, and, of a latent diffusion
-    model, its autoencoder.
+    The network must read x_t, t, and at most a text or a class. `parts` are the network, and, of a
+    latent diffusion model, its autoencoder.
     """
     paths = [place(folder, part) / "config.json" for part in parts[:2]]
     config = read_json(paths[0])
@@ -130,7 +139,7 @@ def network(folder: Path, index: Config, parts: Sequence[str]) -> Config:
 
 
 def _check_plain(path: Path, pipeline: str, config: Config) -> None:
-    """Check that a network reads nothing that the study does not have."""
+    """Checks that a network reads nothing that the study does not have."""
     plain: dict[str, str | None] = dict(PLAIN.get(str(config.get("_class_name")), {}))
     if pipeline in ADDED:
         plain["addition_embed_type"] = ADDED[pipeline]
@@ -143,7 +152,7 @@ def _check_plain(path: Path, pipeline: str, config: Config) -> None:
 
 
 def _check_channels(path: Path, config: Config, what: str, channels: list[int]) -> None:
-    """Check that x_t has the channels of what is decoded from it, and the output as many."""
+    """Checks that x_t has the channels of what is decoded from it, and the output as many."""
     ins, outs = config.get("in_channels"), config.get("out_channels")
     if ins not in channels:
         raise ValueError(
@@ -158,7 +167,7 @@ def _check_channels(path: Path, config: Config, what: str, channels: list[int]) 
 
 
 def _side(config: Config) -> int | None:
-    """The width and height of x_t; None where they differ or are not given."""
+    """The width and height of x_t, or None where they differ or are not given."""
     size = config.get("sample_size")
     if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
         return int(size[0])
@@ -172,7 +181,7 @@ def shape(config: Config) -> tuple[int, int, int]:
 
 
 def _check_autoencoder(path: Path, config: Config) -> None:
-    """Check that latents are scaled by one number alone."""
+    """Checks that latents are scaled by one number alone."""
     if not isinstance(config.get("scaling_factor", 1.0), int | float):
         raise ValueError(
             f"{path}: scaling_factor must be a number, got {config['scaling_factor']!r}"
@@ -185,7 +194,7 @@ def _check_autoencoder(path: Path, config: Config) -> None:
 
 
 def labels(folder: Path, index: Config, classes: int) -> dict[str, int]:
-    """The names of a class-conditional network's classes: {name: number}; none if none are given.
+    """Returns {name: number} of a class-conditional network's classes, empty without names.
 
     `id2label` of model_index.json is {"0": "name, other name"}, as of a DiT.
     """

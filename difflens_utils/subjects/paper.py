@@ -1,7 +1,11 @@
-"""What DiffLens itself reports: its Tables 1 and 2, as printed.
+"""The results that the DiffLens paper reports in its Tables 1 and 2, as printed.
 
-FD is its Eq. 13. CLIP-I and CLIP-T are on the scale (cos + 1) / 2 of its released evaluation. Its
-third attribute is race; here it is called tone.
+FD is its Eq. 13. CLIP-I and CLIP-T are on the scale (cos + 1) / 2 of its released evaluation. The
+paper's third attribute is race. It is called tone here.
+
+>>> from difflens_utils.subjects import paper
+>>> paper.TABLE_1["gender"]["original"].fd, paper.TABLE_1["gender"]["DiffLens"].fd
+(0.226, 0.002)
 """
 
 from __future__ import annotations

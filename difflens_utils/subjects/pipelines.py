@@ -1,9 +1,20 @@
 """A diffusion model under study, and how a pipeline of diffusers becomes one.
 
-Every subject has a network that predicts noise, a module of it to look into, and a way from x_0 to
-images. Subjects differ in what the network reads beside x_t and t (`Condition`), in whether x_t is
-an image or a latent of an autoencoder, and in what the network predicts: epsilon, the velocity or
-x_0.
+Every subject has a network that predicts noise, a module of it whose output is h, and a decoder
+from x_0 to images. Subjects differ in what the network reads beside x_t and t (`Condition`), in
+whether x_t is an image or a latent of an autoencoder, and in what the network predicts: epsilon,
+the velocity or x_0.
+
+>>> import torch
+>>> from difflens_utils.subjects import pipelines, schedulers
+>>> network = torch.nn.Module()
+>>> network.mid_block = torch.nn.Identity()
+>>> module = pipelines.bottleneck(network)
+>>> grey = pipelines.Subject("grey", network, schedulers.ddim(), module, (1, 8, 8), "")
+>>> grey.module, grey.predicts, grey.size
+('mid_block', 'epsilon', 8)
+>>> grey.decode(torch.zeros(2, 1, 8, 8)).shape
+torch.Size([2, 3, 8, 8])
 """
 
 from __future__ import annotations
@@ -68,7 +79,7 @@ class Prompts:
 
 
 class Condition:
-    """What the network reads beside x_t and t. This one is nothing; subclasses read more."""
+    """What the network reads beside x_t and t. The base class reads nothing, subclasses more."""
 
     guidance: ClassVar[float | None] = None  # the default scale; None: no guidance is possible
 
@@ -77,7 +88,7 @@ class Condition:
         return {}
 
     def default_texts(self, subject: Subject, images: int) -> list[str]:
-        """The texts of so many images where none are given."""
+        """The texts of a number of images, where none are given."""
         return [""] * images
 
     def describe(self, subject: Subject, batch: Scenes) -> list[str] | None:
@@ -89,11 +100,11 @@ class Condition:
         return Prompts()
 
     def decided(self, world: World | None) -> tuple[str, ...]:
-        """The factors of a world that it decides in every image."""
+        """The factors of a world that the condition decides in every image."""
         return ()
 
     def identity(self) -> dict[str, object]:
-        """What it adds to `Subject.identity`."""
+        """What the condition adds to `Subject.identity`."""
         return {}
 
 
@@ -106,8 +117,9 @@ class Prompted(Condition):
 
 
 def _true_prompt(subject: Subject, names: Mapping[str, str]) -> str:
-    """The first prompt of the evaluation that states something of an image with these classes, all
-    of it true and nothing of it an attribute; the neutral text if there is none.
+    """Returns the text of the first prompt of the evaluation that is true of these classes.
+
+    The prompt states something, and no attribute. Without such a prompt it is the neutral text.
     """
     for prompt in subject.prompts.evaluate:
         states_attribute = prompt.given.keys() & set(subject.attributes)
@@ -191,9 +203,9 @@ class Classes(Prompted):
 
 
 class UNetClasses(Classes):
-    """Classes of a U-Net in pixels. None of them is no class: no empty text, and no guidance.
+    """Classes of a U-Net in pixels. Every image has one: there is no empty text, and no guidance.
 
-    Where no prompts are given, all classes are asked for in turn.
+    Where no prompts are given, images have all classes in turn.
     """
 
     guidance = None
@@ -242,7 +254,7 @@ class UNetClasses(Classes):
 
 
 class About(TypedDict, total=False):
-    """Fields of a subject that the files of its pipeline do not tell."""
+    """Fields of a subject that the files of its pipeline do not hold."""
 
     attributes: tuple[str, ...]
     evaluators: Callable[[], Judges]
@@ -297,7 +309,7 @@ class Subject:
             )
 
     def _state(self) -> list[object]:
-        """What changes with a weight that is changed in memory, and not with the precision."""
+        """A value that changes with the weights in memory, and not with their precision."""
         components = self.pipeline.components.values() if self.pipeline else ()
         networks = [part for part in components if isinstance(part, nn.Module)]
         return [keys.state_of(network.parameters()) for network in (self.network, *networks)]
@@ -347,17 +359,17 @@ class Subject:
         return self._judges[1].factors
 
     def classes(self, attribute: str) -> tuple[str, ...]:
-        """The classes of a factor; ValueError with the known factors otherwise."""
+        """The classes of a factor. Raises ValueError, with the known factors, for another name."""
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
 
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
-        """What determines the images, and the parts of the subject that a stage `reads`.
+        """Returns what determines the images, and the parts of the subject that a stage `reads`.
 
         It is part of the keys of artifacts; `reads` are among `keys.PARTS`. `runtime` may differ
         between machines for what ships: the precision, and the configuration that diffusers made of
-        the files. Raises ValueError for a subject whose weights were changed in memory: nothing
-        that is filed under its files would be its own.
+        the files. Raises ValueError for a subject whose weights were changed in memory: its results
+        would be stored under the files, which no longer describe it.
         """
         if self._state() != self.opened:
             raise ValueError(
@@ -413,7 +425,7 @@ class Subject:
 
     @property
     def data(self) -> World:
-        """The world, for what cannot do without; ValueError, in one line, where none is known."""
+        """The world. Raises ValueError, in one line, where none is known."""
         keys.reading("data")
         if self.world is None:
             raise ValueError(
@@ -424,7 +436,7 @@ class Subject:
         return self.world
 
     def _known(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The entries that the data have a factor for: nobody knows occupations in photographs."""
+        """The entries that are factors of the data. Photographs, for one, have no occupation."""
         return {factor: name for factor, name in given.items() if factor in self.data.factors}
 
     def planted(self, factor: str, prompt: int | None = None) -> Tensor:
@@ -437,9 +449,9 @@ class Subject:
         return torch.stack(shares).mean(0)
 
     def renders(self, n: int, seed: int, do: Mapping[str, str] | None = None) -> Tensor:
-        """`n` fresh images of the world of what the evaluation asks for, in turn: (n, 3, H, W).
+        """Returns `n` new images of the world: (n, 3, H, W).
 
-        `do` fixes some factors.
+        They show what the prompts of the evaluation state, in turn. `do` fixes some factors.
         """
         prompts = self.prompts.evaluate
         images = torch.empty(n, 3, self.size, self.size)
@@ -467,12 +479,13 @@ class Subject:
     def predict(
         self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
     ) -> Tensor:
-        """What the network says of x_t, which is what `predicts` names: (B, C, H, W) float32.
+        """Returns the prediction of the network for x_t: (B, C, H, W) float32.
 
-        `texts` are one per image; None is the empty one, or, for a model that knows no empty one,
-        those of the evaluation in turn. `guided` is with guidance, where there is any, or with the
-        text alone. Learned variances, where a model has them, are cut off. Behind a fork
-        (`hooks.fork`) the batch is [plain; edited], (copies B, ...).
+        `predicts` names what it predicts. `texts` are one per image. None stands for empty texts,
+        or, for a model without an empty text, for those of the evaluation in turn. `guided` uses
+        guidance, where there is any, and otherwise the text alone. Learned variances, where a model
+        has them, are cut off. Behind a fork (`hooks.fork`) the batch is [plain; edited],
+        (copies B, ...).
         """
         if texts is None:
             texts = self.condition.default_texts(self, len(x))
@@ -484,10 +497,10 @@ class Subject:
     def epsilon(
         self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
     ) -> Tensor:
-        """`predict` as noise: (B, C, H, W) float32.
+        """Returns the prediction of the network as noise: (B, C, H, W) float32.
 
-        That is sqrt(a) v + sqrt(1 - a) x_t of a velocity (Salimans and Ho, 2022), and
-        (x_t - sqrt(a) x_0) / sqrt(1 - a) of x_0.
+        A velocity v becomes sqrt(a) v + sqrt(1 - a) x_t (Salimans and Ho, 2022), and x_0 becomes
+        (x_t - sqrt(a) x_0) / sqrt(1 - a).
         """
         predicted = self.predict(x, timestep, texts, guided)
         if self.predicts == "epsilon":
@@ -523,12 +536,12 @@ class Subject:
 
     @property
     def spacing(self) -> str:
-        """How the timesteps lie that the model is sampled at, see `sampling.timesteps`."""
+        """The spacing of the timesteps that the model is sampled at, see `sampling.timesteps`."""
         return str(self.scheduler.config["timestep_spacing"])
 
     @property
     def autoencoder(self) -> Any:
-        """The `AutoencoderKL` of a latent diffusion model; None for one in pixel space."""
+        """The `AutoencoderKL` of a latent diffusion model, or None for a model in pixel space."""
         return getattr(self.pipeline, "vae", None)
 
     @property
@@ -547,8 +560,8 @@ class Subject:
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to x_0, (B, C, H', W').
 
-        The identity in pixel space, or the mean of the channels where images are grey; else the
-        means of the scaled latents.
+        In pixel space x_0 is the image, or the mean of its channels where images are grey. In
+        latent space it is the mean of the scaled latents.
         """
         vae = self.autoencoder
         if vae is None:
@@ -557,7 +570,7 @@ class Subject:
         return latents * float(vae.config.scaling_factor)
 
     def decode(self, x: Tensor) -> Tensor:
-        """x_0 to images (B, 3, H, W); grey ones get three equal channels."""
+        """x_0 to images (B, 3, H, W). Grey images get three equal channels."""
         vae = self.autoencoder
         if vae is None:
             return x.expand(-1, 3, -1, -1) if self.shape[0] == 1 else x
@@ -687,9 +700,9 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def bottleneck(network: nn.Module) -> str:
-    """The module to look into where none is named: the middle of a U-Net or of a transformer.
+    """Returns the module whose output is h by default: the middle of a U-Net or of a transformer.
 
-    ValueError, in one line, for a network that has neither.
+    Raises ValueError, in one line, for a network that has neither.
     """
     if getattr(network, "mid_block", None) is not None:
         return "mid_block"

@@ -1,7 +1,14 @@
-"""What is studied: the subjects that are known by name, and how any other pipeline is opened.
+"""The subjects that are known by name, and how any other pipeline is opened.
 
-A subject is a pipeline of diffusers, the module to look into, its prompts, and the evaluators that
-judge its images.
+A subject is a pipeline of diffusers, the module whose output is h, its prompts, and the evaluators
+that judge its images.
+
+>>> from difflens_utils.subjects import registry
+>>> ", ".join(registry.SUBJECTS)
+'portraits, portraits-t2i, p2-celebahq, ddpm-celebahq, sd-v1-5, sdxl, dit-imagenet, digits'
+>>> print(registry.Modules([registry.Module("mid_block", "UNetMidBlock2D", (64, 4, 4))]))
+name       type            shape
+mid_block  UNetMidBlock2D  64 x 4 x 4
 """
 
 from __future__ import annotations
@@ -57,10 +64,10 @@ def _combined(classes: Classes) -> list[dict[str, str]]:
 
 
 def _occupation_prompts(classes: Classes) -> FacePrompts:
-    """The paper's prompts.
+    """Returns the paper's prompts.
 
-    "a face of a {occupation}", "a face photo of a(an) {class} {occupation}", and "a {gender} {age}
-    {tone} person".
+    These are "a face of a {occupation}", "a face photo of a(an) {class} {occupation}", and
+    "a {gender} {age} {tone} person".
     """
     neutral = {}
     for occupation in occupations.OCCUPATIONS:
@@ -88,7 +95,7 @@ PORTRAITS = "Fréchet distance (PortraitNet)", "CLIP-I (PortraitCLIP)"
 def portrait_evaluators(
     device: torch.device, networks: Path = MODELS / "evaluators", clip: Path = MODELS / "clip"
 ) -> Judges:
-    """Labeller, scorer and CLIP that were trained here; by default those of `portraits`."""
+    """Labeller, scorer and CLIP that were trained here, by default those of `portraits`."""
     labeller, scorer = (AttributeNet.load(networks / name) for name in ("labeller", "scorer"))
     return labeller.to(device), scorer.to(device), Clip.load(clip).to(device)
 
@@ -131,12 +138,12 @@ def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None
 
 
 def about(folder: Path, device: torch.device) -> About:
-    """What `study.yml` beside a pipeline tells of it, as fields of `Subject`.
+    """Reads the fields of a `Subject` from the `study.yml` beside a pipeline.
 
-    These are its data, its evaluators and its prompts. Without that file there is nothing to tell:
-    the pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a
-    file that will not do (`labelled.declared`), and for prompts or guidance beside a pipeline that
-    knows none.
+    These are its data, its evaluators and its prompts. Without that file the result is empty: the
+    pipeline can be described and sampled, and not judged. Raises ValueError, in one line, for a
+    faulty file (`labelled.declared`), and for prompts or guidance beside a pipeline that takes
+    none.
     """
     path = folder / "study.yml"
     if not path.is_file():
@@ -161,9 +168,9 @@ def about(folder: Path, device: torch.device) -> About:
 
 
 def _known(folder: Path) -> set[str]:
-    """Which of texts, prompts (texts or names of classes) and guidance a pipeline knows.
+    """Which of texts, prompts (texts or names of classes) and guidance a pipeline takes.
 
-    Its own files tell. `pipelines.read` checks whether those are intact.
+    The answer is read from its files. `pipelines.read` checks whether these are intact.
     """
     try:
         index = json.loads((folder / "model_index.json").read_text())
@@ -178,10 +185,11 @@ def _known(folder: Path) -> set[str]:
 
 
 def _prompts(stages: Stages, world: labelled.LabelledImages, texts: bool) -> Prompts:
-    """The prompts of a study. Stages that it does not name get those of the evaluation.
+    """Returns the prompts of a study. Stages that it does not name get those of the evaluation.
 
-    To learn from, each text has each class of an attribute behind it ("a cup, red"); for the
-    h-classifiers, each combination. Names of classes are left as they are.
+    Texts to learn from name each class of an attribute in turn ("a cup, red"). Texts for the
+    h-classifiers name each combination of classes. Prompts that are names of classes stay as they
+    are.
     """
 
     def made(stage: Sequence[Asked] | None) -> tuple[Prompt, ...]:
@@ -248,9 +256,10 @@ FACE_CLASSES = {
 def face_evaluators(
     device: torch.device, seven: Path, four: Path, clip: Path, inception: Path
 ) -> Judges:
-    """FairFace's network of seven races labels; that of four, trained apart, scores.
+    """Loads the evaluators of photographs, two networks of FairFace among them.
 
-    The features are those of Inception, and CLIP is ViT-L/14.
+    The network of seven races labels. That of four races, trained apart, scores. The features
+    are those of Inception, and CLIP is ViT-L/14.
     """
     from ..evaluators.inception import Inception, Scorer
 
@@ -285,7 +294,7 @@ def _faces(
 def _p2(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject:
     """P2 (Choi et al., 2022), at the timesteps of its own sampler, with x_0 clipped.
 
-    They are round(i (T - 1) / (steps - 1)).
+    The timesteps are round(i (T - 1) / (steps - 1)).
     """
     path, fields = _faces(device, root, "p2", "celebahq", TABLE_1)
     layout = guided_diffusion.P2
@@ -358,12 +367,12 @@ def load(
     dtype: torch.dtype | None = None,
     folder: Path | None = None,
 ) -> Subject:
-    """Load a subject, ready to sample.
+    """Loads a subject, ready to sample.
 
     `name` is one of `SUBJECTS`, a folder with a pipeline of diffusers, or a hub id such as
-    "owner/name". `module` looks into another module than the bottleneck; `folder` takes the weights
-    from elsewhere. Raises ValueError, in one line, for an unknown subject or module and for
-    missing, damaged or foreign weights, before anything runs.
+    "owner/name". `module` names the module whose output is h, by default the bottleneck. `folder`
+    is another place of the weights. Raises ValueError, in one line, for an unknown subject or
+    module and for missing, damaged or foreign weights, before anything runs.
     """
     where = pick_device(device)
     dtype = dtype or fast_dtype(where)
@@ -378,9 +387,9 @@ def load(
 
 
 def _folder(name: str) -> Path:
-    """The folder of a pipeline that has no name here: a path, or the files of a hub id.
+    """Returns the folder of a pipeline that is not in `SUBJECTS`, by its path or hub id.
 
-    Those are fetched if they are not on this machine yet.
+    The files of a hub id are fetched if they are not on this machine yet.
     """
     if (Path(name) / "model_index.json").is_file():
         return Path(name)
@@ -406,9 +415,7 @@ def _folder(name: str) -> Path:
 
 
 class Module(NamedTuple):
-    """A module whose output can be looked into: its name, its type, and the shape of h of one
-    image.
-    """
+    """A module whose output can be h: its name, its type, and the shape of h of one image."""
 
     name: str
     type: str
@@ -416,7 +423,7 @@ class Module(NamedTuple):
 
 
 class Modules(list[Module]):
-    """Modules in the network's order; as text, a table."""
+    """Modules in the network's order. Their text is a table."""
 
     def __str__(self) -> str:
         rows = [Module._fields]
@@ -430,7 +437,7 @@ class Modules(list[Module]):
 
 @torch.no_grad()
 def describe(subject: Subject) -> Modules:
-    """Every module that the subject can be looked into at, by one forward pass of one image."""
+    """Lists every module of a subject whose output can be h, by one forward pass of one image."""
     x = torch.zeros(1, *subject.shape, device=subject.device)
     timestep = len(subject.scheduler.alphas_cumprod) // 2
     shapes = hooks.shapes(subject.network, lambda: subject.epsilon(x, timestep))

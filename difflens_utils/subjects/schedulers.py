@@ -1,8 +1,17 @@
 """The sampler that a model comes with, read as DDIM: its noise levels, timesteps and clipping.
 
 Other samplers of the same process (PNDM, Euler, DPM-Solver ...) take other steps over the same
-noise levels. How they step (their order, their algorithm, their noise) is theirs; what belongs to
-the model is kept, and what DDIM cannot keep is refused.
+noise levels. Their way of stepping (order, algorithm, noise) is dropped. What belongs to the model
+is kept. A setting that DDIM cannot keep is refused.
+
+>>> from diffusers import EulerDiscreteScheduler
+>>> from difflens_utils.subjects import schedulers
+>>> euler = EulerDiscreteScheduler(prediction_type="v_prediction")
+>>> ddim = schedulers.as_ddim(euler, "the example")
+>>> type(ddim).__name__, ddim.config["prediction_type"]
+('DDIMScheduler', 'v_prediction')
+>>> bool((ddim.alphas_cumprod == euler.alphas_cumprod).all())
+True
 """
 
 from __future__ import annotations
@@ -51,7 +60,7 @@ class Scheduler(Protocol):
 
 
 def known(name: str, where: Path | str) -> None:
-    """Raise ValueError, in one line, for a class whose noise levels are not those of DDIM."""
+    """Raises ValueError, in one line, for a class whose noise levels are not those of DDIM."""
     if name not in READ:
         raise ValueError(
             f"{where}: {name} cannot be read as DDIM steps over given noise levels; "
@@ -60,7 +69,7 @@ def known(name: str, where: Path | str) -> None:
 
 
 def check(scheduler: Scheduler, where: Path | str) -> None:
-    """Raise ValueError, in one line that names the setting, for what cannot be honoured.
+    """Raises ValueError, in one line that names it, for a setting that DDIM cannot keep.
 
     `where` is the file that the scheduler came from, or the name of the subject.
     """
@@ -109,10 +118,10 @@ def ddim(**settings: Any) -> Scheduler:
 
 
 def as_ddim(scheduler: Scheduler, where: Path | str) -> Scheduler:
-    """The same noise levels, spacing, prediction and clipping as a `DDIMScheduler`.
+    """Returns a `DDIMScheduler` with the same noise levels, spacing, prediction and clipping.
 
     x_0 is clipped only where the scheduler does so itself: latents of samplers that know no
-    clipping go beyond 1. ValueError, in one line, for what `check` refuses.
+    clipping go beyond 1. Raises ValueError, in one line, for what `check` refuses.
     """
     from diffusers import DDIMScheduler
 

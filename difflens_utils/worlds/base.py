@@ -1,4 +1,16 @@
-"""Worlds: causal models of images in which every factor, and every bias, is known."""
+"""Worlds: causal models of images in which every factor, and every bias, is known.
+
+A world consists of factors. Here a picture is light or dark, and light ones more often have a
+frame.
+
+>>> from difflens_utils.worlds import binary, root
+>>> shade = root("shade", dark=0.8, light=0.2)
+>>> frame = binary("frame", "shade", {"dark": 0.1, "light": 0.6})
+>>> frame.classes
+('absent', 'present')
+>>> frame.probabilities({"shade": "light"})
+(0.4, 0.6)
+"""
 
 from __future__ import annotations
 
@@ -119,7 +131,7 @@ class World(ABC):
         return {factor.name: factor for factor in self.model}
 
     def fingerprint(self) -> object:
-        """What stands for it in the keys of artifacts: its factors, and the code that draws."""
+        """The entry in the keys of artifacts: the factors, and the code that draws."""
         parts = {"factors": self.model, "attributes": self.attributes, "code": keys.code_of(self)}
         return keys.digest(parts)
 

@@ -3,9 +3,18 @@
     file,stroke,digit,slant
     0000.png,thin,zero,left
 
-Such a world answers what the drawn ones answer (shares, samples, images with chosen classes), from
-counts instead of declarations. It cannot change one factor of an image and nothing else: images of
-two classes are different images.
+Such a world has the methods of the drawn ones (shares, samples, images with chosen classes). Its
+probabilities are counted instead of declared. It cannot change one factor of an image and nothing
+else, because images of two classes are different images.
+
+Planted shares weight the images. Of three images two are red and one is blue. For equal shares each
+red one gets half of the weight of the blue one.
+
+>>> import torch
+>>> from difflens_utils.worlds import labelled
+>>> labels = {"colour": torch.tensor([0, 0, 1])}
+>>> labelled.raked(labels, {"colour": torch.tensor([0.5, 0.5])})
+tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
 """
 
 from __future__ import annotations
@@ -42,16 +51,16 @@ ASSOCIATED = 0.01  # two factors are associated below this p-value of the chi-sq
 class LabelledImages(World):
     """A folder of images with their labels.
 
-    Classes are in the order of `shares` or of `classes` {factor: names}, else of the alphabet.
+    Classes are in the order of `shares` or of `classes` {factor: names}, else alphabetical.
     `shares` {factor: {class: share}} plants other shares than the folder has, by weighting its
     images; a generator that is trained on `sample` then sees those. In the causal order, what a
     prompt can state (`conditions`) comes first, then the attributes; the other factors depend on
     all of these. Images of any shape are cut to the square in their middle (`pictures`).
 
-    Raises ValueError, in one line, for a table or an image that will not do (`read_labels`), for a
-    column that is not there or has one class only, a combination of classes without a single image,
-    and shares that are no distribution or leave a class out. The line names the file `declared_in`,
-    if one says all that.
+    Raises ValueError, in one line, for a faulty table or image (`read_labels`), for a column that
+    is not there or has one class only, for a combination of classes without an image, and for
+    shares that are no distribution or leave a class out. The line names the file `declared_in`, if
+    the arguments come from one.
     """
 
     nuisances = ("image",)  # which of the images with the same labels
@@ -136,7 +145,7 @@ class LabelledImages(World):
     def effects(self, attribute: str) -> tuple[str, ...]:
         """Returns the factors that are associated with an attribute in the training images.
 
-        Which of two associated factors is the cause, no table says.
+        No table says which of two associated factors is the cause.
         """
         one_of("attribute", attribute, self.attributes)
         others = [name for name in self.factors if name not in (attribute, *self.conditions)]
@@ -176,7 +185,7 @@ class LabelledImages(World):
         return pictures.smallest(self._paths(self.table))
 
     def fingerprint(self) -> dict[str, object]:
-        """What stands for it in the keys of artifacts."""
+        """The entry in the keys of artifacts: the world, the images, the table and the weights."""
         return {
             "world": super().fingerprint(),
             "images": self._images(),
@@ -281,9 +290,9 @@ def raked(labels: Mapping[str, Tensor], shares: Mapping[str, Tensor], rounds: in
 def read_labels(folder: Path) -> pd.DataFrame:
     """Returns `labels.csv` of a folder, with a column `split` (train or test).
 
-    Raises ValueError, in one line with the file and the line in it, for whatever will not do: a
-    table or an image that cannot be read, a column or a row that occurs twice, a value that is
-    missing, a class that either half of the split lacks.
+    Raises ValueError, in one line with the file and the line in it, for a table or an image that
+    cannot be read, a column or a row that occurs twice, a value that is missing, and a class that
+    either half of the split lacks.
     """
     path = folder / "labels.csv"
     header, rows = _rows(path)
@@ -397,7 +406,7 @@ def _check_files(path: Path, files: Mapping[int, str]) -> None:
 
 
 def _faults(paths: Sequence[Path]) -> dict[int, str]:
-    """Returns `pictures.unreadable`. That many images can be read is remembered in the store."""
+    """Returns `pictures.unreadable`. For many images the store remembers that all can be read."""
     if len(paths) < MANY:
         return pictures.unreadable(paths)
     stats = [path.stat() for path in paths]
@@ -413,7 +422,7 @@ def _faults(paths: Sequence[Path]) -> dict[int, str]:
 def _check_all(
     paths: Sequence[Path], names: Sequence[str], states: Sequence[tuple[int, int]]
 ) -> dict[str, Tensor]:
-    """Raises _Unreadable unless all files can be read; until one changes, they are read once."""
+    """Raises _Unreadable unless all files can be read. They are read again if one changes."""
     faults = pictures.unreadable(paths)
     if faults:
         raise _Unreadable(faults)
@@ -433,7 +442,7 @@ class _Unreadable(Exception):
 
 
 class Declared(NamedTuple):
-    """What `study.yml` beside a diffusion model says of its data and of who judges its images."""
+    """The data, the evaluators and the prompts that `study.yml` declares."""
 
     world: LabelledImages
     evaluators: Path  # a folder with labeller/ and scorer/
@@ -445,8 +454,8 @@ class Declared(NamedTuple):
 def declared(folder: Path) -> Declared:
     """Reads `study.yml` of a folder, and the table of its images.
 
-    Raises ValueError, in one line with the file, for what is no YAML, an entry that is missing,
-    unknown or of the wrong kind, and what does not fit the table.
+    Raises ValueError, in one line with the file, for a file that is no YAML, for an entry that
+    is missing, unknown or of the wrong kind, and for one that does not fit the table.
     """
     path = folder / "study.yml"
     entries = read_declaration(path)

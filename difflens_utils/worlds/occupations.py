@@ -1,13 +1,19 @@
 """The world of portraits with occupations, from which a text-to-image model learns its bias.
 
-Each portrait has an occupation, shown by clothing and headgear, and the occupation decides how
-often each gender, age and tone occurs. The four of the paper's prompts (doctor, firefighter, nurse,
-receptionist) are planted so that their Fairness Discrepancies come near those of the unedited model
-in Table 2 of DiffLens. The probabilities are made up for that purpose and say nothing about people
-or professions.
+Each portrait has an occupation, shown by clothing and headgear. The occupation decides how often
+each gender, age and tone occurs. The occupations of the paper's four prompts (doctor, firefighter,
+nurse, receptionist) are planted so that their Fairness Discrepancies come near those of the
+unedited model in Table 2 of DiffLens. The probabilities are made up for that purpose and say
+nothing about people or professions.
 
 A caption names an occupation or a person, and some of the other factors. A model has to fill in
 what a caption leaves out, and it does so as the world does. That is the bias under study.
+
+>>> from difflens_utils.worlds import occupations
+>>> occupations.neutral("nurse")
+'a face of a nurse'
+>>> occupations.WORLD.marginal("gender", {"occupation": "nurse"})  # female, male
+tensor([0.9000, 0.1000], dtype=torch.float64)
 """
 
 from __future__ import annotations

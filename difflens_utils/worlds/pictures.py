@@ -1,8 +1,18 @@
 """Image files as a viewer shows them on a white page, cut to the square in their middle.
 
-Files differ in what a number in them means: 16-bit grey, palettes, transparency, colour profiles,
-cameras held upright. Pillow's `convert("RGB")` alone turns 16-bit grey into white and what is
-transparent into black.
+The meaning of the numbers in a file differs: 16-bit grey, palettes, transparency, colour profiles,
+the orientation of the camera. Pillow's `convert("RGB")` alone turns 16-bit grey into white and
+transparent pixels into black. Here transparent pixels become white.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from PIL import Image
+>>> from difflens_utils.worlds import pictures
+>>> with tempfile.TemporaryDirectory() as folder:
+...     Image.new("RGBA", (6, 4)).save(Path(folder, "transparent.png"))
+...     image = pictures.shown(Path(folder, "transparent.png"))
+>>> image.size, image.getpixel((0, 0))
+((4, 4), (255, 255, 255))
 """
 
 from __future__ import annotations

@@ -7,7 +7,16 @@ Fairness Discrepancy of the unedited model in Table 1 of DiffLens: gender 0.28, 
 (the paper's race).
 
 `tone` is a rendering factor of a cartoon. It stands in for the statistics of a four-class attribute
-and makes no claim about people; so do the other factors and the probabilities given to them.
+and makes no claim about people. Neither do the other factors and the probabilities given to them.
+
+>>> from difflens_utils.worlds import portraits
+>>> portraits.WORLD.marginal("gender")  # female, male
+tensor([0.7000, 0.3000], dtype=torch.float64)
+>>> old_men = portraits.WORLD.sample(2, do={"gender": "male", "age": "old"})
+>>> portraits.captions(old_men)[0].split(" with ")[0]
+'a portrait of an old man'
+>>> portraits.WORLD.render(old_men, size=64).shape
+torch.Size([2, 3, 64, 64])
 """
 
 from __future__ import annotations

@@ -1,4 +1,14 @@
-"""Weights from files: complete, of the right shapes, finite, and read without running any code."""
+"""Reads weights from files: complete, of the right shapes, finite, and without running code.
+
+>>> import torch
+>>> from pathlib import Path
+>>> from difflens_utils.subjects.real import checkpoints
+>>> layer = torch.nn.Linear(2, 1)
+>>> checkpoints.fill(layer, {"weight": torch.ones(1, 2)}, Path("layer.pt"))
+Traceback (most recent call last):
+    ...
+ValueError: layer.pt lacks bias
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,14 @@
 """Checkpoints of guided-diffusion (Dhariwal and Nichol, 2021) as diffusers' `UNet2DModel`.
 
-P2's checkpoint of CelebA-HQ is one. The function stays the same, and the tensors get other names.
-Only the layout of that checkpoint is converted: residual blocks that resample, scale-shift
-normalisation, attention with the *legacy* order of its heads. Any other state is refused, since
-tensors of equal shapes would load and compute nonsense.
+P2's checkpoint of CelebA-HQ is one. The converted network computes the same function, and its
+tensors have other names. Only the layout of that checkpoint is converted: residual blocks that
+resample, scale-shift normalisation, and attention with the *legacy* order of its heads. Any other
+state is refused, since tensors of equal shapes would load and compute nonsense.
+
+>>> from difflens_utils.subjects.real import guided_diffusion
+>>> names = dict(guided_diffusion.modules(guided_diffusion.P2))
+>>> names["middle_block.1"]
+'mid_block.attentions.0'
 """
 
 from __future__ import annotations

@@ -1,7 +1,16 @@
-"""Published files that real subjects need: what they are, where to get them, where to put them.
+"""Published files that real subjects need: their sources, and their places on this machine.
 
-They lie in `weights/` at the root of the repository, or where the environment variable
-DIFFLENS_WEIGHTS says. Nothing is downloaded here.
+They lie in `weights/` at the root of the repository, or in the folder that the environment variable
+DIFFLENS_WEIGHTS names. Nothing is downloaded here.
+
+>>> from pathlib import Path
+>>> from difflens_utils.subjects.real import weights
+>>> weights.ASSETS["p2"].place
+'celebahq_p2.pt'
+>>> weights.require("p2", root=Path("nowhere"))  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+    ...
+ValueError: 1 of the 1 files that are needed is missing: fetch the CelebA-HQ checkpoint of P2 ...
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
-from . import ksae
-from .ksae import KSAE, History, KSAEConfig
-from .recording import Recording
-from .runtime import artifacts
+from ..recording import Recording
+from ..runtime import artifacts
+from . import training
+from .config import KSAEConfig
+from .model import KSAE
+from .training import History
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the training
 VALIDATION_VECTORS = 4000  # of theirs that the curve is drawn from, about
@@ -40,4 +42,4 @@ def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
     if stride % 2 == 0:  # an odd one meets all positions, of which there is an even number
         stride += 1
     batches = rec.batches(config.batch, config.seed, rows.start)
-    return ksae.train(config, batches, validation=vectors[::stride])
+    return training.train(config, batches, validation=vectors[::stride])
