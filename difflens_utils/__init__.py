@@ -35,7 +35,8 @@ from . import edits, methods, metrics
 from .pages import figures
 from .sampling import Edit
 from .settings import Seeds, Settings
-from .study import Attribute, Study, open
+from .study import Study, open
+from .subjects.attribute import Attribute
 
 __version__ = "0.2.0"
 __all__ = [

@@ -222,7 +222,7 @@ def only(edit: Edit, steps: Sequence[int]) -> Edit:
     """The edit at the given sampling steps only (0 is the noisiest)."""
     _check_of_h(edit)
     chosen = frozenset(steps)
-    return Edit(lambda h, step: edit(h, step) if step.index in chosen else None)
+    return Edit(lambda h, step: edit(h, step) if step.index in chosen else None, images=edit.images)
 
 
 @keyed
@@ -237,7 +237,10 @@ def compose(*edits: Edit) -> Edit:
             current = current if new is None else new
         return None if current is h else current
 
-    return Edit(apply)
+    sizes = {edit.images for edit in edits} - {None}
+    if len(sizes) > 1:
+        raise ValueError(f"edits are for runs of different numbers of images: {sorted(sizes)}")
+    return Edit(apply, images=next(iter(sizes), None))
 
 
 @keyed
@@ -261,7 +264,7 @@ def per_image(edits: Mapping[int, Edit], classes: Tensor) -> Edit:
         return out
 
     edited = torch.isin(classes, torch.tensor(list(edits), dtype=torch.int64))
-    return Edit(apply, rows=edited.nonzero().flatten())
+    return Edit(apply, rows=edited.nonzero().flatten(), images=len(classes))
 
 
 def draw_classes(n: int, target: Sequence[float], seed: int, group: int = 1) -> Tensor:

@@ -74,6 +74,8 @@ def draw(
     all_positive(n_images=n, steps=steps)
     if edit is not None and (not isinstance(edit, Edit) or edit.key is None):
         raise ValueError("edit must come from difflens_utils.edits, or have a key of its own")
+    if edit is not None:
+        edit.check_run(n)
     size = batch or gpu.batch_size(subject)
     texts = subject.texts(prompts or subject.prompts.evaluate)
     run = Run(subject, n, seed, steps, texts, batch=size)

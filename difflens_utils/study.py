@@ -29,7 +29,6 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
-    edits,
     evaluators,
     features,
     methods,
@@ -55,6 +54,7 @@ from .runtime.errors import one_of
 from .sampling import Edit
 from .settings import Seeds, Settings
 from .subjects import registry
+from .subjects.attribute import Attribute
 from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
@@ -64,29 +64,6 @@ TRAINING = ("k", "latents", "train_steps", "seed")
 FINDING = ("n_support", "n_measured", "n_features", "max_density")
 Attributes = Sequence[str] | Mapping[str, str] | None  # or {attribute: class}
 RECIPE = ("n_images", *TRAINING, *FINDING)  # the settings that features depend on
-
-
-class Attribute(str):
-    """The name of an attribute, which knows its classes."""
-
-    classes: tuple[str, ...]
-
-    def __new__(cls, name: str, classes: Sequence[str]) -> Attribute:
-        attribute = super().__new__(cls, name)
-        attribute.classes = tuple(classes)
-        return attribute
-
-    def __getnewargs__(self) -> tuple[str, tuple[str, ...]]:  # type: ignore[override]
-        return str(self), self.classes
-
-    @property
-    def uniform(self) -> list[float]:
-        """The target of equal shares."""
-        return [1 / len(self.classes)] * len(self.classes)
-
-    def with_last(self, share: float) -> list[float]:
-        """The target in which the last class has a share and the others share the rest."""
-        return edits.with_share(len(self.classes), len(self.classes) - 1, share)
 
 
 def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:

@@ -242,3 +242,22 @@ def test_images_that_are_not_finite_are_refused() -> None:
         ValueError, match="tiny drew image 1 with values that are not finite, in torch.float32"
     ):
         sampling.sample(subject, 3, steps=2, edit=edit)
+
+
+def test_an_edit_of_single_images_is_for_runs_of_their_number() -> None:
+    change = edits.push(torch.ones(2, 24, 4, 4), 1.0)
+    edit = edits.per_image({1: change}, torch.tensor([0, 1, 1]))
+    for combined in (edit, edits.only(edit, [0]), edits.compose(edit, change)):
+        with pytest.raises(ValueError, match="^edit is for runs of 3 images, got n=4$"):
+            sampling.sample(tiny.subject(), 4, 0, steps=2, edit=combined)
+    other = edits.per_image({1: change}, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="different numbers of images"):
+        edits.compose(edit, other)
+
+
+def test_other_rows_are_another_edit() -> None:
+    one, two = (
+        sampling.Edit(lambda h, step: h + 1, key="mine", rows=torch.tensor(rows))
+        for rows in ([0], [1])
+    )
+    assert one.fingerprint() != two.fingerprint()

@@ -14,7 +14,7 @@ from difflens_utils.methods import dense, latent_editing
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
 from difflens_utils.settings import Seeds, Settings
-from difflens_utils.study import Attribute
+from difflens_utils.subjects.attribute import Attribute
 
 STEPS = 3
 
@@ -152,3 +152,9 @@ def test_names_as_keys() -> None:
         "latent_editing",
         "h_distribution",
     ]
+
+
+def test_another_target_of_h_distribution_is_not_what_ships() -> None:
+    heads = Heads(torch.zeros(STEPS, 2, 24, 4, 4), torch.zeros(STEPS, 2))
+    assert methods.guided(heads, [0.5, 0.5]).recipe == {}
+    assert methods.guided(heads, [0.9, 0.1]).recipe == {"target": [0.9, 0.1]}

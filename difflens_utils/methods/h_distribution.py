@@ -31,12 +31,20 @@ def rows(study: Study, attribute: str) -> list[Method]:
     return [guided(study.heads()[attribute], study.attribute(attribute).uniform)]
 
 
-def guided(heads: Heads, target: Sequence[float], name: str = "H-Distribution") -> Method:
-    """H-Distribution: the symmetric step, and the distribution itself as the aim."""
+NAME = "H-Distribution"
+
+
+def guided(heads: Heads, target: Sequence[float], name: str = NAME) -> Method:
+    """H-Distribution: the symmetric step, and the distribution itself as the aim.
+
+    What ships under its name aims at equal shares, so another target is part of its recipe.
+    """
+    other = name == NAME and len(set(target)) > 1
     return Method(
         name,
         lambda _class, strength: edits.guide(heads, target, strength),
         GUIDED,
         asymmetric=False,
         whole=True,
+        recipe={"target": list(target)} if other else {},
     )

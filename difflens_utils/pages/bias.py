@@ -24,7 +24,8 @@ from . import figures
 from .page import Page
 
 if TYPE_CHECKING:
-    from ..study import Attribute, Study
+    from ..study import Study
+    from ..subjects.attribute import Attribute
 
 SHEET = 48  # images of the sheet, and at most so many prompts have a row of their own
 STEPS_SHOWN = 5  # maps of h

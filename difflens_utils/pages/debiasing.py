@@ -27,7 +27,8 @@ from .page import Page
 from .tables import joined
 
 if TYPE_CHECKING:
-    from ..study import Attribute, Study
+    from ..study import Study
+    from ..subjects.attribute import Attribute
 
 Sets = Mapping[str, Debiased]  # by the name of the method, in the order of the table
 Sweep = Mapping[tuple[str, float], Debiased]  # by method and ratio

@@ -26,7 +26,8 @@ from . import figures
 from .page import Page
 
 if TYPE_CHECKING:
-    from ..study import Attribute, Study
+    from ..study import Study
+    from ..subjects.attribute import Attribute
 
 PICTURES = 12  # images of a strip
 CURVES = {  # of the mediation: what they are called, their colour and line

@@ -78,8 +78,8 @@ def full_precision(subject: Subject) -> Iterator[Subject]:
     The effect of one feature is smaller than the rounding error of epsilon in bf16 or TF32.
     """
     dtype = subject.dtype
-    _move(subject, dtype=torch.float32)
     try:
+        _move(subject, dtype=torch.float32)
         with gpu.without_tf32():
             yield subject
     finally:

@@ -55,6 +55,8 @@ class Edit:
     """Plain values that tell what the edit does; images are stored under them."""
     rows: Tensor | None = None
     """The images of the run that the edit changes, (m,); None: all of them."""
+    images: int | None = None
+    """The number of images of the runs that the edit is for; None: any number."""
     around: Callable[[nn.Module], AbstractContextManager[None]] = _unchanged
     """A context that holds a change of the network itself, for the symmetric step."""
     moves_batches: bool = False
@@ -72,4 +74,9 @@ class Edit:
         """What stands for the edit in the key of a result. Raises TypeError if it has no key."""
         if self.key is None:
             raise TypeError("edit has no key: make it with a function of difflens_utils.edits")
-        return self.key
+        return self.key if self.rows is None else [self.key, self.rows.tolist()]
+
+    def check_run(self, n: int) -> None:
+        """Raises ValueError, in one line, unless the edit is for a run of `n` images."""
+        if self.images not in (None, n):
+            raise ValueError(f"edit is for runs of {self.images} images, got n={n}")

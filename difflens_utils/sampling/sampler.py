@@ -171,6 +171,8 @@ def sample(
     """
     positive("batch", batch)
     edit = edit if edit is None or isinstance(edit, Edit) else Edit(edit)
+    if edit is not None:
+        edit.check_run(n)
     if asymmetric and edit is not None and edit.changes_network:
         raise ValueError(
             "edit changes the network itself, where no asymmetric step is defined; "
