@@ -135,10 +135,6 @@ def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) ->
     return found
 
 
-# ---------------------------------------------------------------------------------------------
-# Search
-
-
 def respond(
     subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int
 ) -> list[Arm]:
@@ -246,10 +242,6 @@ def search(
     """
     all_positive(n_tuned=n, steps=steps)
     return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
-
-
-# ---------------------------------------------------------------------------------------------
-# Plan and carry out
 
 
 def plan(
