@@ -237,7 +237,7 @@ def compose(*edits: Edit) -> Edit:
             current = current if new is None else new
         return None if current is h else current
 
-    sizes = {edit.images for edit in edits} - {None}
+    sizes = {edit.images for edit in edits if edit.images is not None}
     if len(sizes) > 1:
         raise ValueError(f"edits are for runs of different numbers of images: {sorted(sizes)}")
     return Edit(apply, images=next(iter(sizes), None))
