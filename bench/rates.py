@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import torch
 from bench.run import quotient, rounds
 from difflens_utils import edits, ksae, sampling
 from difflens_utils import recording as activations
+from difflens_utils.pages import results
 from difflens_utils.runtime import artifacts, gpu, shards
 from difflens_utils.subjects import registry
 
@@ -185,13 +185,11 @@ def write(measured: list[dict[str, Any]], output: Path) -> None:
     kept = json.loads(output.read_text())["rates"] if output.exists() else []
     new = {(m["subject"], m["device"]) for m in measured}
     content = {
-        "environment": artifacts.environment(),
+        "environment": results.environment(),
         "rates": [k for k in kept if (k["subject"], k["device"]) not in new] + measured,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, output)
+    with artifacts.atomic(output) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

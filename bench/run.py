@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import peers
 from difflens_utils import attribution, edits, ksae, sampling
+from difflens_utils.pages import results
 from difflens_utils.probes import Heads
 from difflens_utils.recording import Recording
 from difflens_utils.runtime import artifacts, precision
@@ -375,7 +376,7 @@ def measure(quick: bool, chosen: list[str], output: Path | None) -> None:
     whole = not quick and set(chosen) == set(SECTIONS)
     output = output or ROOT / ("results/bench.json" if whole else "_build/bench.json")
     output.parent.mkdir(parents=True, exist_ok=True)
-    environment = artifacts.environment() | peers.versions() | {"quick": quick}
+    environment = results.environment() | peers.versions() | {"quick": quick}
     environment["processor"] = str(torch.cpu.get_capabilities().get("cpu_name", platform.machine()))
     environment["precision"] = str(precision.fast_dtype(torch.device("cpu")))[6:]
     environment["weights"] = (
@@ -387,9 +388,8 @@ def measure(quick: bool, chosen: list[str], output: Path | None) -> None:
             show(item)
             done.append(item)
         content = {"environment": environment, "rows": [asdict(item) for item in done]}
-        temporary = output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, output)
+        with artifacts.atomic(output) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
     print(f"Written to {output}")
 
 

@@ -19,7 +19,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from ..runtime.errors import positive
+from ..runtime.artifacts import atomic
+from ..runtime.errors import line, positive
 from .config import KSAEConfig
 from .sparse import Codes, _rows_sum, top_k
 
@@ -166,9 +166,10 @@ class KSAE(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        _write(folder / "model.safetensors", serialize(tensors))
-        config = json.dumps(asdict(self.config), indent=2) + "\n"
-        _write(folder / "cfg.json", config.encode())
+        with atomic(folder / "model.safetensors") as temporary:
+            temporary.write_bytes(serialize(tensors))
+        with atomic(folder / "cfg.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> KSAE:
@@ -184,22 +185,12 @@ class KSAE(nn.Module):
             missing = Path(error.filename or folder).name
             raise ValueError(f"folder {folder} holds no k-SAE: {missing} is missing") from None
         except (TypeError, ValueError, OSError, SafetensorError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            reason = f"{type(error).__name__}: {line(error)[:200]}"
             raise ValueError(f"folder {folder} holds no readable k-SAE: {reason}") from None
         ksae = cls(config)
         _check_tensors(folder / "model.safetensors", tensors, ksae.state_dict())
         ksae.load_state_dict(tensors)
         return ksae.eval().requires_grad_(False)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

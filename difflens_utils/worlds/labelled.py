@@ -36,7 +36,7 @@ import torch
 from scipy.stats import chi2_contingency
 from torch import Tensor
 
-from ..runtime import artifacts, keys
+from ..runtime import artifacts, errors, keys
 from ..runtime.errors import at_least, distribution, one_of
 from ..subjects.declaration import Stages, read_declaration
 from . import Factor, Scenes, World, pictures
@@ -326,7 +326,7 @@ def _rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
                 if any(values):
                     rows[reader.line_num] = values
     except (OSError, ValueError, csv.Error) as error:  # one that is not UTF-8 is a ValueError
-        raise ValueError(f"{path} is missing or no table: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is missing or no table: {errors.line(error)}") from None
     if not rows:
         raise ValueError(f"{path} is empty; its first line must name the columns")
     first = next(iter(rows))

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..evaluators import resized
+from ..runtime.errors import line
 
 ROOM = 2**30  # bytes of pixels that are kept in memory
 ENDINGS = (".png", ".jpg", ".jpeg")  # of image files in a folder, in lower case
@@ -53,8 +54,7 @@ def shown(path: Path) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
             return _centre(_on_white(image))
     except Exception as error:  # whatever a damaged file raises, the user needs one line
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
+        raise ValueError(f"{path} cannot be read as an image: {line(error)}") from None
 
 
 def stack(paths: Sequence[Path], size: int) -> Tensor:

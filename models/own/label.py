@@ -10,7 +10,6 @@ labelled has a world (difflens_utils/labelled.py), and every notebook runs on it
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -19,12 +18,11 @@ from tqdm import tqdm
 
 from difflens_utils.evaluators import read
 from difflens_utils.evaluators.fairface import FairFace
-from difflens_utils.runtime import precision
+from difflens_utils.runtime import artifacts, precision
 from difflens_utils.runtime.errors import at_least
 from difflens_utils.subjects.real import weights
 from difflens_utils.worlds import pictures
 
-ENDINGS = (".png", ".jpg", ".jpeg")
 BATCH = 64
 
 
@@ -48,9 +46,9 @@ def main() -> None:
     device = precision.pick_device()
     try:
         at_least("--size", args.size)
-        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in ENDINGS)
+        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in pictures.ENDINGS)
         if not paths:
-            raise ValueError(f"{args.folder} holds no images ({', '.join(ENDINGS)})")
+            raise ValueError(f"{args.folder} holds no images ({', '.join(pictures.ENDINGS)})")
         if (args.folder / "labels.csv").exists():
             raise ValueError(
                 f"{args.folder}/labels.csv is there already; "
@@ -63,9 +61,8 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     table = labels(network, paths, args.size, device)
     table.insert(0, "file", [str(p.relative_to(args.folder)) for p in paths])
-    temporary = args.folder / "labels.csv.tmp"
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, args.folder / "labels.csv")
+    with artifacts.atomic(args.folder / "labels.csv") as temporary:
+        table.to_csv(temporary, index=False)
     print(f"{len(table)} images")
     for factor in network.factors:
         counts = table[factor].value_counts()

@@ -12,13 +12,12 @@ run that was interrupted resumes exactly from its state file.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from difflens_utils.runtime import precision
+from difflens_utils.runtime import artifacts, precision
 from difflens_utils.runtime.errors import at_least, within
 
 # Before diffusers: the package mends a torchvision that was built for another torch.
@@ -108,9 +107,8 @@ def data() -> Tensor:
 
 def save_atomically(state: dict, path: Path) -> None:
     """Writes a state so that a killed run leaves the old file or the new one, and no half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with artifacts.atomic(path) as temporary:
+        torch.save(state, temporary)
 
 
 def export(weights: dict[str, Tensor], folder: Path) -> None:
