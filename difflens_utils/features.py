@@ -133,7 +133,8 @@ def find(
     """
     only = attributes if isinstance(attributes, Mapping) else {}
     classes = {a: subject.classes(a) for a in attributes or subject.attributes}
-    labels = labelled(subject, rec, tuple(classes))
+    seen = labelled(subject, rec)
+    labels = {a: seen[a] for a in classes}
     counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
     seeds = Seeds.of(settings.seed)
     support = Support(settings.n_support, seeds.support, settings.steps)
@@ -159,10 +160,11 @@ def find(
     return BiasFeatures(sae, features, gaps, labels, counts, density, scores, by_image)
 
 
-def labelled(subject: Subject, rec: Recording, attributes: Sequence[str]) -> dict[str, Tensor]:
-    """The labeller's classes of recorded images: {attribute: (n,)}."""
+@artifacts.stored("labels", reads=("labeller",))
+def labelled(subject: Subject, rec: Recording) -> dict[str, Tensor]:
+    """The labeller's classes of recorded images: {factor: (n,)}; from the store."""
     probabilities = evaluators.read(subject.labeller, rec.images.to(subject.device))
-    return {a: p.argmax(-1) for a, p in probabilities.items() if a in attributes}
+    return {factor: p.argmax(-1) for factor, p in probabilities.items()}
 
 
 def confirmed(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any
 
@@ -29,7 +29,6 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
-    evaluators,
     features,
     methods,
     outcome,
@@ -211,7 +210,8 @@ class Study:
 
     def labels(self, stage: str) -> dict[str, Tensor]:
         """The labeller's classes of recorded images: {attribute: (n,)}."""
-        return features.labelled(self.subject, self.recording(stage), self.subject.attributes)
+        seen = features.labelled(self.subject, self.recording(stage))
+        return {a: seen[a] for a in self.subject.attributes}
 
     @cached_property
     def probes(self) -> dict[str, Fit]:
@@ -476,20 +476,16 @@ class Study:
         return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: str, n: int) -> dict[str, Tensor]:
-        """Features of `n` images of the data or more, as they are and with an attribute balanced.
+        """Features of images of the data, as they are and with an attribute balanced.
 
-        {"reference": (N, F), "balanced": (N, F)}, at least 2,048 each.
+        {"reference": (N, F), "balanced": (N, F)}: `n` images or more, and 2,048 but for what the
+        classes do not divide. Raises ValueError for a factor that the data do not have.
         """
         classes = self.attribute(attribute).classes
+        one_of("a factor of the data", attribute, self.world.factors)
         balanced: list[dict[str, str]] = [{str(attribute): c} for c in classes]
-        return {"reference": self._features(n, [{}]), "balanced": self._features(n, balanced)}
-
-    def _features(self, n: int, fixed: Sequence[Mapping[str, str]]) -> Tensor:
-        """Features of renders, as many of each set of fixed factors: (N, F)."""
-        each = max(2048, n + len(fixed) - 1) // len(fixed)
-        seed = self.seeds.reference
-        renders = (self.renders(each, seed + i, do) for i, do in enumerate(fixed))
-        return torch.cat([evaluators.embed(self.subject.scorer, images) for images in renders])
+        of = partial(scoring.references, self.subject, n, self.seeds.reference)
+        return {"reference": of([{}]), "balanced": of(balanced)}
 
 
 def _several(attributes: Attributes) -> Attributes:

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 import difflens_utils as dl
-from difflens_utils import debiasing, features, methods, sampling
+from difflens_utils import debiasing, evaluators, features, methods, sampling
 from difflens_utils.ksae import KSAEConfig
 from difflens_utils.methods import Method, finetuning, latent_direction, latent_editing
 from difflens_utils.recording import Recording
@@ -300,6 +300,22 @@ def test_no_prompts_are_not_those_of_the_evaluation(small: Study) -> None:
 def test_renders_fix_no_factor_that_the_data_do_not_have(small: Study) -> None:
     with pytest.raises(ValueError, match="^a factor of the data must be one of gender, .*'gendr'$"):
         small.renders(4, 0, {"gendr": "male"})
+
+
+def test_evaluators_look_at_the_same_images_once(
+    small: Study, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, references = small.labels("learn"), small.references("gender", 4)
+    monkeypatch.setattr(evaluators, "read", not_computed)
+    assert all(torch.equal(small.labels("learn")[a], labels[a]) for a in small.attributes)
+    seen: list[int] = []
+    embed = evaluators.embed
+    monkeypatch.setattr(
+        evaluators, "embed", lambda scorer, x: (seen.append(len(x)), embed(scorer, x))[1]
+    )
+    again = small.references("age", 4)
+    assert torch.equal(again["reference"], references["reference"])
+    assert seen == [len(again["balanced"]) // 3] * 3  # one set per age
 
 
 def test_a_search_for_another_target_keeps_the_shares_that_it_plans_from(

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-from .. import metrics
+from .. import evaluators, metrics
 from ..metrics import Estimate
 from ..metrics.estimates import Array
 from ..outcome import Outcome
+from ..runtime import artifacts
 from ..subjects.pipelines import Subject
 
 
@@ -74,6 +77,21 @@ def _changes(subject: Subject, before: Outcome, after: Outcome, attribute: str) 
     """What each image adds to the change of shares of the unrelated factors: (n, classes) each."""
     away = {f: before.scored[f] for f in unrelated(subject, attribute)}
     return list(metrics.class_changes(away, after.scored).values())
+
+
+def references(subject: Subject, n: int, seed: int, fixed: Sequence[Mapping[str, str]]) -> Tensor:
+    """The scorer's features of renders, as many of each set of fixed factors: (N, F).
+
+    N is `n` or more, and 2,048 but for what the sets do not divide. They come from the store.
+    """
+    each = max(2048, n + len(fixed) - 1) // len(fixed)
+    parts = [_rendered(subject, each, seed + i, do)["features"] for i, do in enumerate(fixed)]
+    return torch.cat(parts)
+
+
+@artifacts.stored("references", reads=("data", "prompts", "scorer"))
+def _rendered(subject: Subject, n: int, seed: int, do: Mapping[str, str]) -> dict[str, Tensor]:
+    return {"features": evaluators.embed(subject.scorer, subject.renders(n, seed, do))}
 
 
 def score(
