@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .runtime import gpu, keys
-from .runtime.errors import distribution, one_of, positive, within
+from .runtime.errors import distribution, one_of, positive
 from .sampling import Edit, Step
 
 MODES = ("scale", "add")
@@ -281,12 +281,3 @@ def draw_classes(n: int, target: Sequence[float], seed: int, group: int = 1) -> 
     points = (order + torch.rand(1, generator=generator)) / draws  # one in each of `draws` parts
     edges = torch.from_numpy(distribution("target", target)).cumsum(0)[:-1]
     return torch.searchsorted(edges, points.double(), right=True).repeat_interleave(group)[:n]
-
-
-def with_share(classes: int, target: int, share: float) -> list[float]:
-    """A distribution (classes,) in which one class has a share and the others share the rest.
-
-    Raises ValueError for a share outside 0..1.
-    """
-    within("share", share, 0, 1)
-    return [share if c == target else (1 - share) / (classes - 1) for c in range(classes)]

@@ -81,8 +81,8 @@ def draw(
     run = Run(subject, n, seed, steps, texts, batch=size)
     together = size if edit is not None and edit.moves_batches else None
     rows = torch.arange(n) if edit is None or edit.rows is None else edit.rows
-    symmetric = edit is not None and not asymmetric
-    drawing = Drawing(run, edit, not symmetric, together, rows, progress or "sampling")
+    oneway = edit is None or asymmetric  # without an edit there is one key, not two
+    drawing = Drawing(run, edit, oneway, together, rows, progress or "sampling")
     if edit is None or edit.rows is None:
         return _images(drawing)
     images = draw(subject, None, n, seed, steps, prompts=prompts, batch=size)

@@ -12,7 +12,7 @@ milliseconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 
@@ -40,6 +40,11 @@ class Settings:
         0.5, "a latent that fires on a larger share of vectors is no candidate"
     )
     n_tuned: int = _setting(128, "images per strength of a search")
+
+    def numbers(self) -> dict[str, Any]:
+        """The settings that are numbers: {name: value}. The others say what is studied, and how."""
+        named = ("profile", "device", "module")
+        return {name: value for name, value in asdict(self).items() if name not in named}
 
     @classmethod
     def meanings(cls) -> dict[str, str]:

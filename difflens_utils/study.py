@@ -18,7 +18,7 @@ The whole protocol takes three more lines, and minutes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from os import PathLike
 from typing import Any
@@ -76,16 +76,8 @@ def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
         one_of("setting", name, Settings.meanings())
     chosen = Settings(**settings)
     one_of("profile", chosen.profile, results.PROFILES)
-    _check(chosen)
+    sizes.check_values(**chosen.numbers())
     return Study(registry.load(str(subject), chosen.device, module=chosen.module or None), chosen)
-
-
-def _check(settings: Settings) -> None:
-    """Raises ValueError, in one line with the setting, for a number that it cannot be."""
-    values = asdict(settings)
-    for name in ("profile", "device", "module"):
-        del values[name]
-    sizes.check_values(**values)
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ class Study:
         options = {name: value for name, value in changes.items() if name in names}
         own = {name: value for name, value in changes.items() if name in known}
         settings = replace(self.settings, **own)
-        _check(settings)
+        sizes.check_values(**settings.numbers())
         return settings, options
 
     def held_out(self) -> slice:
@@ -237,9 +229,7 @@ class Study:
         names = tuple(map(str, _several(attributes) or self.subject.attributes))
         return attribution.through_image(self.subject, dictionary, names, support)
 
-    def features(
-        self, attributes: Sequence[str] | Mapping[str, str] | None = None, **changes: Any
-    ) -> BiasFeatures:
+    def features(self, attributes: Attributes = None, **changes: Any) -> BiasFeatures:
         """The bias features of every class of the attributes, or of one class of each.
 
         `attributes` are names, or {attribute: class}; `changes` are those of `ksae`, and of the

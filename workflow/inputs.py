@@ -22,7 +22,6 @@ import yaml
 from workflow.execute import ROOT, names
 
 SUFFIXES = (".json", ".txt", ".csv", ".yml", ".safetensors", ".bin", ".model")
-IMAGES = (".png", ".jpg", ".jpeg")  # as `difflens_utils.subjects.real.weights` looks for them
 ANY = ("",)
 
 # What was learned and searched with a subject lies in its folder too; who reads it checks it.
@@ -47,7 +46,7 @@ def parts_of(subject: str) -> list[Part]:
     """The folders and files that a subject consists of; some may not exist."""
     if subject in names.FETCHED:
         places = (*names.FETCHED[subject], *names.FACES)
-        return [(weights_folder() / place, (*SUFFIXES, *IMAGES)) for place in places]
+        return [(weights_folder() / place, (*SUFFIXES, *names.IMAGES)) for place in places]
     if subject in names.SHIPPED:
         folders = [ROOT / "models" / name for name in names.SHIPPED[subject]]
     else:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from difflens_utils.pages.scorecard import estimate
+from difflens_utils.runtime.artifacts import atomic
 from workflow import verdicts
 from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
 
@@ -32,13 +32,11 @@ def results_folder(subject: str) -> Path:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Write through a temporary file, and only what changes, so that time stamps mean changes."""
+    """Write only what changes, so that time stamps mean changes."""
     content = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
         print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 

@@ -6,7 +6,6 @@ A page needs a study. The notebooks show how pages are used.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +34,9 @@ class Page:
     """The names of the notebook's own sizes; None where any will do."""
 
     def __init__(self, study: Study, notebook: str, **sizes_: Any) -> None:
-        settings = asdict(study.settings)
-        self._check_names(notebook, settings, sizes_)
-        shared = {k: v for k, v in settings.items() if k not in ("profile", "device", "module")}
-        sizes.check(study.subject, frechet=self.frechet, **(shared | sizes_))
+        self._check_names(notebook, study.settings.meanings(), sizes_)
+        numbers = study.settings.numbers() | sizes_
+        sizes.check(study.subject, frechet=self.frechet, **numbers)
         figures.style()
         self.study = study
         self.sizes = sizes_
@@ -46,7 +44,7 @@ class Page:
             notebook,
             subject=study.subject.name,
             profile=study.settings.profile,
-            **(shared | sizes_),
+            **numbers,
         )
 
     def _check_names(

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ..metrics import Estimate
-
 
 def table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
     """Returns a row per name. Estimates have their intervals, and missing cells are empty."""
@@ -25,11 +23,6 @@ def table(rows: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
 def joined(values: Iterable[float]) -> str:
     """Returns shares in a row: "0.31 / 0.69"."""
     return " / ".join(f"{value:.2f}" for value in values)
-
-
-def shown(estimate: Estimate | None) -> str:
-    """Returns an estimate with its interval as text, or a dash where there is no estimate."""
-    return "–" if estimate is None else str(estimate)
 
 
 def key(name: str) -> str:

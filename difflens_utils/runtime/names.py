@@ -38,6 +38,7 @@ FACES = (
     "clip-vit-large-patch14",
     "inception-2015-12-05.pt",
 )
+IMAGES = (".png", ".jpg", ".jpeg")  # how image files in a folder end, in lower case
 
 
 def slug(subject: str) -> str:

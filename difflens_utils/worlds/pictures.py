@@ -35,7 +35,6 @@ from ..evaluators import resized
 from ..runtime.errors import line
 
 ROOM = 2**30  # bytes of pixels that are kept in memory
-ENDINGS = (".png", ".jpg", ".jpeg")  # of image files in a folder, in lower case
 SRGB = ImageCms.createProfile("sRGB")
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from difflens_utils.evaluators import read
 from difflens_utils.evaluators.fairface import FairFace
-from difflens_utils.runtime import artifacts, precision
+from difflens_utils.runtime import artifacts, names, precision
 from difflens_utils.runtime.errors import at_least
 from difflens_utils.subjects.real import weights
 from difflens_utils.worlds import pictures
@@ -46,9 +46,9 @@ def main() -> None:
     device = precision.pick_device()
     try:
         at_least("--size", args.size)
-        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in pictures.ENDINGS)
+        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in names.IMAGES)
         if not paths:
-            raise ValueError(f"{args.folder} holds no images ({', '.join(pictures.ENDINGS)})")
+            raise ValueError(f"{args.folder} holds no images ({', '.join(names.IMAGES)})")
         if (args.folder / "labels.csv").exists():
             raise ValueError(
                 f"{args.folder}/labels.csv is there already; "
