@@ -231,12 +231,14 @@ def train(
     warm: Path | None = None,
     seen: int = 0,
     open_blocks: int = OPEN,
+    decay: float = DECAY,
     minutes_between_saves: float = 4.0,
 ) -> dict[str, Tensor]:
     """Trains up to `images` training images, and returns the averaged weights.
 
     `warm` is a pipeline whose weights `seen` images made. The training starts from them instead of
-    random ones: the batches and the learning rate go on from there, with a new optimizer.
+    random ones: the batches and the learning rate go on from there, with a new optimizer. `decay`
+    is that of the moving average.
     """
     torch.manual_seed(SEED)
     unet = network().to(memory_format=torch.channels_last)
@@ -254,7 +256,7 @@ def train(
     run = Run(
         total=images // BATCH,
         rate=RATE,
-        decay=DECAY,
+        decay=decay,
         state_file=state_file,
         first=seen // BATCH,
         minutes=minutes_between_saves,
@@ -278,6 +280,9 @@ def main() -> None:
         help="up blocks whose skips are open, from the finest; 4 is all",
     )
     parser.add_argument(
+        "--decay", type=float, default=DECAY, help="of the moving average of the weights"
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         default=HERE / "state.pt",
@@ -289,13 +294,15 @@ def main() -> None:
         at_least("--images", args.images, args.seen + BATCH, "one batch more than --seen")
         at_least("--seen", args.seen, 0)
         within("--open-blocks", args.open_blocks, 0, 4)
+        within("--decay", args.decay, 0, 1)
         if args.warm and not (args.warm / "model_index.json").is_file():
             raise ValueError(
                 f"--warm must be the folder of a pipeline, and {args.warm} has no model_index.json"
             )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    export(train(args.images, args.state, args.warm, args.seen, args.open_blocks), args.out)
+    weights = train(args.images, args.state, args.warm, args.seen, args.open_blocks, args.decay)
+    export(weights, args.out)
 
 
 if __name__ == "__main__":
