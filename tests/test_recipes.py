@@ -68,6 +68,7 @@ def test_a_warm_start_goes_on_from_the_weights_and_the_step(
         (["--images", "80", "--seen", "80"], "--images must be at least 88"),
         (["--seen", "-8"], "--seen must be at least 0"),
         (["--open-blocks", "5"], "--open-blocks must be between 0 and 4"),
+        (["--decay", "1.5"], "--decay must be between 0 and 1"),
         (["--warm", "nowhere"], "--warm must be the folder of a pipeline"),
     ],
 )
