@@ -202,7 +202,15 @@ def _tried(arguments: Mapping[str, Any]) -> list[Edit]:
 
 
 def _save(arms: list[Arm], folder: Path) -> None:
-    (folder / "arms.json").write_text(json.dumps(arms, indent=1) + "\n")
+    rows = [
+        (arm.target, arm.strength, arm.transitions, _ends(arm.similar), _ends(arm.agreement))
+        for arm in arms
+    ]
+    (folder / "arms.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _ends(estimate: Estimate) -> tuple[float, float, float, int]:
+    return estimate.value, estimate.low, estimate.high, estimate.n
 
 
 def _load(folder: Path) -> list[Arm]:
