@@ -147,6 +147,12 @@ def judge(rule: Rule, figures: Mapping[str, Estimate]) -> list[Verdict]:
     return verdicts
 
 
+def worst(verdict: Verdict, figures: Sequence[Estimate]) -> Estimate:
+    """The figure that comes nearest to failing, or fails by most."""
+    choose = min if verdict.asks.startswith("above") else max
+    return choose(figures, key=lambda figure: figure.value)
+
+
 def _stability(rule: Rule, estimates: Sequence[Estimate], holds: bool) -> float | None:
     """The share of joint resamples that give the verdict that the figures themselves give."""
     draws = [estimate.draws for estimate in estimates if estimate.draws is not None]
