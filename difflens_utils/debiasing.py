@@ -10,8 +10,9 @@ An edit that turns half of class 0 into class 1 balances 80 : 20 if 3 of 4 image
 >>> from difflens_utils import debiasing
 >>> from difflens_utils.metrics import wilson
 >>> alike = wilson(100, 100)
->>> unedited = debiasing.Arm(debiasing.UNEDITED, 0.0, [[1, 0], [0, 1]], alike, alike)
->>> edited = debiasing.Arm(1, 2.0, [[0.5, 0.5], [0, 1]], alike, alike)
+>>> stays, moves = [[1, 0], [0, 1]], [[0.5, 0.5], [0, 1]]
+>>> unedited = debiasing.Arm(debiasing.UNEDITED, 0.0, stays, alike, alike, [0.8, 0.2])
+>>> edited = debiasing.Arm(1, 2.0, moves, alike, alike, [0.4, 0.6])
 >>> plan = debiasing.plan([unedited, edited], base=[[0.8, 0.2]], target=[0.5, 0.5])
 >>> plan.weights.round(3).tolist()
 [0.25, 0.75]
@@ -20,7 +21,7 @@ An edit that turns half of class 0 into class 1 balances 80 : 20 if 3 of 4 image
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,9 @@ from .subjects.pipelines import Prompt, Subject
 
 Array = NDArray[np.float64]
 UNEDITED, EVERY = -1, -2  # targets of arms that are no class
+STRIDE, LONGER = 1.5, 6  # by how much a path goes on behind its grid, and how often at most
+SPENT, FULL = 0.5, 0.97  # CLIP-I at which it ends, and the share of the class at which it does
+LOST = 0.08  # of the agreement of the evaluators, from which an arm is left out
 GROUP = 64  # images that an edit which takes the distribution moves as one
 
 
@@ -57,6 +61,8 @@ class Arm(NamedTuple):
     transitions: list  # of the images that were one class unedited, the share that is each now
     similar: Estimate  # CLIP-I to the unedited images
     agreement: Estimate  # of the two evaluators
+    reached: list[float]  # the class shares of the tuning images
+    way: int = 0  # which of the method's ways it takes
 
     def shares(self, base: ArrayLike) -> Array:
         """The class shares (G, classes) that follow from unedited ones of `base` (G, classes).
@@ -81,6 +87,7 @@ class Search:
     attribute: str
     arms: list[Arm]
     base: Array  # (G, classes) under each prompt, of many images
+    counted: int  # how many images the shares of each prompt were counted on
 
     def towards(self, target: int) -> list[Arm]:
         """The arms towards a class, after the unedited one: the path of growing strength."""
@@ -90,19 +97,41 @@ class Search:
         """The share of a class under an arm, mean over the prompts."""
         return float(arm.shares(self.base)[:, target].mean())
 
-    def strongest(self, target: int, least_agreement: float = 0.9) -> Arm | None:
-        """The arm towards a class that reaches most of it, the weaker of two equal ones.
+    def strongest(self, target: int) -> Arm | None:
+        """The `clear` arm towards a class that reaches most of it, the weaker of two equal ones.
 
-        The two evaluators must agree on `least_agreement` of its images; None if no arm is left.
+        None if no arm is left.
         """
-        usable = [arm for arm in self.arms if arm.target == target]
-        usable = [arm for arm in usable if arm.agreement.value >= least_agreement]
+        usable = [arm for arm in self.arms if arm.target == target and clear(arm, self.arms[0])]
         rising = sorted(usable, key=lambda arm: (self.share(arm, target), -arm.strength))
         return rising[-1] if rising else None
 
-    def on(self, base: Array) -> Search:
+    def on(self, base: Array, counted: int) -> Search:
         """The same arms with other unedited shares, such as those of held-out prompts."""
-        return replace(self, base=base)
+        return replace(self, base=base, counted=counted)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images that draw their edits from plans, seen under every edit that they may draw.
+
+    So a plan is judged by itself, and not by one draw of it.
+    """
+
+    arms: Sequence[Outcome]  # the images without an edit, and under each that a plan uses
+    weight: Array  # (n, M) the probability that each image gets each
+
+    def expected(self, read: Callable[[Outcome], ArrayLike]) -> Array:
+        """What `read` (n, ...) gives on average over the draws: (n, ...)."""
+        total: Array = np.zeros(())
+        for arm, weight in zip(self.arms, self.weight.T, strict=True):
+            values = np.asarray(read(arm), dtype=np.float64)
+            total = total + weight.reshape(-1, *[1] * (values.ndim - 1)) * values
+        return total
+
+    def drawn(self, arm: Tensor) -> Outcome:
+        """The images of one draw: image i under arm `arm[i]`."""
+        return outcome.picked(self.arms, arm)
 
 
 class Debiased(NamedTuple):
@@ -111,7 +140,8 @@ class Debiased(NamedTuple):
     search: Search
     target: Sequence[float]
     plans: list[Plan]
-    outcome: Outcome
+    mixture: Mixture
+    outcome: Outcome  # one draw
 
     @property
     def expected(self) -> Array:
@@ -138,34 +168,88 @@ def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) ->
 def respond(
     subject: Subject, method: Method, attribute: str, *, n: int, seed: int, steps: int
 ) -> list[Arm]:
-    """What a method does to `n` images at each strength of its grid, towards each class.
+    """What a method does to `n` images at each strength, in each of its ways, towards each class.
 
+    The strengths are those of its grid, and stronger ones as long as something is gained by them.
     The first arm is no edit.
     """
-    plain = outcome.judge(subject, outcome.draw(subject, None, n, seed, steps))
-    arms = [_arm(plain, plain, attribute, UNEDITED, 0.0)]
-    for target in _targets(subject, method, attribute):
-        for strength in method.grid:
-            edit = method.towards(target, strength)
-            images = draw(subject, method, edit, n, seed, steps)
-            edited = outcome.judge(subject, images)
-            arms.append(_arm(plain, edited, attribute, target, strength))
+    trial = _Trial(
+        subject,
+        attribute,
+        seed,
+        steps,
+        outcome.judge(subject, outcome.draw(subject, None, n, seed, steps)),
+    )
+    plain = trial.arm(trial.before, UNEDITED, 0.0)
+    arms = [plain]
+    for number, way in enumerate(method.ways):
+        for target in _targets(subject, method, attribute):
+            path: list[Arm] = []
+            for strength in _strengths(way):
+                path.append(trial.under(way, target, strength)._replace(way=number))
+                if not _gains(path, plain):
+                    break
+            arms += path
     return arms
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The images on which edits of an attribute are tried."""
+
+    subject: Subject
+    attribute: str
+    seed: int
+    steps: int
+    before: Outcome
+
+    def under(self, method: Method, target: int, strength: float) -> Arm:
+        """The arm of one edit."""
+        edit = method.towards(target, strength)
+        n = len(self.before.images)
+        images = draw(self.subject, method, edit, n, self.seed, self.steps)
+        return self.arm(outcome.judge(self.subject, images), target, strength)
+
+    def arm(self, edited: Outcome, target: int, strength: float) -> Arm:
+        """What has become of the images."""
+        before, after = self.before.scored[self.attribute], edited.scored[self.attribute]
+        moved = metrics.transitions(before, after)
+        prompts = torch.unique(self.before.prompt)
+        if target == EVERY and len(prompts) > 1:
+            groups = [self.before.prompt == g for g in prompts]
+            moved = np.stack([metrics.transitions(before[rows], after[rows]) for rows in groups])
+        similar = metrics.clip_i(self.before.clip, edited.clip).raw
+        shares = metrics.shares(after).tolist()
+        return Arm(
+            target, strength, moved.tolist(), similar, edited.agreement(self.attribute), shares
+        )
+
+
+def _strengths(method: Method) -> Iterator[float]:
+    """The strengths of a method's grid, and then ever greater ones."""
+    yield from method.grid
+    for power in range(1, LONGER + 1):
+        yield method.grid[-1] * STRIDE**power
+
+
+def _gains(path: Sequence[Arm], plain: Arm) -> bool:
+    """Whether a stronger edit than the last one of a path may still gain something.
+
+    It may not where the evaluators disagree, where images have lost more of themselves than
+    `SPENT`, and where all images are of the class; or, of an edit that takes the distribution,
+    where the shares have moved away from equal ones again.
+    """
+    last = path[-1]
+    if not clear(last, plain) or last.similar.value < SPENT:
+        return False
+    if last.target != EVERY:
+        return last.reached[last.target] < FULL
+    off = [float(np.ptp(arm.reached)) for arm in path]
+    return len(path) < 3 or min(off[-2:]) <= min(off)
 
 
 def _targets(subject: Subject, method: Method, attribute: str) -> list[int]:
     return [EVERY] if method.whole else list(range(len(subject.classes(attribute))))
-
-
-def _arm(plain: Outcome, edited: Outcome, attribute: str, target: int, strength: float) -> Arm:
-    before, after = plain.scored[attribute], edited.scored[attribute]
-    moved = metrics.transitions(before, after)
-    prompts = torch.unique(plain.prompt)
-    if target == EVERY and len(prompts) > 1:
-        groups = [plain.prompt == g for g in prompts]
-        moved = np.stack([metrics.transitions(before[rows], after[rows]) for rows in groups])
-    similar = metrics.clip_i(plain.clip, edited.clip).raw
-    return Arm(target, strength, moved.tolist(), similar, edited.agreement(attribute))
 
 
 def draw(
@@ -195,15 +279,20 @@ def draw(
 
 
 def _tried(arguments: Mapping[str, Any]) -> list[Edit]:
-    """Every edit that a search tries."""
+    """Every edit of the grids that a search tries."""
     method = arguments["method"]
     targets = _targets(arguments["subject"], method, arguments["attribute"])
-    return [method.towards(target, strength) for target in targets for strength in method.grid]
+    return [
+        way.towards(target, strength)
+        for way in method.ways
+        for target in targets
+        for strength in way.grid
+    ]
 
 
 def _save(arms: list[Arm], folder: Path) -> None:
     rows = [
-        (arm.target, arm.strength, arm.transitions, _ends(arm.similar), _ends(arm.agreement))
+        arm._asdict() | {"similar": _ends(arm.similar), "agreement": _ends(arm.agreement)}
         for arm in arms
     ]
     (folder / "arms.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -216,8 +305,10 @@ def _ends(estimate: Estimate) -> tuple[float, float, float, int]:
 def _load(folder: Path) -> list[Arm]:
     rows = json.loads((folder / "arms.json").read_text())
     return [
-        Arm(target, strength, transitions, Estimate(*similar), Estimate(*agreement))
-        for target, strength, transitions, similar, agreement in rows
+        Arm(**row)._replace(
+            similar=Estimate(*row["similar"]), agreement=Estimate(*row["agreement"])
+        )
+        for row in rows
     ]
 
 
@@ -226,7 +317,11 @@ def _load(folder: Path) -> list[Arm]:
     form=artifacts.Form(_save, _load),
     reads=("texts", "prompts", "labeller", "scorer", "clip"),
     describe={
-        "method": lambda method: {"method": method.name, "grid": method.grid},
+        "method": lambda method: {
+            "method": method.name,
+            "grid": [list(way.grid) for way in method.ways],
+            "ways": [way.name for way in method.ways],
+        },
         "recipe": lambda recipe: {"recipe": dict(sorted((recipe or {}).items()))},
     },
     shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
@@ -252,36 +347,68 @@ def search(
     return respond(subject, method, attribute, n=n, seed=seed, steps=steps)
 
 
+def clear(arm: Arm, plain: Arm) -> bool:
+    """Whether the evaluators agree on an arm's images nearly as often as on unedited ones.
+
+    Washed-out images fool one evaluator. An arm is left out if the agreement has fallen by more
+    than `LOST`, and the upper end of its interval says so too.
+    """
+    return arm.target == UNEDITED or arm.agreement.high >= plain.agreement.value - LOST
+
+
 def plan(
-    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], least_agreement: float = 0.9
+    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], remaining: float | None = None
 ) -> Plan:
     """The mixture of arms that takes the shares `base` nearest to `target` at the least loss.
 
-    The loss is that of CLIP-I. The best single arm is taken if the arms take the distribution. Arms
-    on which the two evaluators agree on less than `least_agreement` of the images are left out:
-    washed-out images fool one evaluator. The unedited arm is never left out.
+    The loss is that of CLIP-I. With `remaining`, a share of the unedited FD, it is the cheapest
+    mixture that comes so near. The first arm is the unedited one; arms that are not `clear` are
+    left out. An arm that takes the distribution is the only one of its plan, or is mixed with the
+    unedited images alone where a share of the FD remains.
     """
-    usable = [
-        i
-        for i, arm in enumerate(arms)
-        if arm.target == UNEDITED or arm.agreement.value >= least_agreement
-    ]
-    shares = [arms[i].shares(base) for i in usable]
-    costs = [1 - arms[i].similar.value for i in usable]
+    usable = [i for i, arm in enumerate(arms) if clear(arm, arms[0])]
+    shares = np.stack([arms[i].shares(base) for i in usable])
+    costs = np.array([1 - arms[i].similar.value for i in usable])
     alone = any(arm.target == EVERY for arm in arms)
-    choose = planning.single if alone else planning.mixture
-    found = choose(shares, costs, target)
+    if remaining is None:
+        found = (planning.single if alone else planning.mixture)(shares, costs, target)
+    else:
+        distance = remaining * _distance(shares[0], target)
+        found = (_alone if alone else planning.within)(shares, costs, target, distance)
     weights = np.zeros(len(arms))
     weights[usable] = found.weights
     return found._replace(weights=weights)
 
 
-def plans(found: Search, target: Sequence[float], together: bool = False) -> list[Plan]:
+def _alone(shares: Array, costs: Array, target: Sequence[float], distance: float) -> Plan:
+    """The cheapest plan of one arm and no edit that comes within a distance, else the nearest."""
+    found = []
+    for m in range(1, len(shares)):
+        pair = planning.within(shares[[0, m]], costs[[0, m]], target, distance)
+        weights = np.zeros(len(shares))
+        weights[[0, m]] = pair.weights
+        found.append(pair._replace(weights=weights))
+    missed = [max(_distance(p.expected, target) - 1.001 * distance, 0) for p in found]
+    order = sorted(range(len(found)), key=lambda i: (missed[i], found[i].cost))
+    return found[order[0]] if order else planning.single(shares, costs, target)
+
+
+def _distance(shares: Array, target: Sequence[float]) -> float:
+    """FD of shares (G, classes): the root of the mean over the prompts of its square."""
+    return float(np.sqrt(((shares - np.asarray(target)) ** 2).sum(-1).mean()))
+
+
+def plans(
+    found: Search,
+    target: Sequence[float],
+    together: bool = False,
+    remaining: float | None = None,
+) -> list[Plan]:
     """One `plan` per prompt; or one for all of them `together`."""
     if together:
-        return [plan(found.arms, found.base, target)]
+        return [plan(found.arms, found.base, target, remaining)]
     return [
-        plan([arm.under(g) for arm in found.arms], row[None], target)
+        plan([arm.under(g) for arm in found.arms], row[None], target, remaining)
         for g, row in enumerate(found.base)
     ]
 
@@ -295,37 +422,98 @@ def edit_of(found: Search, planned: Sequence[Plan], n: int, seed: int, group: in
     if method.network:  # one strength for all
         arm = arms[int(planned[0].weights.argmax())]
         return method.towards(arm.target, arm.strength)
-    drawn = torch.empty(n, dtype=torch.int64)
+    used = [arms[i] if i else None for i in _used(planned)]
+    places = drawn_arms(planned, sampling.assigned(n, len(planned)), seed, group)
+    made = {
+        place: method.towards(arm.target, arm.strength)
+        for place, arm in enumerate(used)
+        if arm is not None
+    }
+    return edits.per_image(made, places)
+
+
+def drawn_arms(planned: Sequence[Plan], prompt: Tensor, seed: int, group: int = 1) -> Tensor:
+    """Which of the arms that plans use each image draws: (n,), their numbers among `_used`.
+
+    `prompt` (n,) are the numbers of the images' plans.
+    """
+    used = _used(planned)
+    drawn = torch.zeros(len(prompt), dtype=torch.int64)
     for number, p in enumerate(planned):
-        rows = sampling.assigned(n, len(planned)) == number
-        drawn[rows] = edits.draw_classes(int(rows.sum()), p.weights.tolist(), seed + number, group)
-    weight = np.sum([p.weights for p in planned], axis=0)
-    return edits.per_image(
-        {
-            i: method.towards(arm.target, arm.strength)
-            for i, arm in enumerate(arms)
-            if arm.target != UNEDITED and weight[i] > 0
-        },
-        drawn,
-    )
+        rows = prompt == number
+        weights = p.weights[used].tolist()
+        drawn[rows] = edits.draw_classes(int(rows.sum()), weights, seed + number, group)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Run:
+    """The images that plans are carried out on."""
+
+    before: Outcome  # as they are without an edit
+    seed: int
+    steps: int
+    prompts: Sequence[Prompt] | None = None  # those of the evaluation by default
+
+    def rows(self, prompt: int, planned: Sequence[Plan]) -> Tensor:
+        """Which images a plan is for, (n,) bool: all, where one plan serves every prompt."""
+        every = torch.ones(len(self.before.images), dtype=torch.bool)
+        return every if len(planned) == 1 else self.before.prompt == prompt
+
+    def judge(self, subject: Subject, images: Tensor) -> Outcome:
+        """What the evaluators say of the same images under an edit."""
+        return outcome.judge(subject, images, len(self.prompts) if self.prompts else None)
 
 
 def debias(
     subject: Subject,
     found: Search,
     target: Sequence[float],
+    run: Run,
     *,
-    n: int,
-    seed: int,
-    steps: int,
     group: int = 1,
     together: bool = False,
-    prompts: Sequence[Prompt] | None = None,
 ) -> Debiased:
-    """Draws `n` images by plans that aim at the class shares `target` under every prompt."""
-    method = found.method
-    planned = plans(found, target, together or method.network)
-    edit = edit_of(found, planned, n, seed + 1, group)
-    images = draw(subject, method, edit, n, seed, steps, prompts)
-    reached = outcome.judge(subject, images, len(prompts) if prompts else None)
-    return Debiased(found, target, planned, reached)
+    """Carries out plans that aim at the class shares `target` under every prompt.
+
+    Each image draws its arm, or each batch of `group` images does.
+    """
+    planned = plans(found, target, together or found.method.network)
+    mixture = carried_out(subject, found, planned, run)
+    prompt = torch.zeros_like(run.before.prompt) if len(planned) == 1 else run.before.prompt
+    arms = drawn_arms(planned, prompt, run.seed + 1, group)
+    return Debiased(found, target, planned, mixture, mixture.drawn(arms))
+
+
+def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: Run) -> Mixture:
+    """The images of a run under every edit that plans use, with the plans' weights."""
+    n, used = len(run.before.images), _used(planned)
+    weight = np.zeros((n, len(used)))
+    images = [run.before.images.clone() for _ in used]
+    for number, plan_ in enumerate(planned):
+        rows = run.rows(number, planned)
+        for place, arm in enumerate(used):
+            weight[rows, place] = plan_.weights[arm]
+            if plan_.weights[arm] > 0 and found.arms[arm].target != UNEDITED:
+                images[place][rows] = _edited(subject, found, found.arms[arm], rows, run)
+    judged = [
+        run.before if found.arms[arm].target == UNEDITED else run.judge(subject, made)
+        for arm, made in zip(used, images, strict=True)
+    ]
+    return Mixture(judged, weight)
+
+
+def _used(planned: Sequence[Plan]) -> list[int]:
+    """The arms that plans use, the unedited one first, whether it is used or not."""
+    weights = np.stack([p.weights for p in planned]).max(0)
+    return [0, *(int(i) for i in weights.nonzero()[0] if i > 0)]
+
+
+def _edited(subject: Subject, found: Search, arm: Arm, rows: Tensor, run: Run) -> Tensor:
+    """The images `rows` (n,) of a run under an arm: (m, 3, H, W)."""
+    way = found.method.ways[arm.way]
+    edit = way.towards(arm.target, arm.strength)
+    if not rows.all():
+        edit = edits.per_image({1: edit}, rows.long())
+    n = len(run.before.images)
+    return draw(subject, way, edit, n, run.seed, run.steps, run.prompts)[rows]

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,15 +141,11 @@ class Outcome:
 
     def of(self, prompt: int) -> Outcome:
         """The images of one prompt."""
-        rows = self.prompt == prompt
-        return Outcome(
-            self.images[rows],
-            {factor: p[rows] for factor, p in self.scored.items()},
-            {factor: p[rows] for factor, p in self.labelled.items()},
-            self.features[rows],
-            self.clip[rows],
-            self.prompt[rows],
-        )
+        return self.rows(self.prompt == prompt)
+
+    def rows(self, rows: Tensor) -> Outcome:
+        """Some of the images: (n,) bool, or their numbers."""
+        return picked([self], torch.zeros(len(self.images), dtype=torch.int64), rows)
 
 
 @torch.no_grad()
@@ -166,6 +163,20 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
         evaluators.embed(subject.clip, seen),
         sampling.assigned(len(images), prompts or len(subject.texts())),
     )
+
+
+def picked(outcomes: Sequence[Outcome], which: Tensor, rows: Tensor | None = None) -> Outcome:
+    """Image i as it is in outcome `which[i]` (n,) of several of the same images; or some `rows`."""
+    chosen = torch.arange(len(which))
+    chosen = chosen if rows is None else chosen[rows]
+
+    def pick(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], Mapping):
+            return {factor: pick([part[factor] for part in parts]) for factor in parts[0]}
+        return torch.stack([parts[int(which[i])][i] for i in chosen.tolist()])
+
+    names = [f.name for f in fields(Outcome)]
+    return Outcome(**{name: pick([getattr(o, name) for o in outcomes]) for name in names})
 
 
 def obeyed(

@@ -39,12 +39,13 @@ from . import (
 from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
+from .analysis.scoring import Scale
 from .attribution import Attribution, Effect
-from .debiasing import Debiased, Search
+from .debiasing import Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
-from .metrics import Estimate
+from .metrics import Strata
 from .outcome import Outcome
 from .pages import PAGES, Page, results, sizes
 from .probes import Fit, Heads
@@ -348,6 +349,11 @@ class Study:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
 
+    @property
+    def counted(self) -> int:
+        """On how many images the shares of each prompt in `base` were counted."""
+        return self.settings.n_images // len(self.texts)
+
     def base_shares(
         self, n: int, seed: int, prompts: Sequence[Prompt]
     ) -> dict[str, debiasing.Array]:
@@ -376,7 +382,7 @@ class Study:
             steps=s.steps,
             recipe=self.recipe(method.recipe),
         )
-        return Search(method, str(attribute), arms, self.base[attribute])
+        return Search(method, str(attribute), arms, self.base[attribute], self.counted)
 
     def retarget(self, search: Search, target: Sequence[float]) -> Search:
         """The search that serves another target: the same one, as a rule.
@@ -391,7 +397,7 @@ class Study:
         told = target[-1:] if len(set(target[:-1])) == 1 else target
         shares = " ".join(f"{share:g}" for share in told)
         guided = methods.guided(heads, target, f"{method.name} to {shares}")
-        return self.search(guided, search.attribute).on(search.base)
+        return self.search(guided, search.attribute).on(search.base, search.counted)
 
     def balance(self, method: Method, attribute: str, *, n: int) -> Debiased:
         """The whole protocol in one call: search, then `n` images with equal shares."""
@@ -423,47 +429,53 @@ class Study:
                 f"prompts must be {planned}, as the search's base has shares of, got "
                 f"{len(prompts)}: take search.on(study.base_shares(...)[attribute])"
             )
-        return debiasing.debias(
-            self.subject,
-            search,
-            target,
-            n=n,
-            seed=self.seeds.report if seed is None else seed,
-            steps=self.settings.steps,
-            group=group,
-            together=together,
-            prompts=prompts,
-        )
+        run = self._run(n, seed, prompts)
+        return debiasing.debias(self.subject, search, target, run, group=group, together=together)
 
-    def score(
+    def nearer(
         self,
-        before: Outcome,
-        after: Outcome,
-        attribute: str,
-        references: Mapping[str, Tensor],
-    ) -> dict[str, Estimate]:
-        """The figures of one row of Table 1 or 2, against equal shares: {name: figure}.
+        search: Search,
+        target: Sequence[float],
+        remaining: float,
+        *,
+        n: int,
+        seed: int | None = None,
+    ) -> Mixture:
+        """`n` images by the cheapest plans that leave a share `remaining` of the unedited FD."""
+        planned = debiasing.plans(search, target, search.method.network, remaining)
+        return debiasing.carried_out(self.subject, search, planned, self._run(n, seed, None))
 
-        `references` are those of `Study.references`. See `scoring.score` for the names.
+    def _run(self, n: int, seed: int | None, prompts: Sequence[Prompt] | None) -> debiasing.Run:
+        seed = self.seeds.report if seed is None else seed
+        before = self.draw(n=n, seed=seed, prompts=prompts)
+        return debiasing.Run(before, seed, self.settings.steps, prompts)
+
+    @cached_property
+    def many(self) -> Outcome:
+        """What the evaluators say of the recorded images."""
+        return self.judge(self.recording().images)
+
+    def scale(
+        self, attribute: str, before: Outcome, target: Sequence[float] | None = None
+    ) -> Scale:
+        """What sets of the images `before` are measured by, which shall be fair in an attribute.
+
+        They are measured against equal shares, or others. Distances are taken to images of the
+        data, as they are and with the attribute balanced, if the subject has data.
         """
-        return scoring.score(
+        known = self.attribute(attribute)
+        classes = before.scored[attribute].argmax(-1)
+        strata = Strata.of(classes, self.base[attribute], self.counted, before.prompt)
+        references = self.references(attribute, len(classes)) if self.subject.world else {}
+        return Scale(
             self.subject,
-            before,
-            after,
             str(attribute),
-            self.attribute(attribute).uniform,
+            known.uniform if target is None else target,
+            before,
+            strata,
             references,
-            self.seeds.main,
+            self.many,
         )
-
-    def matched(
-        self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
-    ) -> tuple[Estimate, Estimate]:
-        """CLIP-I and leak when only so many images take the edit that FD comes down to `level`.
-
-        Both are nan if FD stays above the level even when all images take it.
-        """
-        return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: str, n: int) -> dict[str, Tensor]:
         """Features of images of the data, as they are and with an attribute balanced.

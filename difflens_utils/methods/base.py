@@ -49,6 +49,13 @@ class Method:
     """Whether it changes the network itself, with one strength for all prompts."""
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Settings that it was made with and that differ from the study's."""
+    variants: Sequence[Method] = field(default=(), repr=False)
+    """Other ways to take its edits, such as the symmetric step; a plan may mix all of them."""
+
+    @property
+    def ways(self) -> tuple[Method, ...]:
+        """The method and its variants."""
+        return (self, *self.variants)
 
     @property
     def key(self) -> str:
@@ -101,7 +108,29 @@ def of_length(direction: Tensor, like: Tensor) -> Tensor:
 
 def symmetric(method: Method, name: str = "symmetric step") -> Method:
     """The same edits in the symmetric step, in which both halves of Eq. 11 feel them."""
-    return replace(method, name=name, asymmetric=False)
+    return replace(method, name=name, asymmetric=False, variants=())
+
+
+def late(method: Method, steps: int, share: float = 0.5, name: str = "late half") -> Method:
+    """The same edits at the cleanest `share` of the `steps` only, as much stronger."""
+    first = steps - max(1, round(share * steps))
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.only(method.towards(c, strength), range(first, steps))
+
+    grid = [strength * steps / (steps - first) for strength in method.grid]
+    return replace(method, name=name, towards=towards, grid=grid, variants=())
+
+
+def in_all_ways(method: Method, steps: int) -> Method:
+    """The method with the ways in which its edits may be taken beside its own.
+
+    They are those with the symmetric step, and those at the cleaner half of the steps only, which
+    Asyrp calls t_edit. A method that moves whole sets, or the network, has its own alone.
+    """
+    if method.whole or method.network:
+        return method
+    return replace(method, variants=(symmetric(method), late(method, steps)))
 
 
 def cleanest(method: Method, steps: int, name: str = "cleanest fifth") -> Method:
