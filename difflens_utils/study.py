@@ -456,16 +456,22 @@ class Study:
         return self.judge(self.recording().images)
 
     def scale(
-        self, attribute: str, before: Outcome, target: Sequence[float] | None = None
+        self,
+        attribute: str,
+        before: Outcome,
+        target: Sequence[float] | None = None,
+        of: Search | None = None,
     ) -> Scale:
         """What sets of the images `before` are measured by, which shall be fair in an attribute.
 
-        They are measured against equal shares, or others. Distances are taken to images of the
-        data, as they are and with the attribute balanced, if the subject has data.
+        They are measured against equal shares, or against a `target`. The classes are as frequent
+        as in the recording, or as in the base `of` a search under other prompts. Distances are
+        taken to images of the data, as they are and balanced, if the subject has data.
         """
         known = self.attribute(attribute)
         classes = before.scored[attribute].argmax(-1)
-        strata = Strata.of(classes, self.base[attribute], self.counted, before.prompt)
+        base, counted = (of.base, of.counted) if of else (self.base[attribute], self.counted)
+        strata = Strata.of(classes, base, counted, before.prompt)
         references = self.references(attribute, len(classes)) if self.subject.world else {}
         return Scale(
             self.subject,
