@@ -96,13 +96,13 @@ def dictionary_methods(study: Study, attribute: str) -> list[Method]:
 
 def _random_decoder(study: Study, attribute: str) -> Method:
     """DiffLens with a k-SAE of random directions, which is trained once an edit is asked for."""
-    change = {"random_decoder": True}
 
     @cache
     def found() -> Method:
-        return difflens(study.features(**change), attribute)
+        return difflens(study.features(random_decoder=True), attribute)
 
-    return Method("random decoder", lambda c, b: found().towards(c, b), recipe=change)
+    recipe = {"random_decoder": True}
+    return Method("random decoder", lambda c, b: found().towards(c, b), recipe=recipe)
 
 
 def _most_active(means: Tensor, n: int) -> list[Tensor]:
