@@ -21,6 +21,7 @@ from tiny_studies import NAMES, Tiny
 import difflens_utils as dl
 from difflens_utils import debiasing, evaluators, metrics, sampling
 from difflens_utils.methods import finetuning, latent_direction, latent_editing
+from difflens_utils.metrics.estimates import resampled
 from difflens_utils.pages import PAGES, results, scorecard
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import pipelines, registry
@@ -185,6 +186,7 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
     )
     for function in (metrics.bootstrap, metrics.bootstrap_means):
         patch.setitem(function.__kwdefaults__, "n_boot", 50)
+    patch.setattr(resampled, "__defaults__", (50, 0))  # n_boot, seed
     study = STUDIES[name].make()
     folder = tiny_studies.write(study, root / "model")
 
