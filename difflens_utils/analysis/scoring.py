@@ -32,12 +32,8 @@ STEPS_OF_THE_WAY = 200  # places along a way at which FD is taken
 
 
 def unrelated(subject: Subject, attribute: str) -> list[str]:
-    """The factors that an edit of an attribute should leave alone.
-
-    They are neither the attribute nor, where the causes are known, its effects.
-    """
-    caused = set(subject.world.effects(attribute)) if subject.world else set()
-    return [f for f in subject.factors if f != attribute and f not in caused]
+    """The factors that an edit of an attribute should leave alone, see `Subject.unrelated`."""
+    return subject.unrelated(attribute)
 
 
 @dataclass(frozen=True)

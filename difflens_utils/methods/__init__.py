@@ -48,14 +48,21 @@ METHODS = (
     "dictionary",
     "dense",
 )
-CONTROLS = ("mean difference", "h-classifier direction", "random features")
+CONTROLS = (
+    "mean difference",
+    "regression direction",
+    "h-classifier direction",
+    "random features",
+)
 ORDER = (  # of the rows of Tables 1 and 2; the controls stand last
     "latent editing",
     "H-Distribution",
     "Act@L",
     "latent direction",
     "finetuning",
+    "DiffLens, published",
     "DiffLens",
+    "DiffLens, best",
     *CONTROLS,
 )
 

@@ -34,10 +34,8 @@ from tqdm.auto import tqdm
 
 from .. import sampling
 from ..ksae import Dictionary, map_to_vectors, vectors_to_map
-from ..runtime import artifacts
-from ..runtime.errors import all_positive
-from ..runtime.precision import halved, planar
-from ..sampling import Moment, Schedule
+from ..runtime.precision import planar
+from ..sampling import Moment
 from ..sampling.sampler import Noise, image_seeds
 from ..sampling.schedule import ddim_step
 from ..subjects.pipelines import Subject

@@ -363,6 +363,14 @@ class Subject:
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
 
+    def unrelated(self, attribute: str) -> list[str]:
+        """The factors that an edit of an attribute should leave alone.
+
+        They are neither the attribute nor, where the causes are known, its effects.
+        """
+        caused = set(self.world.effects(attribute)) if self.world else set()
+        return [f for f in self.factors if f != attribute and f not in caused]
+
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
         """Returns what determines the images, and the parts of the subject that a stage `reads`.
 
