@@ -29,7 +29,9 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
+    evaluators,
     features,
+    ksae,
     methods,
     outcome,
     probes,
@@ -156,6 +158,20 @@ class Study:
         s = self.settings
         return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
+    def balanced(self, attribute: str, each: int, most: int = 12_000) -> Recording:
+        """A recording with up to `each` images of every class, as the labeller sees them.
+
+        They are the first of `most` unedited images, of seeds that serve nothing else.
+        """
+        s, seed = self.settings, self.seeds.balanced_classes
+        prompts = self.subject.prompts.learn
+        images = outcome.draw(self.subject, None, most, seed, s.steps, prompts=prompts)
+        seen = evaluators.read(self.subject.labeller, images.to(self.subject.device))
+        labels = seen[attribute].argmax(-1)
+        classes = range(len(self.subject.classes(attribute)))
+        rows = torch.cat([(labels == c).nonzero().flatten()[:each] for c in classes])
+        return recording.record(self.subject, most, seed, s.steps, prompts, rows=rows.sort().values)
+
     def ksae(self, **changes: Any) -> KSAE:
         """The k-SAE of all timesteps.
 
@@ -278,6 +294,23 @@ class Study:
         trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
         aim = attribution.Aim(str(attribute), target)
         return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
+
+    def responses(
+        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+    ) -> attribution.Responses:
+        """`measured`, with what else each of the `chosen` latents does to the picture."""
+        s = self.settings
+        at = features.deciding_steps(s.steps)
+        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
+        aim = attribution.Aim(str(attribute), target)
+        moves = list(zip(chosen.tolist(), unit.unbind(-1), strict=True))
+        return attribution.responses(self.subject, sae, aim, moves, trial)
+
+    @cached_property
+    def density(self) -> Tensor:
+        """The share of recorded vectors on which each latent of the k-SAE fires: (D,)."""
+        rec, steps = self.recording("learn"), range(self.settings.steps)
+        return ksae.density(self.ksae(), (rec.vectors(step, slice(0, 256)) for step in steps))
 
     def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.
