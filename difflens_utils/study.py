@@ -42,7 +42,7 @@ from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
-from .attribution import Attribution, Effect
+from .attribution import Attribution, Effect, Responses
 from .debiasing import Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
@@ -161,16 +161,22 @@ class Study:
     def balanced(self, attribute: str, each: int, most: int = 12_000) -> Recording:
         """A recording with up to `each` images of every class, as the labeller sees them.
 
-        They are the first of `most` unedited images, of seeds that serve nothing else.
+        They are the first of unedited images of seeds that serve nothing else: of as many as the
+        rarest class needs, by its share of the recording, and at `most` so many.
         """
         s, seed = self.settings, self.seeds.balanced_classes
         prompts = self.subject.prompts.learn
-        images = outcome.draw(self.subject, None, most, seed, s.steps, prompts=prompts)
+        counts = self.labels("learn")[attribute].bincount()
+        least = int(counts[counts > 0].min())
+        number = min(most, int(1.2 * each * s.n_images / least) + 1)
+        images = outcome.draw(self.subject, None, number, seed, s.steps, prompts=prompts)
         seen = evaluators.read(self.subject.labeller, images.to(self.subject.device))
         labels = seen[attribute].argmax(-1)
         classes = range(len(self.subject.classes(attribute)))
         rows = torch.cat([(labels == c).nonzero().flatten()[:each] for c in classes])
-        return recording.record(self.subject, most, seed, s.steps, prompts, rows=rows.sort().values)
+        return recording.record(
+            self.subject, number, seed, s.steps, prompts, rows=rows.sort().values
+        )
 
     def ksae(self, **changes: Any) -> KSAE:
         """The k-SAE of all timesteps.
@@ -297,7 +303,7 @@ class Study:
 
     def responses(
         self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
-    ) -> attribution.Responses:
+    ) -> Responses:
         """`measured`, with what else each of the `chosen` latents does to the picture."""
         s = self.settings
         at = features.deciding_steps(s.steps)
