@@ -60,6 +60,29 @@ class Fit:
 
         return metrics.bootstrap(balanced, self.correct[step], self.labels, n_boot=300)
 
+    def gain(self) -> Estimate:
+        """How many more held-out images are read right than by naming their commonest class.
+
+        The share that is read right, on average over the later half of the steps, minus the share
+        of the commonest class. `metrics.NOTHING` for one class.
+        """
+        if len(self.labels.unique()) < 2:
+            return metrics.NOTHING
+        late = self.correct[len(self.correct) // 2 :].double().mean(0)  # (n_test,)
+        commonest = self.labels == self.labels.bincount().argmax()
+        return metrics.mean(late - commonest.double())
+
+    def slope(self) -> Estimate:
+        """How many more held-out images are read right in the later half of the steps.
+
+        That is, than in the earlier half. `metrics.NOTHING` for one class, and for one step.
+        """
+        half = len(self.correct) // 2
+        if half == 0 or len(self.labels.unique()) < 2:
+            return metrics.NOTHING
+        right = self.correct.double()
+        return metrics.mean(right[half:].mean(0) - right[:half].mean(0))
+
 
 @dataclass(frozen=True)
 class Training:
