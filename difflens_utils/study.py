@@ -178,21 +178,23 @@ class Study:
             self.subject, number, seed, s.steps, prompts, rows=rows.sort().values
         )
 
-    def ksae(self, **changes: Any) -> KSAE:
-        """The k-SAE of all timesteps.
+    def ksae(self, step: int | None = None, **changes: Any) -> KSAE:
+        """The k-SAE of all timesteps, or one that is trained on a single sampling step alone.
 
         `changes` of the settings in TRAINING, or of other options of `KSAEConfig`, make another;
-        ValueError for anything else.
+        ValueError for anything else, and for a step that there is not.
         """
-        return self._trained(changes)[0]
+        return self._trained(changes, step)[0]
 
-    def history(self, **changes: Any) -> History:
-        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
-        return self._trained(changes)[1]
+    def history(self, step: int | None = None, **changes: Any) -> History:
+        """The curves of the training of the k-SAE that `ksae` gives for the same arguments."""
+        return self._trained(changes, step)[1]
 
-    def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+    def _trained(self, changes: Mapping[str, Any], step: int | None) -> tuple[KSAE, History]:
         s, options = self._changed(changes, TRAINING)
         rec = self.recording("learn")
+        if step is not None:
+            rec = rec.only(step)
         config = KSAEConfig(
             width=rec.width,
             latents=s.latents,
