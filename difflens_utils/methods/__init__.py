@@ -46,6 +46,7 @@ METHODS = (
     "latent_direction",
     "finetuning",
     "dictionary",
+    "best",
     "dense",
 )
 CONTROLS = (
