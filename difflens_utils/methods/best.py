@@ -73,11 +73,12 @@ def rows(study: Study, attribute: str) -> list[Method]:
 def best(
     study: Study,
     attribute: str,
-    made_of: Ingredients = INGREDIENTS,
+    made_of: Ingredients | None = None,
     name: str = "DiffLens, best",
 ) -> Method:
     """DiffLens with some ingredients, towards every class of an attribute."""
     classes = range(len(study.attribute(attribute).classes))
+    made_of = made_of or INGREDIENTS
     kitchen = _Kitchen(study, str(attribute), made_of)
     parts = [kitchen.part(c) for c in classes]
     sae = study.ksae()

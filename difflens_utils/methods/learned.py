@@ -140,6 +140,7 @@ def learn(subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe =
 
     Raises ValueError for sizes <= 0.
     """
+    recipe = recipe or RECIPE
     all_positive(n=recipe.n, rounds=recipe.rounds, batch=recipe.batch, steps=steps)
     return _learn(subject, moves, aim, steps, recipe)["numbers"]
 
