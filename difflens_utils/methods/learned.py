@@ -135,7 +135,9 @@ class Recipe:
 RECIPE = Recipe()
 
 
-def learn(subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe = RECIPE) -> Tensor:
+def learn(
+    subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe | None = None
+) -> Tensor:
     """The numbers of every step towards a class: (T, ...); from the store.
 
     Raises ValueError for sizes <= 0.
