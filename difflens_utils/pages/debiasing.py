@@ -487,8 +487,7 @@ class Debiasing(Page):
 
 def _colour(name: str) -> str:
     """The colour of a method. A method that is not in the tables is grey."""
-    known = dict(zip(methods.ORDER, figures.PALETTE, strict=True))
-    return known.get(name, figures.GREY)
+    return figures.OF_METHODS.get(name, figures.GREY)
 
 
 def _dashes(name: str) -> str:
