@@ -518,7 +518,7 @@ def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: R
     for number, plan_ in enumerate(planned):
         rows = run.rows(number, planned)
         for place, arm in enumerate(used):
-            weight[rows, place] = plan_.weights[arm]
+            weight[rows.numpy(), place] = plan_.weights[arm]
             if plan_.weights[arm] > 0 and found.arms[arm].target != UNEDITED:
                 images[place][rows] = _edited(subject, found, found.arms[arm], rows, run)
     judged = [
