@@ -10,16 +10,18 @@ a line of its own (`name.module`).
 
     runtime/
     settings, metrics/, subjects/
-    sampling/, ksae/, pages.descriptions, pages.results
+    sampling/, ksae/, pages.descriptions, pages.rules
+    pages.results
     evaluators/, pages.figures
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
     probes, outcome, ksae.stored, pages.scorecard, pages.sizes
-    attribution, edits, analysis.scoring
+    attribution, edits
     features
     methods/
     debiasing
+    analysis.scoring
     pages/
     study
 """

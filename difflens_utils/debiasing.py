@@ -372,40 +372,64 @@ def clear(arm: Arm, plain: Arm) -> bool:
 
 
 def plan(
-    arms: Sequence[Arm], base: ArrayLike, target: Sequence[float], remaining: float | None = None
+    arms: Sequence[Arm],
+    base: ArrayLike,
+    target: Sequence[float],
+    remaining: float | None = None,
+    equal: bool = False,
 ) -> Plan:
     """The mixture of arms that takes the shares `base` nearest to `target` at the least loss.
 
     The loss is that of CLIP-I. With `remaining`, a share of the unedited FD, it is the cheapest
     mixture that comes so near. The first arm is the unedited one; arms that are not `clear` are
-    left out. An arm that takes the distribution is the only one of its plan, or is mixed with the
-    unedited images alone where a share of the FD remains.
+    left out. Of arms that take the distribution only one is taken, and of arms that are asked for
+    equally often (`equal`) those of one strength; where a share of the FD remains, unedited images
+    are mixed in.
     """
     usable = [i for i, arm in enumerate(arms) if clear(arm, arms[0])]
-    shares = np.stack([arms[i].shares(base) for i in usable])
-    costs = np.array([1 - arms[i].similar.value for i in usable])
-    alone = any(arm.target == EVERY for arm in arms)
+    options = _options([arms[i] for i in usable], equal)  # (M, usable)
+    shares = np.tensordot(options, np.stack([arms[i].shares(base) for i in usable]), 1)
+    costs = options @ np.array([1 - arms[i].similar.value for i in usable])
+    alone = equal or any(arm.target == EVERY for arm in arms)
     if remaining is None:
         found = (planning.single if alone else planning.mixture)(shares, costs, target)
     else:
         distance = remaining * _distance(shares[0], target)
         found = (_alone if alone else planning.within)(shares, costs, target, distance)
     weights = np.zeros(len(arms))
-    weights[usable] = found.weights
+    weights[usable] = found.weights @ options
     return found._replace(weights=weights)
 
 
+def _options(arms: Sequence[Arm], equal: bool) -> Array:
+    """What a plan chooses among, as weights of arms: (M, arms), the unedited arm first.
+
+    They are the arms themselves, or, where classes are asked for equally often, the arms of one
+    strength that every class has.
+    """
+    if not equal:
+        return np.eye(len(arms))
+    classes = {arm.target for arm in arms[1:]}
+    options = [np.eye(len(arms))[0]]
+    for key in dict.fromkeys((arm.way, arm.strength) for arm in arms[1:]):
+        same = np.array([(arm.way, arm.strength) == key for arm in arms], dtype=float)
+        same[0] = 0
+        if same.sum() == len(classes):
+            options.append(same / same.sum())
+    return np.stack(options)
+
+
 def _alone(shares: Array, costs: Array, target: Sequence[float], distance: float) -> Plan:
-    """The cheapest plan of one arm and no edit that comes within a distance, else the nearest."""
-    found = []
+    """The cheapest plan of one option and no edit that comes within a distance, or the nearest."""
+    found = [planning.single(shares[:1], costs[:1], target)]
     for m in range(1, len(shares)):
-        pair = planning.within(shares[[0, m]], costs[[0, m]], target, distance)
-        weights = np.zeros(len(shares))
-        weights[[0, m]] = pair.weights
-        found.append(pair._replace(weights=weights))
-    missed = [max(_distance(p.expected, target) - 1.001 * distance, 0) for p in found]
-    order = sorted(range(len(found)), key=lambda i: (missed[i], found[i].cost))
-    return found[order[0]] if order else planning.single(shares, costs, target)
+        found.append(planning.within(shares[[0, m]], costs[[0, m]], target, distance))
+    missed = [max(_distance(p.expected, target) - 1.001 * distance, 0.0) for p in found]
+    best = min(range(len(found)), key=lambda m: (missed[m], found[m].cost))
+    weights = np.zeros(len(shares))
+    weights[0] = found[best].weights[0]
+    weights[best] += found[best].weights[1:].sum()
+    return found[best]._replace(weights=weights)
 
 
 def _distance(shares: Array, target: Sequence[float]) -> float:
@@ -420,10 +444,11 @@ def plans(
     remaining: float | None = None,
 ) -> list[Plan]:
     """One `plan` per prompt; or one for all of them `together`."""
+    equal = found.method.equal
     if together:
-        return [plan(found.arms, found.base, target, remaining)]
+        return [plan(found.arms, found.base, target, remaining, equal)]
     return [
-        plan([arm.under(g) for arm in found.arms], row[None], target, remaining)
+        plan([arm.under(g) for arm in found.arms], row[None], target, remaining, equal)
         for g, row in enumerate(found.base)
     ]
 
@@ -531,7 +556,7 @@ def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: R
     for number, plan_ in enumerate(planned):
         rows = run.rows(number, planned)
         for place, arm in enumerate(used):
-            weight[rows, place] = plan_.weights[arm]
+            weight[rows.numpy(), place] = plan_.weights[arm]
             if plan_.weights[arm] > 0 and found.arms[arm].target != UNEDITED:
                 images[place][rows] = _edited(subject, found, found.arms[arm], rows, run)
     judged = [

@@ -66,6 +66,67 @@ def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:
     return means[target] - torch.einsum("c,c...->...", weight, means[others])
 
 
+def partial_weights(labels: Tensor, classes: int, others: Sequence[Tensor]) -> Tensor:
+    """Weights of images with which a sum becomes a class difference at equal other factors.
+
+    (n, classes): the least-squares coefficient of each class less the mean of the others', in a
+    linear model of the classes and of `others`, labels (n,) of factors each. So a class is not
+    credited with what merely comes with it. A class without images has weights of zero.
+    """
+    columns = [one_hot(labels, classes), *(one_hot(y)[:, 1:] for y in others)]
+    design = torch.cat(columns, 1).double()
+    inverse = torch.linalg.pinv(design.T @ design, hermitian=True)
+    counts = labels.bincount(minlength=classes)
+    contrasts = torch.zeros(len(inverse), classes, dtype=torch.float64)
+    for c in range(classes):
+        rest = [other for other in range(classes) if other != c and counts[other] > 0]
+        if rest and counts[c] > 0:
+            contrasts[c, c] = 1.0
+            contrasts[rest, c] = -counts[rest].double() / counts[rest].sum()
+    return (design @ inverse @ contrasts).float()
+
+
+def adjusted(subject: Subject, rec: Recording, attribute: str) -> Tensor:
+    """`partial_weights` of recorded images (n, classes), at equal factors that are unrelated."""
+    seen = labelled(subject, rec)
+    others = [seen[factor] for factor in subject.unrelated(attribute)]
+    return partial_weights(seen[attribute], len(subject.classes(attribute)), others)
+
+
+@artifacts.stored("differences")
+def differences(rec: Recording, sae: Dictionary, weights: Tensor) -> dict[str, Tensor]:
+    """Weighted sums of latents over recorded images, and the variance of their noise.
+
+    `weights` (n, K) to {"mean": (K, T, P, D), "variance": (K, T, P, D)}; from the store. The
+    variance is that of White (1980): the sum of w_i^2 s_i^2, since most latents are silent.
+    """
+    means, variances = [], []
+    chunks = [slice(i, i + 256) for i in range(0, len(rec), 256)]
+    for step in range(rec.h.shape[1]):
+        mean = variance = torch.zeros(())
+        for chunk in chunks:
+            s = sae.latents(ksae.map_to_vectors(rec.at(step, chunk)))  # (b, P, D)
+            w = weights[chunk]
+            mean = mean + torch.einsum("bk,bpd->kpd", w, s)
+            variance = variance + torch.einsum("bk,bpd->kpd", w.square(), s.square())
+        means.append(mean)
+        variances.append(variance)
+    return {"mean": torch.stack(means, 1), "variance": torch.stack(variances, 1)}
+
+
+def shrunken(mean: Tensor, variance: Tensor) -> Tensor:
+    """Differences (T, P, D), each drawn towards its mean over positions as far as it is noise.
+
+    The share that stays is that of the spread over positions which the noise does not explain
+    (empirical Bayes; Efron and Morris, 1973).
+    """
+    centre = mean.mean(1, keepdim=True)
+    spread = (mean - centre).square().mean(1, keepdim=True)
+    noise = variance.mean(1, keepdim=True)
+    stays = (1 - noise / spread.clamp_min(1e-12)).clamp(0, 1)
+    return centre + stays * (mean - centre)
+
+
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
     """The mean h of the images `inside` (n,) a class minus that of all others: (T, *h).
 

@@ -75,6 +75,8 @@ class Seeds(NamedTuple):
     """Images on which latents are attributed."""
     measured: int = 20
     """Images on which single features are measured."""
+    balanced_classes: int = 40
+    """Images of which as many of every class are recorded."""
     pairs: int = 30
     """Pairs of renders whose h is exchanged (notebook 03)."""
     of_class: int = 70

@@ -29,7 +29,9 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
+    evaluators,
     features,
+    ksae,
     methods,
     outcome,
     probes,
@@ -40,7 +42,7 @@ from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
-from .attribution import Attribution, Effect
+from .attribution import Attribution, Effect, Responses
 from .debiasing import Compared, Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
@@ -156,21 +158,43 @@ class Study:
         s = self.settings
         return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
-    def ksae(self, **changes: Any) -> KSAE:
-        """The k-SAE of all timesteps.
+    def balanced(self, attribute: str, each: int, most: int = 12_000) -> Recording:
+        """A recording with up to `each` images of every class, as the labeller sees them.
+
+        They are the first of unedited images of seeds that serve nothing else: of as many as the
+        rarest class needs, by its share of the recording, and at `most` so many.
+        """
+        s, seed = self.settings, self.seeds.balanced_classes
+        prompts = self.subject.prompts.learn
+        counts = self.labels("learn")[attribute].bincount()
+        least = int(counts[counts > 0].min())
+        number = min(most, int(1.2 * each * s.n_images / least) + 1)
+        images = outcome.draw(self.subject, None, number, seed, s.steps, prompts=prompts)
+        seen = evaluators.read(self.subject.labeller, images.to(self.subject.device))
+        labels = seen[attribute].argmax(-1)
+        classes = range(len(self.subject.classes(attribute)))
+        rows = torch.cat([(labels == c).nonzero().flatten()[:each] for c in classes])
+        return recording.record(
+            self.subject, number, seed, s.steps, prompts, rows=rows.sort().values
+        )
+
+    def ksae(self, step: int | None = None, **changes: Any) -> KSAE:
+        """The k-SAE of all timesteps, or one that is trained on a single sampling step alone.
 
         `changes` of the settings in TRAINING, or of other options of `KSAEConfig`, make another;
-        ValueError for anything else.
+        ValueError for anything else, and for a step that there is not.
         """
-        return self._trained(changes)[0]
+        return self._trained(changes, step)[0]
 
-    def history(self, **changes: Any) -> History:
-        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
-        return self._trained(changes)[1]
+    def history(self, step: int | None = None, **changes: Any) -> History:
+        """The curves of the training of the k-SAE that `ksae` gives for the same arguments."""
+        return self._trained(changes, step)[1]
 
-    def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+    def _trained(self, changes: Mapping[str, Any], step: int | None) -> tuple[KSAE, History]:
         s, options = self._changed(changes, TRAINING)
         rec = self.recording("learn")
+        if step is not None:
+            rec = rec.only(step)
         config = KSAEConfig(
             width=rec.width,
             latents=s.latents,
@@ -278,6 +302,23 @@ class Study:
         trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
         aim = attribution.Aim(str(attribute), target)
         return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
+
+    def responses(
+        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+    ) -> Responses:
+        """`measured`, with what else each of the `chosen` latents does to the picture."""
+        s = self.settings
+        at = features.deciding_steps(s.steps)
+        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
+        aim = attribution.Aim(str(attribute), target)
+        moves = list(zip(chosen.tolist(), unit.unbind(-1), strict=True))
+        return attribution.responses(self.subject, sae, aim, moves, trial)
+
+    @cached_property
+    def density(self) -> Tensor:
+        """The share of recorded vectors on which each latent of the k-SAE fires: (D,)."""
+        rec, steps = self.recording("learn"), range(self.settings.steps)
+        return ksae.density(self.ksae(), (rec.vectors(step, slice(0, 256)) for step in steps))
 
     def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.

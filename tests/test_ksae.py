@@ -437,6 +437,24 @@ def test_fvu_per_group_against_both_means():
     assert ours.all == pytest.approx(fvu(ksae, [every.float()]), rel=1e-6)
 
 
+def test_fvu_over_images_resamples_whole_images():
+    ksae = scrambled()
+    x = vectors(7 * 5, 12).view(7, 5, 12)
+    ours = dictionaries.fvu_over_images(ksae, x)
+    wide, found = x.double().numpy(), oracle(ksae, x.view(-1, 12))[1].reshape(7, 5, 12)
+
+    def share(chosen: np.ndarray) -> float:
+        own = wide[chosen].reshape(-1, 12)
+        lost = ((own - found[chosen].reshape(-1, 12)) ** 2).sum()
+        return lost / ((own - own.mean(0)) ** 2).sum()
+
+    assert ours.value == pytest.approx(share(np.arange(7)), rel=1e-5) and ours.n == 7
+    assert ours.value == pytest.approx(fvu(ksae, [x]), rel=1e-6)
+    rng = np.random.default_rng(0)
+    drawn = np.array([share(rng.integers(7, size=7)) for _ in range(1000)])
+    assert ours.draws == pytest.approx(drawn - drawn.mean() + ours.value, rel=1e-5)
+
+
 def test_density_l0_dead_and_cosines():
     ksae, x = scrambled(), vectors(400, 12)
     ksae.b_enc[:8] = -1e6  # eight latents that can never fire

@@ -147,6 +147,33 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
     ]
 
 
+def test_a_ksae_of_one_step_is_trained_on_that_step_alone(
+    small: Study, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recording] = []
+
+    def train(rec: Recording, config: KSAEConfig) -> tuple[object, str]:
+        seen.append(rec)
+        assert config.steps == 1
+        return tiny.ksae(), "history"
+
+    monkeypatch.setattr("difflens_utils.ksae.stored.train", train)
+    small.ksae(train_steps=1)
+    small.ksae(step=1, train_steps=1)
+    assert small.history(step=0, train_steps=1) == "history"
+    whole = small.recording("learn")
+    assert [rec.timesteps for rec in seen] == [
+        whole.timesteps,
+        whole.timesteps[1:],
+        whole.timesteps[:1],
+    ]
+    assert torch.equal(seen[1].at(0), whole.at(1))
+    with pytest.raises(ValueError, match="^step must be between 0 and 1, got 2"):
+        small.ksae(step=2)
+    with pytest.raises(ValueError, match="^change must be one of "):
+        small.features(step=1)
+
+
 @pytest.mark.parametrize("make", ["ksae", "history", "features"])
 def test_an_unknown_change_is_refused_in_one_line(
     small: Study, trained: list[KSAEConfig], make: str

@@ -26,6 +26,7 @@ from ..ksae import Dictionary
 from ..sampling import Edit
 
 # Strengths that searches try. 1 is one difference between the class and the others.
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # beta - 1, where latents are scaled
 SPARSE = (0.5, 1.0, 2.0, 3.0, 4.0)
 DENSE = (0.125, 0.25, 0.5, 1.0, 1.5)
 GUIDED = (125.0, 250.0, 500.0, 1e3, 2e3, 4e3, 8e3, 1.6e4)
@@ -47,6 +48,8 @@ class Method:
     """Whether it aims at a distribution and moves a whole set of images towards it."""
     network: bool = False
     """Whether it changes the network itself, with one strength for all prompts."""
+    equal: bool = False
+    """Whether it asks for every class equally often, at one strength, as the paper does."""
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Settings that it was made with and that differ from the study's."""
     variants: Sequence[Method] = field(default=(), repr=False)

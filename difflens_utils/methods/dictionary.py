@@ -23,16 +23,38 @@ from .. import attribution, edits, features
 from ..features import BiasFeatures
 from ..ksae import Neurons
 from ..sampling import Edit
-from .base import Method, shifted
+from .base import SCALES, Method, shifted
 
 if TYPE_CHECKING:
     from ..study import Study
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """Act@L (the paper's *Activation*), DiffLens, and random features as its control."""
+    """Act@L (the paper's *Activation*), DiffLens twice, and random features as its control.
+
+    DiffLens as published comes before that of this book.
+    """
     by_name = {method.name: method for method in dictionary_methods(study, attribute)}
-    return [by_name[name] for name in ("Act@L", "DiffLens", "random features")]
+    by_name["DiffLens, published"] = published(study, attribute)
+    names = ("Act@L", "DiffLens, published", "DiffLens", "random features")
+    return [by_name[name] for name in names]
+
+
+def published(study: Study, attribute: str, n: int = 30) -> Method:
+    """DiffLens as it was published: every choice is the paper's.
+
+    The latents of a class are the `n` with the largest integrated gradients from zero of the
+    h-classifier's probability (Eq. 6). They are scaled, s_j <- (1 + strength) s_j (Eq. 7), in the
+    asymmetric step (Eq. 11). Every class is asked for equally often, at one strength (Appendix B).
+    """
+    scores = study.through_head(attribute).scores  # (classes, D)
+    chosen = [attribution.select(row, n) for row in scores]
+    sae = study.ksae()
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.steer(sae, chosen[c], 1 + strength) if len(chosen[c]) else edits.identity()
+
+    return Method("DiffLens, published", towards, SCALES, equal=True)
 
 
 def difflens(found: BiasFeatures, attribute: str, name: str = "DiffLens") -> Method:

@@ -1,29 +1,28 @@
 """Gains that are learned: by how much each of a few features is moved at every step.
 
 The edit stays what it is in DiffLens: N named latents of a class are moved along their class
-differences, s_j <- s_j + b_tj u_j. Only the gains b (T, N) are learned, along edited trajectories,
-by what they do to the predicted clean image:
+differences, s_j <- s_j + b_tj u_j. Only the gains b (T, N) are learned, by what they do to the
+predicted clean image P~_t beside that of the unedited image, P_t:
 
-    loss = hinge of the labeller's class + KEEP (1 - CLIP-I to the unedited image)
-           + LEAK (change of the labeller's view of the factors that should stay)
+    loss = hinge of the class's lead in the labeller's logits
+           + KEEP (1 - CLIP-I of P_t and P~_t) + LEAK (divergence of the factors that should stay)
 
-x_t is detached: each step learns what it does at once. The same loss can learn a dense change of h
-per step (T, *h), which is the control: it has hundreds of times the parameters.
+The images walk along edited trajectories, with the asymmetric step. x_t is detached, so each step
+learns what it does at once. `Dense` learns a change of h itself with the same loss, (T, *h): the
+control, which has hundreds of times the parameters and no names.
 
-Of two features that make the class, one changes the image more. Its gain is lowered:
+A gain of 2 moves neuron 0 by twice its class difference:
 
 >>> import torch
 >>> from difflens_utils.methods import learned
 >>> from difflens_utils.ksae import Neurons
 >>> moves = learned.Sparse(Neurons(2), torch.tensor([0, 1]), torch.ones(1, 1, 2))
->>> moved = moves.apply(torch.zeros(1, 2, 1, 1), torch.tensor([2.0, 0.5]), index=0)
->>> moved.flatten().tolist()
+>>> moves.apply(torch.zeros(1, 2, 1, 1), torch.tensor([2.0, 0.5]), index=0).flatten().tolist()
 [2.0, 0.5]
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,13 +32,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .. import sampling
+from ..attribution import Aim
 from ..ksae import Dictionary, map_to_vectors, vectors_to_map
 from ..runtime import artifacts
 from ..runtime.errors import all_positive
-from ..runtime.precision import halved, planar
+from ..runtime.precision import planar
 from ..sampling import Moment, Schedule
-from ..sampling.sampler import Noise, image_seeds
-from ..sampling.schedule import ddim_step
 from ..subjects.pipelines import Subject
 
 TEMPERATURE = 10.0  # the labeller's logits lie tens apart: undivided they would drown the rest
@@ -48,8 +46,12 @@ TEMPERATURE = 10.0  # the labeller's logits lie tens apart: undivided they would
 class Moves(Protocol):
     """A kind of edit with numbers that can be learned, some for each step."""
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of Adam, in the numbers' own scale."""
+
     def start(self, h: Tensor) -> Tensor:
-        """The numbers of one step before anything is learned."""
+        """The numbers of one step before anything is learned, for h (B, *h)."""
 
     def apply(self, h: Tensor, numbers: Tensor, index: int) -> Tensor:
         """h (B, *h) moved by the numbers of step `index`; differentiable in them."""
@@ -57,16 +59,15 @@ class Moves(Protocol):
     def project(self, numbers: Tensor) -> None:
         """Takes the numbers back, in place, to where they may be."""
 
-    rate: float  # of Adam, as a share of the numbers' own scale
-
 
 @dataclass(frozen=True)
 class Sparse:
-    """Gains (N,) >= 0 of latents that are moved along their class differences."""
+    """Gains (N,) >= 0 of features: of their class differences, or of the way to a level."""
 
     dictionary: Dictionary
     features: Tensor  # (N,)
-    unit: Tensor  # (T, P, N)
+    unit: Tensor  # (T, P, N) class differences, whose signs say which way a level is approached
+    level: Tensor | None = None  # (T, P, N) where images of the class are; None: add `unit`
     rate: float = 0.1
 
     def start(self, h: Tensor) -> Tensor:
@@ -76,9 +77,17 @@ class Sparse:
         model = self.dictionary.on_device(h.device)
         chosen = self.features.to(h.device)
         s = model.latents(map_to_vectors(h).float())[..., chosen]  # (B, P, N)
-        moved = (s + numbers * self.unit[index].to(s)).clamp_min(model.floor)
+        moved = (s + numbers * self._way(s, index)).clamp_min(model.floor)
         change = (moved - s) @ model.directions[chosen]
         return (h.float() + vectors_to_map(change, h.shape)).to(h.dtype)
+
+    def _way(self, s: Tensor, index: int) -> Tensor:
+        """What a gain of 1 adds to latents s (B, P, N)."""
+        unit = self.unit[index].to(s)
+        if self.level is None:
+            return unit.expand_as(s)
+        missing = self.level[index].to(s) - s
+        return torch.where(unit > 0, missing.clamp_min(0), missing.clamp_max(0))
 
     def project(self, numbers: Tensor) -> None:
         numbers.clamp_(min=0)
@@ -86,113 +95,146 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Dense:
-    """A change of h itself, (*h), which starts as a share of a direction (T, *h)."""
+    """A change of h, (*h), beside a direction (T, *h) from which learning starts.
+
+    It is given in standard deviations of the direction.
+    """
 
     direction: Tensor
-    rate: float = 0.02
+    rate: float = 0.2
 
     def start(self, h: Tensor) -> Tensor:
         return torch.zeros_like(h[0], dtype=torch.float32)
 
     def apply(self, h: Tensor, numbers: Tensor, index: int) -> Tensor:
-        spread = self.direction[index].std().to(h.device)
-        base = self.direction[index].to(h.device)
-        return (h.float() + base + 10 * spread * numbers).to(h.dtype)
+        direction = self.direction[index].to(h.device)
+        return (h.float() + direction + direction.std() * numbers).to(h.dtype)
 
     def project(self, numbers: Tensor) -> None:
-        pass
+        """Any number is allowed."""
+
+    def learned(self, numbers: Tensor) -> Tensor:
+        """The direction with what was learned (T, *h)."""
+        spread = self.direction.flatten(1).std(1).reshape(-1, *[1] * (self.direction.ndim - 1))
+        return self.direction + spread * numbers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How gains are learned."""
+    """How gains are learned: on as many images, seen as often, as those of latent editing."""
 
     n: int = 128  # generated images
-    rounds: int = 4  # how often each is seen
+    rounds: int = 6  # how often each is seen
     seed: int = 0
     batch: int = 32
     keep: float = 4.0
     leak: float = 1.0
-    margin: float = 10.0  # of the class's logit over the others', from which it counts as reached
+    lead: float = 10.0  # of the class's logit over the others', from which it counts as reached
 
 
 RECIPE = Recipe()
 
 
 def learn(
-    subject: Subject,
-    moves: Moves,
-    attribute: str,
-    target: int,
-    others: Sequence[str],
-    steps: int,
-    recipe: Recipe = RECIPE,
+    subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe | None = None
 ) -> Tensor:
-    """The numbers of every step towards one class: (T, ...). `others` are factors that should stay."""
-    s = sampling.trajectory(subject, steps)
-    learners: list[_Learner] = []
+    """The numbers of every step towards a class: (T, ...); from the store.
+
+    Raises ValueError for sizes <= 0.
+    """
+    recipe = recipe or RECIPE
+    all_positive(n=recipe.n, rounds=recipe.rounds, batch=recipe.batch, steps=steps)
+    return _learn(subject, moves, aim, steps, recipe)["numbers"]
+
+
+@artifacts.stored("gains", reads=("texts", "labeller", "clip"))
+def _learn(
+    subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe
+) -> dict[str, Tensor]:
+    lesson = _Lesson(subject, moves, aim, recipe, sampling.trajectory(subject, steps))
+    batches = torch.arange(recipe.n).split(recipe.batch) * recipe.rounds
     with planar(subject):
-        batches = torch.arange(recipe.n).split(recipe.batch) * recipe.rounds
-        for rows in tqdm(batches, desc=f"gains: {attribute} {target}", mininterval=5):
-            _walk(subject, s, rows, learners, moves, (attribute, target, tuple(others)), recipe)
-    return torch.stack([learner.numbers.detach().cpu() for learner in learners])
+        for rows in tqdm(batches, desc=f"gains: {aim.attribute} {aim.target}", mininterval=5):
+            lesson.take(rows)
+    return {"numbers": torch.stack([learner.numbers.detach().cpu() for learner in lesson.learners])}
 
 
 class _Learner:
+    """The numbers of one step, and their optimizer."""
+
     def __init__(self, moves: Moves, h: Tensor) -> None:
         self.numbers = moves.start(h).requires_grad_(True)
         self.optimizer = torch.optim.Adam([self.numbers], lr=moves.rate)
 
 
-def _walk(subject, s, rows, learners, moves, aim, recipe) -> None:
-    seeds = image_seeds(int(rows.max()) + 1, recipe.seed)
-    prompts = subject.texts()
-    texts = [prompts[i % len(prompts)] for i in rows.tolist()]
-    x = Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
-    plain_x = x
-    for index in range(len(s)):
-        with torch.no_grad():
-            original = Moment(subject, plain_x, texts, s, index)
-            before = original.clean(original.predict())
-            moment = Moment(subject, x, texts, s, index)
-            direction = moment.clean(moment.predict()) if index else before
-        if len(learners) == index:
-            h = sampling.activation(subject, x, moment.timestep, texts)
-            learners.append(_Learner(moves, h))
-        learner = learners[index]
-        with torch.enable_grad():
-            numbers = learner.numbers
+class _Lesson:
+    """Walks batches along edited trajectories, and learns at every step."""
 
-            def function(h: Tensor, _call: int) -> Tensor:
-                return moves.apply(h, numbers, index)
+    def __init__(
+        self, subject: Subject, moves: Moves, aim: Aim, recipe: Recipe, schedule: Schedule
+    ) -> None:
+        self.subject, self.moves, self.aim = subject, moves, aim
+        self.recipe, self.schedule = recipe, schedule
+        self.others = subject.unrelated(aim.attribute)
+        self.learners: list[_Learner] = []
 
-            with moment.editing(function):
-                clean = moment.clean(moment.predict())
-            loss = _loss(subject, clean, before, aim, recipe)
-            learner.optimizer.zero_grad()
-            loss.backward()
+    def take(self, rows: Tensor) -> None:
+        """One batch, the images `rows` (B,), from noise to image."""
+        x = torch.empty(0)
+        for original, before in sampling.unedited(
+            self.subject, rows, self.recipe.seed, self.schedule
+        ):
+            if original.index == 0:
+                x = original.x
+            moment = Moment(self.subject, x, original.texts, self.schedule, original.index)
+            with torch.no_grad():
+                direction = moment.clean(moment.predict())
+            edited = self._step(moment, before)
+            x = sampling.ddim_step(x, edited, direction, self.schedule, original.index)
+
+    def _step(self, moment: Moment, before: Tensor) -> Tensor:
+        """One step of Adam; returns the edited clean images (B, C, H, W) before it."""
+        if len(self.learners) == moment.index:
+            h = sampling.activation(moment.subject, moment.x, moment.timestep, moment.texts)
+            self.learners.append(_Learner(self.moves, h))
+        learner = self.learners[moment.index]
+
+        def move(h: Tensor, _call: int) -> Tensor:
+            return self.moves.apply(h, learner.numbers, moment.index)
+
+        with torch.enable_grad(), moment.editing(move):
+            edited = moment.clean(moment.predict())
+            loss = self._loss(edited, before)
+        learner.optimizer.zero_grad()
+        loss.backward()
         learner.optimizer.step()
         with torch.no_grad():
-            moves.project(learner.numbers)
-        x = ddim_step(x, clean.detach(), direction, s, index)
-        plain_x = ddim_step(plain_x, before, before, s, index)
+            self.moves.project(learner.numbers)
+        return edited.detach()
+
+    def _loss(self, edited: Tensor, before: Tensor) -> Tensor:
+        """The loss of edited clean images (B, C, H, W) beside the unedited ones."""
+        subject, recipe = self.subject, self.recipe
+        image, original = subject.decode(edited), subject.decode(before)
+        logits = subject.labeller.logits(image)
+        with torch.no_grad():
+            known = subject.labeller.logits(original)
+            anchor = subject.clip.image_features(original)
+        lost = 1 - (subject.clip.image_features(image) * anchor).sum(1)
+        loss = self._missing(logits[self.aim.attribute]) + recipe.keep * lost.mean()
+        leaks = [_divergence(known[factor], logits[factor]) for factor in self.others]
+        return loss + recipe.leak * torch.stack(leaks).mean() if leaks else loss
+
+    def _missing(self, logits: Tensor) -> Tensor:
+        """What the class's logit lacks of the lead that is asked for, logits (B, classes)."""
+        target = self.aim.target
+        rivals = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).amax(1)
+        missing = self.recipe.lead - (logits[:, target] - rivals)
+        return missing.clamp_min(0).mean() / TEMPERATURE
 
 
-def _loss(subject, clean, before, aim, recipe):
-    attribute, target, others = aim
-    image, original = subject.decode(clean), subject.decode(before).detach()
-    logits = subject.labeller.logits(image)
-    z = logits[attribute]
-    rest = torch.cat([z[:, :target], z[:, target + 1 :]], 1)
-    lead = z[:, target] - rest.amax(1)
-    loss = (recipe.margin - lead).clamp_min(0).mean() / TEMPERATURE
-    with torch.no_grad():
-        known = subject.labeller.logits(original)
-        e0 = subject.clip.image_features(original)
-    e = subject.clip.image_features(image)
-    loss = loss + recipe.keep * (1 - (e * e0).sum(1)).mean()
-    for factor in others:
-        p0 = (known[factor] / TEMPERATURE).softmax(-1)
-        change = F.kl_div((logits[factor] / TEMPERATURE).log_softmax(-1), p0, reduction="batchmean")
-        loss = loss + recipe.leak * change / len(others)
-    return loss
+def _divergence(before: Tensor, after: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of classes from those before, logits (B, classes) each."""
+    start = (before / TEMPERATURE).softmax(-1)
+    end = (after / TEMPERATURE).log_softmax(-1)
+    return F.kl_div(end, start, reduction="batchmean")

@@ -116,7 +116,7 @@ class Ablations(Page):
         for attribute in self.study.attributes:
             scale = self.study.scale(attribute, before)
             self.scales[attribute] = scale
-            fd = _root(scale.fd_squared(scale.unedited))
+            fd = scale.fd(scale.unedited)
             distance = self._frechet(scale, before)
             self.add(f"ablation.{attribute}.original.fd", fd)
             self.add(f"ablation.{attribute}.original.frechet", distance)
@@ -139,7 +139,7 @@ class Ablations(Page):
         scale = self.scales[search.attribute]
         kept, leak = scale.matched(made.half, mixture, self.sizes["matched"])
         row = Row(
-            _root(scale.fd_squared(mixture)),
+            scale.fd(mixture),
             scale.removed(mixture),
             kept,
             leak,
@@ -442,11 +442,6 @@ class Ablations(Page):
             f"ten points from the left leave a completeness gap of {left:.1e} and pick {same:.0%} "
             f"of the same features; twenty Gauss-Legendre points leave {gauss:.1e}."
         )
-
-
-def _root(squared: Estimate) -> Estimate:
-    """FD, with its sign, from its square."""
-    return metrics.combined(metrics.signed_root, squared, monotone=True)
 
 
 def _reported(labels: Sequence[str]) -> dict[str, dict[str, str]]:
