@@ -89,6 +89,12 @@ def test_strangers_are_pairs_of_different_images_of_a_prompt() -> None:
     assert metrics.strangers(e, prompt).value == pytest.approx(np.mean(expected))
 
 
+def test_a_resample_with_one_image_of_a_prompt_does_not_undo_the_interval_of_strangers() -> None:
+    e, prompt = np.random.default_rng(0).normal(size=(6, 4)), [0, 0, 0, 1, 1, 1]
+    got = metrics.strangers(e, prompt)
+    assert got.low < got.value < got.high and np.isfinite([got.low, got.high]).all()
+
+
 def test_kept_is_one_for_untouched_images_and_zero_for_strangers() -> None:
     e = RNG.normal(size=(50, 5)) + 1
     strange = metrics.strangers(e)

@@ -347,8 +347,8 @@ class Multi(Page):
         before, after = (self.value(f"multi.joint.{n}.fd") for n in ("unedited", "difflens"))
         return (
             f"Over all {self._cells} cells FD goes from {before:.3f} to {after:.3f}: {removed:.0%} "
-            f"of the bias are removed (H-Distribution: {guided:.0%}), and the evaluators agree on "
-            f"{lost:.1%} fewer of the images."
+            f"of the bias are removed (H-Distribution: {guided:.0%}). The share of images on which "
+            f"the evaluators agree on every attribute falls by {lost:.3f}."
         )
 
     def _of_singles(self) -> str:
