@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
+import tiny
 
-from difflens_utils.pages import rules, scorecard
+from difflens_utils import metrics
+from difflens_utils.pages import results, rules, score, scorecard
 from difflens_utils.pages.rules import FAILS, HOLDS, UNDECIDED
 from difflens_utils.pages.scorecard import CLAIMS, Claim
+from difflens_utils.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +38,7 @@ def verdict(number: int, holds: bool, stability: float | None, **changes: object
     } | changes
 
 
-def results(*verdicts: dict, notebook: str = "06_debiasing") -> dict:
+def judged(*verdicts: dict, notebook: str = "06_debiasing") -> dict:
     records = [record(f"r{i}", i / 10) for i in range(9)]
     result = {"notebook": notebook, "subject": "a", "rules": rules.fingerprint()}
     return {notebook: result | {"records": records, "verdicts": list(verdicts)}}
@@ -63,7 +68,7 @@ def test_a_verdict_that_resamples_do_not_share_is_undecided(
 
 
 def test_a_line_counts_what_holds_and_keeps_what_does_not() -> None:
-    found = results(
+    found = judged(
         verdict(1, True, 1.0),
         verdict(2, True, 0.5),
         verdict(3, False, 0.97),
@@ -79,7 +84,7 @@ def test_a_line_counts_what_holds_and_keeps_what_does_not() -> None:
     assert line.statements[2].failing == (
         "it works for 3 (0.3 [0.29, 0.31], asked above 0.1, by chance 0): does not hold"
     )
-    nothing = scorecard.judge(CLAIM, results(verdict(4, True, 1.0, claim=None)))
+    nothing = scorecard.judge(CLAIM, judged(verdict(4, True, 1.0, claim=None)))
     assert nothing.verdict == "cannot be tested here"
 
 
@@ -88,14 +93,14 @@ def test_a_line_counts_what_holds_and_keeps_what_does_not() -> None:
 )
 def test_the_figure_that_is_nearest_to_failing_is_shown(asks: str, measured: str) -> None:
     several = verdict(0, True, 1.0, records=["r1", "r5", "r3"], asks=asks, chance="r7")
-    (statement,) = scorecard.statements(results(several))
+    (statement,) = scorecard.statements(judged(several))
     assert statement.measured == f"{measured}, the worst of 3" and statement.chance == "0.7"
-    (statement,) = scorecard.statements(results(verdict(0, True, 1.0, chance="unmeasured")))
+    (statement,) = scorecard.statements(judged(verdict(0, True, 1.0, chance="unmeasured")))
     assert statement.chance == ""
 
 
 def test_results_of_other_rules_are_refused() -> None:
-    found = results(verdict(1, True, 1.0))
+    found = judged(verdict(1, True, 1.0))
     found["06_debiasing"]["rules"] = "others"
     with pytest.raises(ValueError, match="06_debiasing of a was judged by other rules") as refused:
         scorecard.scorecard(found)
@@ -151,6 +156,33 @@ def test_sentences_are_filled_with_figures(sentence: str, want: str) -> None:
 def test_every_claim_is_there_once_and_the_one_that_decides_stands_first() -> None:
     assert [c.id for c in CLAIMS] == ["C12", *(f"C{i}" for i in range(1, 12)), "C0"]
     assert {rule.claim for rule in rules.RULES} - {None} == {c.id for c in CLAIMS}
+
+
+def test_the_page_shows_counts_dots_and_what_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    made = results.Results("00_bias", subject="tiny", profile="quick", seed=0)
+    figures = {"gender": [0.1, 0.2], "age": [0.5, 0.6], "tone": [0.1, 0.3], "head": [0.0, 0.01]}
+    for attribute, values in figures.items():
+        made.add(f"{attribute}.original.fd", metrics.mean(values * 40))
+    made.save()
+    study = SimpleNamespace(subject=tiny.subject(), settings=Settings(profile="quick"))
+    page = score.Score(study, "09_scorecard")
+    page.picture()
+    plt.close("all")
+    assert page.lines[-1].verdict == "2 of 4 hold, 1 undecided"
+    assert "| 2 of 4 hold, 1 undecided | C0 |" in page.claims().data
+    listed = page.failing().data
+    assert "biased in head (" in listed and "by chance 0): does not hold" in listed
+    assert "biased in gender (" in listed and "undecided, holds in " in listed
+    assert "biased in age" not in listed
+    page.judge()
+    assert "no reference results" in capsys.readouterr().out
+    table = page.counts()["statements"].to_dict()
+    assert table == {"holds": 2, "undecided": 1, "does not hold": 1}
+    again = score.Score(study, "09_scorecard")  # its own file is none of the others
+    assert page.records["scorecard.C0.holds"]["n"] == 4 and again.notebooks == ["00_bias"]
 
 
 # Records that sentences name and no rule does: before and after, a rival, and what a control has.
