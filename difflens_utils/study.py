@@ -43,7 +43,7 @@ from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
 from .attribution import Attribution, Effect, Responses
-from .debiasing import Debiased, Mixture, Search
+from .debiasing import Compared, Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
@@ -444,6 +444,23 @@ class Study:
         """The whole protocol in one call: search, then `n` images with equal shares."""
         uniform = self.attribute(attribute).uniform
         return self.debias(self.search(method, attribute), uniform, n=n)
+
+    def compared(self, method: Method, attribute: str, remaining: float, *, n: int) -> Compared:
+        """A method as `Scale.matched` compares it: one row of the tables of variants.
+
+        It is balanced as by `balance`. Beside that stand the cheapest plans that leave a share
+        `remaining` of the unedited FD.
+        """
+        full = self.balance(method, attribute, n=n)
+        return Compared(full, self.nearer(full.search, full.target, remaining, n=n))
+
+    def composed(self, searches: Sequence[Search], *, n: int) -> Outcome:
+        """`n` images that shall have equal shares of several attributes, see `debiasing.composed`.
+
+        There is one search for each attribute.
+        """
+        run = self._run(n, None, None)
+        return debiasing.composed(self.subject, searches, run, self.seeds.joint)
 
     def debias(
         self,

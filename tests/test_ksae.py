@@ -25,6 +25,7 @@ from difflens_utils.ksae import (
     top_k,
     train,
 )
+from difflens_utils.runtime import keys
 
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
 
@@ -359,6 +360,38 @@ def test_training_is_deterministic_and_takes_any_stream(precision):
     assert curve.fvu == same.fvu and curve.dead == same.dead
     assert curve.step == list(range(1, 41)) and max(curve.l0) <= 4
     assert first.fingerprint() == second.fingerprint() != scrambled().fingerprint()
+
+
+@pytest.mark.parametrize("dead_after", [640, 128])  # without dead latents, and with AuxK at work
+def test_a_random_decoder_stays_where_it_starts_and_all_else_is_trained(dead_after: int) -> None:
+    config = KSAEConfig(**(vars(TINY) | {"dead_after": dead_after, "random_decoder": True}))
+    start = module.Trainer(config, stream(config)(0)).ksae
+    ksae, _ = train(config, stream(config), progress=False)
+    assert torch.equal(ksae.W_dec, start.W_dec) and torch.equal(ksae.W_dec, KSAE(TINY).W_dec)
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert (ksae.get_parameter(name) - start.get_parameter(name)).abs().max() > 1e-3
+    unseen = vectors(2000, 12, seed=1000)
+    assert fvu(ksae, [unseen]) < fvu(start, [unseen])
+    assert not any(p.requires_grad for p in ksae.parameters())
+
+
+def test_a_first_step_beside_a_random_decoder_is_that_of_a_learned_one() -> None:
+    """Bit for bit, in all that both train."""
+    x, runs = vectors(64, 12), []
+    for random_decoder in (False, True):
+        config = KSAEConfig(**(vars(TINY) | {"random_decoder": random_decoder}))
+        runs.append(module.Trainer(config, x))
+        runs[-1].update(x)
+    learned, random = (run.ksae for run in runs)
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert torch.equal(learned.get_parameter(name), random.get_parameter(name))
+    assert not torch.equal(learned.W_dec, random.W_dec)
+
+
+def test_a_random_decoder_is_part_of_what_identifies_a_ksae() -> None:
+    random = KSAEConfig(**(vars(TINY) | {"random_decoder": True}))
+    assert keys.described(TINY, ()) != keys.described(random, ())
+    assert KSAE(TINY).fingerprint() != KSAE(random).fingerprint()
 
 
 # -------------------------------------------------------------------------------- metrics

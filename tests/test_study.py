@@ -134,6 +134,7 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
     small.ksae(k=4)
     small.ksae(seed=2, latents=96)
     small.ksae(pre_bias=False)
+    small.ksae(random_decoder=True)
     assert small.history(auxk=0, train_steps=5) == "history"
     plain = KSAEConfig(width=24, latents=48, k=6, batch=2048, steps=3, seed=0)
     assert trained == [
@@ -141,6 +142,7 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
         replace(plain, k=4),
         replace(plain, seed=2, latents=96),
         replace(plain, pre_bias=False),
+        replace(plain, random_decoder=True),
         replace(plain, auxk=0, steps=5),
     ]
 
