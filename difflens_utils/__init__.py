@@ -11,8 +11,7 @@ a line of its own (`name.module`).
     runtime/
     settings, metrics/, subjects/
     sampling/, ksae/, pages.descriptions, pages.rules
-    pages.results
-    evaluators/, pages.figures
+    evaluators/, pages.figures, pages.results
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry

@@ -18,7 +18,7 @@ Nine of ten images are of class 0 here, and both evaluators say so:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -142,22 +142,7 @@ class Outcome:
 
     def of(self, prompt: int) -> Outcome:
         """The images of one prompt."""
-        rows = self.prompt == prompt
-        return Outcome(
-            self.images[rows],
-            {factor: p[rows] for factor, p in self.scored.items()},
-            {factor: p[rows] for factor, p in self.labelled.items()},
-            self.features[rows],
-            self.clip[rows],
-            self.second[rows],
-            self.prompt[rows],
-        )
-
-        return self.rows(self.prompt == prompt)
-
-    def rows(self, rows: Tensor) -> Outcome:
-        """Some of the images: (n,) bool, or their numbers."""
-        return picked([self], torch.zeros(len(self.images), dtype=torch.int64), rows)
+        return _each([self], lambda parts: parts[0][self.prompt == prompt])
 
 
 @torch.no_grad()
@@ -188,18 +173,22 @@ def _second(subject: Subject, seen: Tensor, clip: Tensor) -> Tensor:
     return evaluators.embed(subject.second_clip, seen)
 
 
-def picked(outcomes: Sequence[Outcome], which: Tensor, rows: Tensor | None = None) -> Outcome:
-    """Image i as it is in outcome `which[i]` (n,) of several of the same images; or some `rows`."""
-    chosen = torch.arange(len(which))
-    chosen = chosen if rows is None else chosen[rows]
+def picked(outcomes: Sequence[Outcome], which: Tensor) -> Outcome:
+    """Image i as it is in outcome `which[i]` (n,) of several of the same images."""
+    rows = torch.arange(len(which))
+    return _each(outcomes, lambda parts: torch.stack(list(parts))[which, rows])
 
-    def pick(parts: Sequence[Any]) -> Any:
+
+def _each(outcomes: Sequence[Outcome], take: Callable[[Sequence[Tensor]], Tensor]) -> Outcome:
+    """An outcome whose every tensor is what `take` makes of those of some outcomes."""
+
+    def made(parts: Sequence[Any]) -> Any:
         if isinstance(parts[0], Mapping):
-            return {factor: pick([part[factor] for part in parts]) for factor in parts[0]}
-        return torch.stack([parts[int(which[i])][i] for i in chosen.tolist()])
+            return {factor: take([part[factor] for part in parts]) for factor in parts[0]}
+        return take(parts)
 
     names = [f.name for f in fields(Outcome)]
-    return Outcome(**{name: pick([getattr(o, name) for o in outcomes]) for name in names})
+    return Outcome(**{name: made([getattr(o, name) for o in outcomes]) for name in names})
 
 
 def obeyed(

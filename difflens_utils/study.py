@@ -320,17 +320,24 @@ class Study:
         rec, steps = self.recording("learn"), range(self.settings.steps)
         return ksae.density(self.ksae(), (rec.vectors(step, slice(0, 256)) for step in steps))
 
-    def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
+    @cached_property
+    def blocks(self) -> list[str]:
+        """The blocks of the network, any of which could be opened in place of the bottleneck."""
+        return registry.blocks(self.subject)
+
+    def mediated(
+        self, attribute: str, source: int, target: int, n: int, module: str | None = None
+    ) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.
 
-        `source` and `target` are classes of the attribute, and `n` counts pairs of images.
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images. h is the
+        output of the study's module, or of another one.
         """
+        subject = self.subject if module is None else replace(self.subject, module=module)
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
         timesteps = self.recording("probe").timesteps
-        return mediation.through_module(
-            self.subject, exchange, timesteps, n=n, seed=self.seeds.pairs
-        )
+        return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
 
     def factor_set(self, n: int) -> FactorSet:
         """h of images with independent factors, at four steps of the generation."""

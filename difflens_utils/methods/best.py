@@ -162,6 +162,8 @@ class _Kitchen:
             kept = features.confirmed(self.study.subject, self.sae, aim, candidates, unit, s)
             return kept, torch.ones(len(kept))
         candidates = attribution.select(scores, CANDIDATES, density, s.max_density)
+        if not len(candidates):
+            return candidates, torch.ones(0)
         found = self.study.responses(self.sae, self.attribute, c, candidates, unit[..., candidates])
         shares = programme.shares(found.gain, found.leak, found.turned, s.n_features)
         return candidates[shares > 0], shares[shares > 0]

@@ -235,7 +235,7 @@ def from_draws(value: float, draws: ArrayLike, n: int, *, centred: bool = True) 
     """
     kept = np.asarray(draws, dtype=np.float64)
     if np.isnan(kept).all():  # of few images every resample may lack a prompt
-        return Estimate(float(value), np.nan, np.nan, n)
+        return Estimate(float(value), np.nan, np.nan, n, kept)
     if centred:
         kept = kept - (np.nanmean(kept) - value)
     low, high = np.nanquantile(kept, [0.025, 0.975])

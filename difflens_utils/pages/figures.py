@@ -259,9 +259,12 @@ def heat(
     fmt: str = ".2f",
     cmap: str = "vlag",
     center: float | None = 0.0,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """An annotated matrix."""
+    """An annotated matrix; `limits` are the ends of its colours."""
     look = {"cbar_kws": {"label": label}, "annot_kws": {"size": 8}, "linewidths": 0.5}
+    if limits is not None:
+        look |= {"vmin": limits[0], "vmax": limits[1]}
     sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, **look)
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells

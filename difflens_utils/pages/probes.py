@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -41,7 +42,7 @@ CURVES = {  # of the mediation: what they are called, their colour and line
 class Probes(Page):
     """Accuracy along the generation, where heads look, and what passes the bottleneck."""
 
-    needs = ("n_pairs",)
+    needs = ("n_pairs", "n_swept")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
@@ -175,6 +176,30 @@ class Probes(Page):
             }
         return pd.DataFrame(table).T
 
+    def modules(
+        self, recording: Recording, swept: Mapping[Attribute, Mapping[str, Mediation]]
+    ) -> pd.DataFrame:
+        """Draws what passes each block at each timestep, and returns its share at deciding steps.
+
+        A share is of the whole effect; at steps where that is next to nothing there is none.
+        """
+        deciding = deciding_steps(len(recording.timesteps))
+        figure, panels = self._panels((11, 1.2 + 0.28 * len(self.study.blocks)))
+        table: dict[str, dict[str, str]] = {}
+        for attribute, axis in panels.items():
+            shares = {name: _shares(effect) for name, effect in swept[attribute].items()}
+            columns = [str(t) for t in recording.timesteps]
+            cells = pd.DataFrame(shares, index=columns).T
+            figures.heat(axis, cells, label="share", cmap="viridis", center=None, limits=(0, 1))
+            axis.set(title=str(attribute), xlabel="timestep t (noisy → clean)")
+            for name, effect in swept[attribute].items():
+                share = effect.share(deciding)
+                self.add(f"mediation.{attribute}.{name.replace('.', '_')}.share", share)
+                table.setdefault(name, {})[str(attribute)] = str(share)
+        figures.describe(figure, "What passes each block of the network, of an attribute's effect")
+        figure.tight_layout()
+        return pd.DataFrame(table).T
+
     def _ends(self, attribute: Attribute) -> list[str]:
         """The commonest and the rarest class of the data."""
         ends = extremes(self.study.planted(attribute))
@@ -196,6 +221,14 @@ class Probes(Page):
                 "picture is being decided."
             )
         return found
+
+
+def _shares(effect: Mediation) -> list[float]:
+    """The mediated share at every timestep; nan where the whole effect is below a tenth."""
+    through, total = effect.through.mean(1), effect.total.mean(1)
+    shares = torch.where(total.abs() < 0.1, torch.nan, through / total)
+    found: list[float] = shares.tolist()
+    return found
 
 
 def _value(estimate: Estimate) -> float:

@@ -448,6 +448,21 @@ class Modules(list[Module]):
         return "\n".join(lines)
 
 
+def blocks(subject: Subject) -> list[str]:
+    """The names of the network's own blocks whose output can be h, in its order.
+
+    They are the parts of its lists of blocks, and the single blocks beside them.
+    """
+    own = []
+    for name, child in subject.network.named_children():
+        if isinstance(child, torch.nn.ModuleList):
+            own += [f"{name}.{i}" for i in range(len(child))]
+        elif list(child.children()):
+            own.append(name)
+    shaped = {module.name for module in describe(subject) if len(module.shape) > 1}
+    return [name for name in own if name in shaped]
+
+
 @torch.no_grad()
 def describe(subject: Subject) -> Modules:
     """Lists every module of a subject whose output can be h, by one forward pass of one image."""
