@@ -310,6 +310,7 @@ class Effect(NamedTuple):
 
     mean: Tensor  # (N,)
     error: Tensor  # (N,) standard error over images
+    gains: Tensor  # (N, n) of every image
 
 
 class Aim(NamedTuple):
@@ -432,10 +433,10 @@ def measured(
     again. Results are stored feature by feature, since rankings have features in common.
     """
     if not len(features):
-        return Effect(torch.empty(0), torch.empty(0))
+        return Effect(torch.empty(0), torch.empty(0), torch.empty(0, trial.n))
     moves = list(zip(features.tolist(), unit.unbind(-1), strict=True))
     gain = _measured(subject, ksae, aim, moves, trial)
-    return Effect(gain.mean(1), gain.std(1) / trial.n**0.5)
+    return Effect(gain.mean(1), gain.std(1) / trial.n**0.5, gain)
 
 
 @artifacts.stored_each("measured", "moves", reads=("texts", "labeller"))
