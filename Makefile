@@ -109,10 +109,13 @@ models: $(ENV)
 	@$(BIN)/python -m models.evaluators.train labeller
 	@$(BIN)/python -m models.evaluators.train scorer
 	@$(BIN)/python -m models.clip.train
+	@$(BIN)/python -m models.clip.train --seed 37 --out models/clip/second
 	@$(BIN)/python -m models.portraits.train
 	@$(BIN)/python -m models.evaluators.train labeller --world occupations
 	@$(BIN)/python -m models.evaluators.train scorer --world occupations --images 160000
 	@$(BIN)/python -m models.clip.train --world occupations --images 160000
+	@$(BIN)/python -m models.clip.train --world occupations --images 160000 --seed 37 \
+	  --out models/portraits-t2i/clip/second
 	@$(BIN)/python -m models.portraits-t2i.train vae
 	@$(BIN)/python -m models.portraits-t2i.train unet
 
@@ -121,6 +124,8 @@ digits: $(ENV)
 	@$(BIN)/python -m models.evaluators.train labeller --world models/digits --images 40000
 	@$(BIN)/python -m models.evaluators.train scorer --world models/digits --images 40000
 	@$(BIN)/python -m models.clip.train --world models/digits --images 40000
+	@$(BIN)/python -m models.clip.train --world models/digits --images 40000 --seed 37 \
+	  --out models/digits/clip/second
 	@$(BIN)/python -m models.own.train models/digits --images 160000
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.

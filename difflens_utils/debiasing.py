@@ -106,6 +106,14 @@ class Search:
         rising = sorted(usable, key=lambda arm: (self.share(arm, target), -arm.strength))
         return rising[-1] if rising else None
 
+    def in_one_way(self) -> Search:
+        """The search without the arms that take the edits in another way than the method's own.
+
+        Edits of several searches can then be composed: a run has one kind of step.
+        """
+        own = [arm for arm in self.arms if arm.way == 0]
+        return replace(self, method=replace(self.method, variants=()), arms=own)
+
     def on(self, base: Array, counted: int) -> Search:
         """The same arms with other unedited shares, such as those of held-out prompts."""
         return replace(self, base=base, counted=counted)
@@ -147,6 +155,13 @@ class Debiased(NamedTuple):
     def expected(self) -> Array:
         """The shares that were planned: (G, classes)."""
         return np.concatenate([plan.expected for plan in self.plans])
+
+
+class Compared(NamedTuple):
+    """A method as it is compared with others, at the same fairness (`Scale.matched`)."""
+
+    full: Debiased  # with the target shares
+    half: Mixture  # with a share of the unedited FD left
 
 
 def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) -> dict[str, Array]:
@@ -441,9 +456,12 @@ def plans(
 def edit_of(found: Search, planned: Sequence[Plan], n: int, seed: int, group: int = 1) -> Edit:
     """The edit that carries plans out on n images, which take the prompts in turn.
 
-    Each image draws its arm, or each batch of `group` images does.
+    Each image draws its arm, or each batch of `group` images does. Raises ValueError for plans that
+    use several ways of the method: one edit has one kind of step.
     """
     method, arms = found.method, found.arms
+    if any(arms[i].way for i in _used(planned)):
+        raise ValueError("plans must use the method's own way alone: take search.in_one_way()")
     if method.network:  # one strength for all
         arm = arms[int(planned[0].weights.argmax())]
         return method.towards(arm.target, arm.strength)
@@ -510,6 +528,26 @@ def debias(
     return Debiased(found, target, planned, mixture, mixture.drawn(arms))
 
 
+def composed(subject: Subject, searches: Sequence[Search], run: Run, seed: int) -> Outcome:
+    """The images of a run, which shall have equal shares of the classes of several attributes.
+
+    Each search has plans of its own, in the own way of its method. Each image draws an arm from the
+    plans of each, and the edits are composed. Raises ValueError for methods that need different
+    steps or batches.
+    """
+    first, *others = [search.method for search in searches]
+    if any((m.asymmetric, m.whole) != (first.asymmetric, first.whole) for m in others):
+        raise ValueError("methods must take the same step and the same batches, to be composed")
+    n, made = len(run.before.images), []
+    for number, search in enumerate(searches):
+        own = search.in_one_way()
+        classes = own.base.shape[1]
+        planned = plans(own, [1 / classes] * classes)
+        made.append(edit_of(own, planned, n, seed + number))
+    edit = edits.compose(*made)
+    return run.judge(subject, draw(subject, first, edit, n, run.seed, run.steps, run.prompts))
+
+
 def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: Run) -> Mixture:
     """The images of a run under every edit that plans use, with the plans' weights."""
     n, used = len(run.before.images), _used(planned)
@@ -518,7 +556,7 @@ def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: R
     for number, plan_ in enumerate(planned):
         rows = run.rows(number, planned)
         for place, arm in enumerate(used):
-            weight[rows, place] = plan_.weights[arm]
+            weight[rows.numpy(), place] = plan_.weights[arm]
             if plan_.weights[arm] > 0 and found.arms[arm].target != UNEDITED:
                 images[place][rows] = _edited(subject, found, found.arms[arm], rows, run)
     judged = [

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from . import ksae, sampling
 from .runtime import gpu, shards
-from .runtime.errors import all_positive
+from .runtime.errors import all_positive, within
 from .sampling import Step
 from .subjects.pipelines import Prompt, Subject
 
@@ -65,6 +65,20 @@ class Recording:
     def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step as the k-SAE sees it: (rows * positions, d)."""
         return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
+
+    def only(self, step: int) -> Recording:
+        """The recording of one sampling step alone. Raises ValueError for a step that is not there.
+
+        h stays on disk.
+        """
+        within("step", step, 0, len(self.timesteps) - 1)
+        chosen = slice(step, step + 1)
+        return replace(
+            self,
+            key=f"{self.key}-{step}",
+            h=self.h[:, chosen],
+            timesteps=self.timesteps[chosen],
+        )
 
     def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
         """Training batches for the k-SAE from the first `rows` images.

@@ -43,7 +43,7 @@ from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
 from .attribution import Attribution, Effect, Responses, Trial
-from .debiasing import Debiased, Mixture, Search
+from .debiasing import Compared, Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
@@ -179,21 +179,23 @@ class Study:
             self.subject, number, seed, s.steps, prompts, rows=rows.sort().values
         )
 
-    def ksae(self, **changes: Any) -> KSAE:
-        """The k-SAE of all timesteps.
+    def ksae(self, step: int | None = None, **changes: Any) -> KSAE:
+        """The k-SAE of all timesteps, or one that is trained on a single sampling step alone.
 
         `changes` of the settings in TRAINING, or of other options of `KSAEConfig`, make another;
-        ValueError for anything else.
+        ValueError for anything else, and for a step that there is not.
         """
-        return self._trained(changes)[0]
+        return self._trained(changes, step)[0]
 
-    def history(self, **changes: Any) -> History:
-        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
-        return self._trained(changes)[1]
+    def history(self, step: int | None = None, **changes: Any) -> History:
+        """The curves of the training of the k-SAE that `ksae` gives for the same arguments."""
+        return self._trained(changes, step)[1]
 
-    def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+    def _trained(self, changes: Mapping[str, Any], step: int | None) -> tuple[KSAE, History]:
         s, options = self._changed(changes, TRAINING)
         rec = self.recording("learn")
+        if step is not None:
+            rec = rec.only(step)
         config = KSAEConfig(
             width=rec.width,
             latents=s.latents,
@@ -328,17 +330,24 @@ class Study:
         rec, steps = self.recording("learn"), range(self.settings.steps)
         return ksae.density(self.ksae(), (rec.vectors(step, slice(0, 256)) for step in steps))
 
-    def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
+    @cached_property
+    def blocks(self) -> list[str]:
+        """The blocks of the network, any of which could be opened in place of the bottleneck."""
+        return registry.blocks(self.subject)
+
+    def mediated(
+        self, attribute: str, source: int, target: int, n: int, module: str | None = None
+    ) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.
 
-        `source` and `target` are classes of the attribute, and `n` counts pairs of images.
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images. h is the
+        output of the study's module, or of another one.
         """
+        subject = self.subject if module is None else replace(self.subject, module=module)
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
         timesteps = self.recording("probe").timesteps
-        return mediation.through_module(
-            self.subject, exchange, timesteps, n=n, seed=self.seeds.pairs
-        )
+        return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
 
     def factor_set(self, n: int) -> FactorSet:
         """h of images with independent factors, at four steps of the generation."""
@@ -452,6 +461,23 @@ class Study:
         """The whole protocol in one call: search, then `n` images with equal shares."""
         uniform = self.attribute(attribute).uniform
         return self.debias(self.search(method, attribute), uniform, n=n)
+
+    def compared(self, method: Method, attribute: str, remaining: float, *, n: int) -> Compared:
+        """A method as `Scale.matched` compares it: one row of the tables of variants.
+
+        It is balanced as by `balance`. Beside that stand the cheapest plans that leave a share
+        `remaining` of the unedited FD.
+        """
+        full = self.balance(method, attribute, n=n)
+        return Compared(full, self.nearer(full.search, full.target, remaining, n=n))
+
+    def composed(self, searches: Sequence[Search], *, n: int) -> Outcome:
+        """`n` images that shall have equal shares of several attributes, see `debiasing.composed`.
+
+        There is one search for each attribute.
+        """
+        run = self._run(n, None, None)
+        return debiasing.composed(self.subject, searches, run, self.seeds.joint)
 
     def debias(
         self,

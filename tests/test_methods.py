@@ -26,6 +26,7 @@ class Tiny:
     seeds = Seeds.of(0)
 
     def __init__(self) -> None:
+        self.changes: list[dict[str, object]] = []
         self.subject, self.sae = tiny.subject(), tiny.ksae()
         self.rec = activations.record(self.subject, 12, 0, STEPS)
         self.known = {"gender": torch.arange(12) % 2}
@@ -43,7 +44,8 @@ class Tiny:
     def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
         return features.class_means(self.rec, dictionary, self.known, {"gender": 2})["gender"]
 
-    def features(self) -> features.BiasFeatures:
+    def features(self, **changes: object) -> features.BiasFeatures:
+        self.changes.append(changes)
         chosen = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]
         return features.BiasFeatures(
             self.sae,
@@ -94,6 +96,7 @@ def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(study: Tiny
         "Act@S",
         "Attr@L",
         "Act@L",
+        "random decoder",
         "random features",
         "mean difference",
         "h-classifier direction",
@@ -115,6 +118,16 @@ def test_neurons_by_activation_are_the_largest_channels(study: Tiny) -> None:
     assert set(moved.abs().sum((0, 2, 3)).nonzero().flatten().tolist()) == set(largest.tolist())
     want = 2 * (ones[:, 1].mean(0) - zeros[:, 1].mean(0))[largest]
     torch.testing.assert_close(moved[0, largest], want, atol=1e-3, rtol=1e-2)
+
+
+def test_a_random_dictionary_is_made_when_an_edit_of_it_is_asked_for(study: Tiny) -> None:
+    rows = methods.dictionary_methods(study, "gender")
+    random = next(method for method in rows if method.name == "random decoder")
+    assert study.changes == [{}] and random.recipe == {"random_decoder": True}
+    moved = changed(random, study.rec.at(1), 1)
+    changed(random, study.rec.at(1), 0)
+    assert study.changes == [{}, {"random_decoder": True}]
+    torch.testing.assert_close(moved, changed(rows[0], study.rec.at(1), 1))
 
 
 def test_dense_methods_are_equally_long(study: Tiny) -> None:

@@ -16,8 +16,7 @@ def certain(classes: list[int]) -> outcome.Outcome:
         torch.zeros(len(classes), 3, 4, 4),
         hot,
         hot,
-        torch.zeros(len(classes), 5),
-        torch.zeros(len(classes), 5),
+        *[torch.zeros(len(classes), 5)] * 3,
         torch.zeros(len(classes), dtype=torch.int64),
     )
 

@@ -134,6 +134,7 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
     small.ksae(k=4)
     small.ksae(seed=2, latents=96)
     small.ksae(pre_bias=False)
+    small.ksae(random_decoder=True)
     assert small.history(auxk=0, train_steps=5) == "history"
     plain = KSAEConfig(width=24, latents=48, k=6, batch=2048, steps=3, seed=0)
     assert trained == [
@@ -141,8 +142,36 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
         replace(plain, k=4),
         replace(plain, seed=2, latents=96),
         replace(plain, pre_bias=False),
+        replace(plain, random_decoder=True),
         replace(plain, auxk=0, steps=5),
     ]
+
+
+def test_a_ksae_of_one_step_is_trained_on_that_step_alone(
+    small: Study, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recording] = []
+
+    def train(rec: Recording, config: KSAEConfig) -> tuple[object, str]:
+        seen.append(rec)
+        assert config.steps == 1
+        return tiny.ksae(), "history"
+
+    monkeypatch.setattr("difflens_utils.ksae.stored.train", train)
+    small.ksae(train_steps=1)
+    small.ksae(step=1, train_steps=1)
+    assert small.history(step=0, train_steps=1) == "history"
+    whole = small.recording("learn")
+    assert [rec.timesteps for rec in seen] == [
+        whole.timesteps,
+        whole.timesteps[1:],
+        whole.timesteps[:1],
+    ]
+    assert torch.equal(seen[1].at(0), whole.at(1))
+    with pytest.raises(ValueError, match="^step must be between 0 and 1, got 2"):
+        small.ksae(step=2)
+    with pytest.raises(ValueError, match="^change must be one of "):
+        small.features(step=1)
 
 
 @pytest.mark.parametrize("make", ["ksae", "history", "features"])

@@ -22,9 +22,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from nbformat.v4 import new_output
 
-from difflens_utils.metrics import intervals
 from difflens_utils.pages.scorecard import number
 from workflow import cost, sitecheck, verdicts
 from workflow.execute import (
@@ -108,16 +106,12 @@ def _repeats_defaults(executed: nbformat.NotebookNode) -> bool:
 
 
 def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """A cell's outputs without progress bars, and with the reason if a value in them is marked."""
-    kept = [
+    """A cell's outputs without progress bars."""
+    return [
         output
         for output in outputs
         if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
     ]
-    texts = [str(output.get("text", "")) + str(output.get("data", {})) for output in kept]
-    if any(intervals.MARK in text for text in texts):
-        kept.append(new_output("display_data", {"text/markdown": intervals.WHY}))
-    return kept
 
 
 def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
@@ -138,11 +132,11 @@ def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
         table = verdicts.markdown(files, partial(_link, subject))
         tables.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{table}\n")
     card = verdicts.scorecard(results, partial(_link, subjects[0]))
-    return {"markdown": "\n".join(tables), "scorecard": f"Profile `{profile}`.\n\n{card}\n"}
+    return {"verdicts": "\n".join(tables), "scorecard": f"{card}\n"}
 
 
-def _link(subject: str, notebook: str) -> str:
-    return f"[{notebook}](notebooks/{slug(subject)}/{notebook}.ipynb)"
+def _link(subject: str, notebook: str, text: str | None = None) -> str:
+    return f"[{text or notebook}](notebooks/{slug(subject)}/{notebook}.ipynb)"
 
 
 def _row(*cells: object) -> str:

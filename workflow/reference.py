@@ -201,7 +201,7 @@ def write_readme(subjects: list[str]) -> None:
     results = {
         name: verdicts.load(ROOT / "results/book" / name) for name in dict.fromkeys(first + names)
     }
-    card = verdicts.scorecard(results, lambda name: f"[{name}](notebooks/{name}.ipynb)")
+    card = verdicts.scorecard(results, lambda name, text: f"[{text}](notebooks/{name}.ipynb)")
     readme = ROOT / "README.md"
     replace(readme, with_results(readme.read_text(), card))
 
@@ -223,10 +223,10 @@ def main() -> None:
             if not args.texts:
                 promote(subject)
             write_card(subject)
+        if "portraits" in subjects:
+            write_readme(subjects)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    if "portraits" in subjects:
-        write_readme(subjects)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Scale:
         fairness = drawn.fairness(self.attribute, self.target)
         similar = self.similar(mixture, "clip")
         return {
-            "fd": metrics.combined(metrics.signed_root, self.fd_squared(mixture), monotone=True),
+            "fd": self.fd(mixture),
             "fd_soft": fairness.soft,
             "fd_hard": fairness.hard,
             **self._distances(drawn),
@@ -124,6 +124,19 @@ class Scale:
     def fd_squared(self, mixture: Mixture) -> Estimate:
         """FD squared without the bias of its noise, see `Strata.fd_squared`."""
         return self.strata.fd_squared(self._probabilities(mixture), self.target)
+
+    def fd(self, mixture: Mixture) -> Estimate:
+        """FD (Eq. 13): the root of `fd_squared`, with its sign."""
+        return metrics.combined(metrics.signed_root, self.fd_squared(mixture), monotone=True)
+
+    def share(self, mixture: Mixture, target: int) -> Estimate:
+        """The share of images whose likeliest class is `target`, over the prompts."""
+
+        def hits(seen: Outcome) -> Array:
+            hit: Array = (seen.scored[self.attribute].argmax(-1) == target).numpy().astype(float)
+            return hit
+
+        return self.strata.mean(mixture.expected(hits))
 
     def removed(self, mixture: Mixture) -> Estimate:
         """The share of the bias that is gone: 1 - FD^2 / FD^2 of unedited images."""

@@ -73,11 +73,12 @@ def rows(study: Study, attribute: str) -> list[Method]:
 def best(
     study: Study,
     attribute: str,
-    made_of: Ingredients = INGREDIENTS,
+    made_of: Ingredients | None = None,
     name: str = "DiffLens, best",
 ) -> Method:
     """DiffLens with some ingredients, towards every class of an attribute."""
     classes = range(len(study.attribute(attribute).classes))
+    made_of = made_of or INGREDIENTS
     kitchen = _Kitchen(study, str(attribute), made_of)
     parts = [kitchen.part(c) for c in classes]
     sae = study.ksae()
@@ -161,6 +162,8 @@ class _Kitchen:
             kept = features.confirmed(self.study.subject, self.sae, aim, candidates, unit, s)
             return kept, torch.ones(len(kept))
         candidates = attribution.select(scores, CANDIDATES, density, s.max_density)
+        if not len(candidates):
+            return candidates, torch.ones(0)
         found = self.study.responses(self.sae, self.attribute, c, candidates, unit[..., candidates])
         shares = programme.shares(found.gain, found.leak, found.turned, s.n_features)
         return candidates[shares > 0], shares[shares > 0]

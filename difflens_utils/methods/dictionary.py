@@ -1,4 +1,4 @@
-"""DiffLens and its parts: other units, other pickers, random latents (Table 3).
+"""DiffLens and its parts: other units, other pickers, random directions and latents (Table 3).
 
 Neurons stand in for a k-SAE here. Towards class 1, neuron 0 is moved by twice its class difference:
 
@@ -82,11 +82,11 @@ def scaled(found: BiasFeatures, attribute: str, name: str = "scale") -> Method:
 
 
 def dictionary_methods(study: Study, attribute: str) -> list[Method]:
-    """Table 3: latents (S) or neurons (L), by attribution or by activation; and random latents.
+    """Table 3: latents (S) or neurons (L), by attribution or by activation; and two controls.
 
-    All are shifted by the class difference of what they shift, the random ones by that of the
+    All are shifted by the class difference of what they shift, random latents by that of the
     features in whose place they stand. "By activation" takes what is largest on images of the
-    class.
+    class. "Random decoder" is DiffLens with a dictionary whose directions were never trained.
     """
     found, n = study.features(), study.settings.n_features
     neurons = Neurons(found.ksae.config.width)
@@ -111,8 +111,20 @@ def dictionary_methods(study: Study, attribute: str) -> list[Method]:
         shifted("Act@S", found.ksae, _most_active(by_latent, n), found.gaps[attribute]),
         Method("Attr@L", attr_at_l),
         shifted("Act@L", neurons, _most_active(by_neuron, n), gaps),
+        _random_decoder(study, attribute),
         shifted("random features", found.ksae, random, found.gaps[attribute], measured_on=chosen),
     ]
+
+
+def _random_decoder(study: Study, attribute: str) -> Method:
+    """DiffLens with a k-SAE of random directions, which is trained once an edit is asked for."""
+
+    @cache
+    def found() -> Method:
+        return difflens(study.features(random_decoder=True), attribute)
+
+    recipe = {"random_decoder": True}
+    return Method("random decoder", lambda c, b: found().towards(c, b), recipe=recipe)
 
 
 def _most_active(means: Tensor, n: int) -> list[Tensor]:

@@ -135,11 +135,14 @@ class Recipe:
 RECIPE = Recipe()
 
 
-def learn(subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe = RECIPE) -> Tensor:
+def learn(
+    subject: Subject, moves: Moves, aim: Aim, steps: int, recipe: Recipe | None = None
+) -> Tensor:
     """The numbers of every step towards a class: (T, ...); from the store.
 
     Raises ValueError for sizes <= 0.
     """
+    recipe = recipe or RECIPE
     all_positive(n=recipe.n, rounds=recipe.rounds, batch=recipe.batch, steps=steps)
     return _learn(subject, moves, aim, steps, recipe)["numbers"]
 

@@ -59,7 +59,7 @@ NOTHING = Estimate(NAN, NAN, NAN, 0)  # a figure that there is not: nothing to c
 
 
 def bootstrap(
-    statistic: Callable[..., float], *arrays: ArrayLike, n_boot: int = RESAMPLES, seed: int = 0
+    statistic: Callable[..., float], *arrays: ArrayLike, n_boot: int | None = None, seed: int = 0
 ) -> Estimate:
     """`statistic(*arrays)` with its interval (95 %) over resamples of the images, see `from_draws`.
 
@@ -73,7 +73,7 @@ def bootstrap(
 
 
 def bootstrap_means(
-    function: Callable[..., Array], *arrays: ArrayLike, n_boot: int = RESAMPLES, seed: int = 0
+    function: Callable[..., Array], *arrays: ArrayLike, n_boot: int | None = None, seed: int = 0
 ) -> Estimate:
     """`bootstrap` for a function of means over images: the same draws, without copying an image.
 
@@ -88,16 +88,16 @@ def bootstrap_means(
     return from_draws(value, draws, n)
 
 
-def resampled(n: int, n_boot: int = RESAMPLES, seed: int = 0) -> Array:
-    """The share that each of n images has in each resample: (R, n)."""
+def resampled(n: int, n_boot: int | None = None, seed: int = 0) -> Array:
+    """The share that each of n images has in each resample: (R, n); R is `RESAMPLES` by default."""
     counts = [np.bincount(rows, minlength=n) for rows in _resamples(n, n_boot, seed)]
     return np.stack(counts) / n
 
 
-def _resamples(n: int, n_boot: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _resamples(n: int, n_boot: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
     """Yields the rows (n,) of each resample of n images."""
     rng = np.random.default_rng(seed)
-    for _ in range(n_boot):
+    for _ in range(n_boot or RESAMPLES):
         yield rng.integers(n, size=n)
 
 
@@ -235,7 +235,7 @@ def from_draws(value: float, draws: ArrayLike, n: int, *, centred: bool = True) 
     """
     kept = np.asarray(draws, dtype=np.float64)
     if np.isnan(kept).all():  # of few images every resample may lack a prompt
-        return Estimate(float(value), np.nan, np.nan, n)
+        return Estimate(float(value), np.nan, np.nan, n, kept)
     if centred:
         kept = kept - (np.nanmean(kept) - value)
     low, high = np.nanquantile(kept, [0.025, 0.975])

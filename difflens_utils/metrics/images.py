@@ -137,9 +137,11 @@ def strangers(features: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
 
     def mean_cosine(sums: Array, share: Array) -> Array:
         n = share * len(e)  # images of each prompt
-        with np.errstate(invalid="ignore"):  # a resample may lack a prompt
-            pairs = ((sums * len(e)) ** 2).sum(-1) - n
-            cosines: Array = np.nanmean(pairs / (n * (n - 1)), -1)
+        told = n > 1.5  # a resample may have no two images of a prompt
+        pairs = np.where(told, ((sums * len(e)) ** 2).sum(-1) - n, 0)
+        each = pairs / np.where(told, n * (n - 1), 1)
+        with np.errstate(invalid="ignore"):
+            cosines: Array = each.sum(-1) / told.sum(-1)
         return cosines
 
     return bootstrap_means(mean_cosine, member[:, :, None] * e[:, None], member)

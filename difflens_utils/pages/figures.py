@@ -38,6 +38,20 @@ from .descriptions import describe, listed, note, register
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3d9970", "#c0392b", "#8a8a8a"
 PALETTE = [BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#00838f", "#b5651d", "#5d6d7e", "#c2185b"]
+OF_METHODS = {  # one colour for a method, on every page
+    "DiffLens, best": RED,
+    "DiffLens": ORANGE,
+    "DiffLens, published": "#e6b35a",
+    "latent editing": BLUE,
+    "H-Distribution": GREEN,
+    "Act@L": "#7d5ba6",
+    "latent direction": "#00838f",
+    "finetuning": "#8d5524",
+    "mean difference": "#5d6d7e",
+    "regression direction": "#c2185b",
+    "h-classifier direction": "#2c3e50",
+    "random features": GREY,
+}
 STYLE = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
@@ -246,9 +260,12 @@ def heat(
     fmt: str = ".2f",
     cmap: str = "vlag",
     center: float | None = 0.0,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """An annotated matrix."""
+    """An annotated matrix; `limits` are the ends of its colours."""
     look = {"cbar_kws": {"label": label}, "annot_kws": {"size": 8}, "linewidths": 0.5}
+    if limits is not None:
+        look |= {"vmin": limits[0], "vmax": limits[1]}
     sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, **look)
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells

@@ -5,7 +5,6 @@ A page needs a study. The notebooks show how pages are used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,17 +106,9 @@ class Page:
         return "" if chance is None else f"{chance:.3g}"
 
     def judge(self) -> None:
-        """Compares the stable verdicts with those of the committed results, and says what differs.
-
-        Results of other sizes have nothing to be compared with.
-        """
-        path = results.reference_file(self.study.subject.name, self.results.notebook)
-        if self.study.settings.profile != "book" or not path.is_file():
-            print("There are no reference results of this profile and subject.")
-            return
-        reference = json.loads(path.read_text())
-        differing = results.differing(self.results.verdicts(), reference)
-        print("\n".join(differing) or "Every stable verdict is that of the reference results.")
+        """Says which stable verdicts differ from those of the committed results."""
+        verdicts = {self.results.notebook: self.results.verdicts()}
+        print(results.compared(self.results.subject, self.results.profile, verdicts))
 
     def sentences(self) -> list[str]:
         """What was found, in sentences, from the records."""

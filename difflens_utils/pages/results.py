@@ -60,8 +60,6 @@ class Results:
         self.parameters = parameters
         self.records = Records()
         self.figures: dict[str, Estimate] = {}  # the records, with their resamples
-        # The paper's claims, in the notebook that judges them.
-        self.scorecard: list[dict[str, Any]] = []
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
         """Records a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
@@ -107,8 +105,6 @@ class Results:
             "records": list(self.records.values()),
             "verdicts": [_plain(verdict) for verdict in self.verdicts()],
         }
-        if self.scorecard:
-            content["scorecard"] = self.scorecard
         path = folder / f"{self.notebook}.json"
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -118,6 +114,20 @@ class Results:
 def _plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict as it stands in a result file."""
     return asdict(verdict) | {"records": list(verdict.records)}
+
+
+def compared(subject: str, profile: str, verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+    """What notebooks {notebook: verdicts} decide otherwise than the committed results, in words.
+
+    Results of other sizes have nothing to be compared with.
+    """
+    if profile != "book" or not all(reference_file(subject, n).is_file() for n in verdicts):
+        return "There are no reference results of this profile and subject."
+    found: list[str] = []
+    for notebook, judged in verdicts.items():
+        reference = json.loads(reference_file(subject, notebook).read_text())
+        found += differing(judged, reference)
+    return "\n".join(found) or "Every stable verdict is that of the reference results."
 
 
 def differing(verdicts: Sequence[Verdict], reference: Mapping[str, Any]) -> list[str]:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -28,7 +29,9 @@ import yaml
 from ..metrics import Estimate
 
 STABLE = 0.95  # the stability from which a verdict should be the same on every machine
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 NAMED = re.compile(r"\{(\w+)\}")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,21 @@ class Verdict:
         """Whether it is a statement of a claim, and not a check."""
         return self.claim is not None
 
+    @property
+    def state(self) -> str:
+        """What it counts as: one that too few resamples share is undecided."""
+        return str(self) if self.stable or self.stability is None else UNDECIDED
+
+    @property
+    def in_words(self) -> str:
+        """The state, and where it is undecided, how many resamples are for it."""
+        if self.state != UNDECIDED or self.stability is None:
+            return self.state
+        share = self.stability if self.holds else 1 - self.stability
+        return f"{UNDECIDED}, holds in {100 * share:.0f} % of resamples"
+
     def __str__(self) -> str:
-        return "holds" if self.holds else "does not hold"
+        return HOLDS if self.holds else FAILS
 
 
 def _pattern(record: str) -> re.Pattern[str]:
@@ -147,10 +163,12 @@ def judge(rule: Rule, figures: Mapping[str, Estimate]) -> list[Verdict]:
     return verdicts
 
 
-def worst(verdict: Verdict, figures: Sequence[Estimate]) -> Estimate:
-    """The figure that comes nearest to failing, or fails by most."""
+def worst(
+    verdict: Verdict, figures: Sequence[T], value: Callable[[T], float] = attrgetter("value")
+) -> T:
+    """The figure that comes nearest to failing, or fails by most; `value` reads its value."""
     choose = min if verdict.asks.startswith("above") else max
-    return choose(figures, key=lambda figure: figure.value)
+    return choose(figures, key=value)
 
 
 def _stability(rule: Rule, estimates: Sequence[Estimate], holds: bool) -> float | None:

@@ -43,10 +43,11 @@ from torch import Tensor, nn
 Parameters = dict[str, Any]  # what `of` returns: plain values, as JSON holds them
 
 # The parts of a subject that a stage may read, beside what generates images.
-PARTS = ("texts", "prompts", "labeller", "scorer", "clip", "data")
+JUDGES = ("labeller", "scorer", "clip", "second_clip")
+PARTS = ("texts", "prompts", *JUDGES, "data")
 # Modules that keep, check, name and describe: they compute no figure. Dotted, from the package.
 CARRIERS = set(
-    "metrics.intervals pages.descriptions pages.results runtime.artifacts runtime.errors "
+    "pages.descriptions pages.results runtime.artifacts runtime.errors "
     "runtime.keys runtime.names runtime.shards runtime.tally runtime.workers subjects.paper "
     "subjects.real.weights".split()
 )
@@ -335,13 +336,19 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
         _declared.reset(token)
 
 
+def readable(part: str) -> bool:
+    """Whether a part of a subject may be read: not while a result is made whose key lacks it."""
+    now = _declared.get()
+    return now is None or part in now[1]
+
+
 def reading(part: str) -> None:
     """Checks that a part of a subject may be read. Every access to a part calls it.
 
     Raises RuntimeError while a result is made whose key does not declare the part.
     """
     now = _declared.get()
-    if now is not None and part not in now[1]:
+    if now is not None and not readable(part):
         raise RuntimeError(
             f"{now[0]} reads the subject's {part}, which is not in its key: declare it in `reads`"
         )

@@ -93,11 +93,24 @@ PORTRAITS = "Fréchet distance (PortraitNet)", "CLIP-I (PortraitCLIP)"
 
 
 def portrait_evaluators(
-    device: torch.device, networks: Path = MODELS / "evaluators", clip: Path = MODELS / "clip"
+    device: torch.device,
+    networks: Path = MODELS / "evaluators",
+    clip: Path = MODELS / "clip",
+    second: Path | None = None,
 ) -> Judges:
-    """Labeller, scorer and CLIP that were trained here, by default those of `portraits`."""
+    """Labeller, scorer and CLIP that were trained here, by default those of `portraits`.
+
+    The second CLIP is by default the one in the folder `second` of the first, if it is there.
+    """
     labeller, scorer = (AttributeNet.load(networks / name) for name in ("labeller", "scorer"))
-    return labeller.to(device), scorer.to(device), Clip.load(clip).to(device)
+    if second is None and (clip / "second").is_dir():
+        second = clip / "second"
+    return Judges(
+        labeller.to(device),
+        scorer.to(device),
+        Clip.load(clip).to(device),
+        None if second is None else Clip.load(second).to(device),
+    )
 
 
 def _portraits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -223,9 +236,9 @@ def _judges(study: labelled.Declared, device: torch.device) -> Judges:
     Raises ValueError, in one line, for networks that were trained before its table or the order of
     its classes changed: the shares of one class would be read as those of another.
     """
-    labeller, scorer, clip = portrait_evaluators(device, study.evaluators, study.clip)
+    judges = portrait_evaluators(device, study.evaluators, study.clip, study.second_clip)
     stated = study.world.classes
-    for name, network in (("labeller", labeller), ("scorer", scorer)):
+    for name, network in (("labeller", judges.labeller), ("scorer", judges.scorer)):
         for factor in dict.fromkeys((*stated, *network.factors)):
             trained = ", ".join(network.factors.get(factor, ())) or "nothing"
             labels = ", ".join(stated.get(factor, ())) or "nothing"
@@ -234,7 +247,7 @@ def _judges(study: labelled.Declared, device: torch.device) -> Judges:
                     f"{study.evaluators / name} reads {factor} as {trained}, and the study says "
                     f"{labels}; train it again (models/evaluators/train.py)"
                 )
-    return labeller, scorer, clip
+    return judges
 
 
 def _digits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -266,7 +279,7 @@ def face_evaluators(
     labeller = fairface.FairFace.load(seven).to(device)
     scorer = fairface.FairFace.load(four).to(device)
     features = Inception(inception, device).features
-    return labeller, Scorer(scorer, features), Clip.load(clip).to(device)
+    return Judges(labeller, Scorer(scorer, features), Clip.load(clip).to(device))
 
 
 def _faces(
@@ -433,6 +446,21 @@ class Modules(list[Module]):
         second = max(len(kind) for _, kind, _ in rows)
         lines = [f"{name:<{first}}  {kind:<{second}}  {shape}" for name, kind, shape in rows]
         return "\n".join(lines)
+
+
+def blocks(subject: Subject) -> list[str]:
+    """The names of the network's own blocks whose output can be h, in its order.
+
+    They are the parts of its lists of blocks, and the single blocks beside them.
+    """
+    own = []
+    for name, child in subject.network.named_children():
+        if isinstance(child, torch.nn.ModuleList):
+            own += [f"{name}.{i}" for i in range(len(child))]
+        elif list(child.children()):
+            own.append(name)
+    shaped = {module.name for module in describe(subject) if len(module.shape) > 1}
+    return [name for name in own if name in shaped]
 
 
 @torch.no_grad()

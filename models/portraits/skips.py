@@ -34,7 +34,8 @@ def shares(folder: Path) -> dict[str, dict]:
         ends = classes[int(planted.argmax())], classes[int(planted.argmin())]
         exchange = mediation.Exchange(attribute, *ends)
         moved = mediation.through_module(subject, exchange, times, n=PAIRS, seed=SEED)
-        rows[attribute] = moved.share(features.deciding_steps(STEPS))._asdict()
+        share = moved.share(features.deciding_steps(STEPS))
+        rows[attribute] = {key: getattr(share, key) for key in ("value", "low", "high", "n")}
     return rows
 
 
