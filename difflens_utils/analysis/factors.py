@@ -84,8 +84,11 @@ def best_factor(
 ) -> list[Tracked]:
     """For each unit of `response` (n, U) the class that it tells best from the rest."""
     names, scores = _aurocs(response, labels, classes)
-    best = scores.argmax(1)
-    return [Tracked(*names[b], float(score)) for b, score in zip(best, scores.max(1), strict=True)]
+    best = [names[number] for number in scores.argmax(1)]
+    return [
+        Tracked(factor, name, float(score))
+        for (factor, name), score in zip(best, scores.max(1), strict=True)
+    ]
 
 
 def told(

@@ -312,9 +312,9 @@ def card(
     areas.update(left=0.01, right=0.985, bottom=0.15, top=0.82)
     _strongest(figure, areas[0], images, maps)
     _turned(figure, areas[1], turned)
-    above, below = areas[2].subgridspec(2, 1, hspace=1.1)
-    _by_step(figure.add_subplot(above), by_step)
-    _changed(figure.add_subplot(below), changes)
+    right = areas[2].subgridspec(2, 1, hspace=1.1)
+    _by_step(figure.add_subplot(right[0]), by_step)
+    _changed(figure.add_subplot(right[1]), changes)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     fires = f"Left, the {len(images)} images in which it fires most, and below where in them"
     middle = f"middle, rows of the same {len(next(iter(turned.values())))} images"
@@ -338,8 +338,8 @@ def _strongest(figure: Figure, area: SubplotSpec, images: Tensor, maps: Tensor) 
 def _turned(figure: Figure, area: SubplotSpec, turned: Mapping[str, Tensor]) -> None:
     """A row of images for each way in which a feature is turned."""
     rows = area.subgridspec(len(turned), 1, hspace=0.06)
-    for row, (label, images) in zip(rows, turned.items(), strict=True):
-        axis = figure.add_subplot(row)
+    for row, (label, images) in enumerate(turned.items()):
+        axis = figure.add_subplot(rows[row])
         _strip(axis, label, mosaic(images, len(images), scale=4))
         axis.yaxis.label.set_fontsize(8)
 
