@@ -270,8 +270,7 @@ class Interventions(Page):
         shares = self.study.planted(attribute).clamp_min(LEAST)
         common, rare = outcome.extremes(shares)
         shares[[common, rare]] = shares[[rare, common]]
-        asked: list[float] = (shares / shares.sum()).tolist()
-        return asked
+        return [round(share, 9) for share in (shares / shares.sum()).tolist()]
 
     def ratios(self, fresh: Outcome, made: Mapping[str, Sets]) -> pd.DataFrame:
         """How near each method comes to a reversed ratio, and what else it moves.
