@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -210,14 +211,8 @@ def find(
         features[a] = [torch.empty(0, dtype=torch.long) for _ in each]
         for c in each:
             if only.get(a, names[c]) == names[c]:
-                candidates = attribution.select(
-                    scores[a][c],
-                    settings.n_features + settings.n_features // 2,
-                    density,
-                    settings.max_density,
-                )
-                aim = Aim(a, c)
-                features[a][c] = confirmed(subject, sae, aim, candidates, gaps[a][c], settings)
+                tried = candidates(scores[a][c], density, settings)
+                features[a][c] = confirmed(subject, sae, Aim(a, c), tried, gaps[a][c], settings)
     return BiasFeatures(sae, features, gaps, labels, counts, density, scores, by_image)
 
 
@@ -226,6 +221,15 @@ def labelled(subject: Subject, rec: Recording) -> dict[str, Tensor]:
     """The labeller's classes of recorded images: {factor: (n,)}; from the store."""
     probabilities = evaluators.read(subject.labeller, rec.images.to(subject.device))
     return {factor: p.argmax(-1) for factor, p in probabilities.items()}
+
+
+def candidates(scores: Tensor, density: Tensor, settings: Settings) -> Tensor:
+    """The latents that are measured for a class by its scores (D,), best first: (N,).
+
+    They are one and a half times as many as may stay.
+    """
+    n = settings.n_features + settings.n_features // 2
+    return attribution.select(scores, n, density, settings.max_density)
 
 
 def confirmed(
@@ -258,19 +262,31 @@ def random_features(
     It is drawn among the 20 nearest latents that are in neither `features` (N,) nor `exclude`.
     Raises ValueError where no latents are left to draw.
     """
-    generator = torch.Generator().manual_seed(seed)
     taken = set(features.tolist())
     if exclude is not None:
         taken |= set(exclude.tolist())
-    chosen = []
+    return _as_dense(features, density, seed, taken)
+
+
+def random_set(features: Tensor, density: Tensor, seed: int) -> Tensor:
+    """A set as large as `features` (N,) whose latents fire as often: (N,).
+
+    Unlike `random_features` it may hold some of them, as chance would have it.
+    """
+    return _as_dense(features, density, seed, set())
+
+
+def _as_dense(features: Tensor, density: Tensor, seed: int, taken: set[int]) -> Tensor:
+    """For each feature one of the 20 latents of the nearest density that are not `taken`: (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[int] = []
     for j in features.tolist():
         by_distance = (density - density[j]).abs().argsort().tolist()
-        near = [i for i in by_distance if i not in taken][:20]
+        free = (i for i in by_distance if i not in taken and i not in chosen)
+        near = list(islice(free, 20))
         if not near:
             raise ValueError(
                 f"latents must be more than {len(density)}: none is left as a random control"
             )
-        pick = near[int(torch.randint(len(near), (1,), generator=generator))]
-        taken.add(pick)
-        chosen.append(pick)
+        chosen.append(near[int(torch.randint(len(near), (1,), generator=generator))])
     return torch.tensor(chosen, dtype=torch.int64)

@@ -71,14 +71,12 @@ class Seeds(NamedTuple):
     """Images that are only shown (notebook 05)."""
     control: int = 5
     """Balanced renders, the negative control of the evaluators (notebook 00)."""
-    reversed: int = 6
-    """Which class each image of a reversed ratio gets (notebook 05)."""
-    balanced: int = 7
-    """Which class each image of a balanced set gets (notebook 05)."""
     support: int = 10
     """Images on which latents are attributed."""
     measured: int = 20
     """Images on which single features are measured."""
+    moved: int = 2021
+    """Images on which features are moved alone once they are chosen (notebook 04)."""
     balanced_classes: int = 40
     """Images of which as many of every class are recorded."""
     pairs: int = 30

@@ -42,7 +42,7 @@ from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
-from .attribution import Attribution, Effect, Responses
+from .attribution import Attribution, Effect, Responses, Trial
 from .debiasing import Compared, Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
@@ -61,6 +61,7 @@ from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 BATCH = 2048  # vectors per step of the k-SAE's training
+AGAIN = 4  # times as many images are features measured on as their candidates
 # The settings that a k-SAE depends on, beside the recording, and that features do beside those.
 TRAINING = ("k", "latents", "train_steps", "seed")
 FINDING = ("n_support", "n_measured", "n_features", "max_density")
@@ -291,28 +292,37 @@ class Study:
         return features.class_means(rec, dictionary, labels, sizes)[attribute]
 
     def measured(
-        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+        self,
+        sae: KSAE,
+        attribute: str,
+        target: int,
+        chosen: Tensor,
+        unit: Tensor,
+        again: bool = False,
     ) -> Effect:
         """What each of the `chosen` latents (N,) does to a class when it is moved alone.
 
-        `unit` (T, P, N) says by how much each is moved, such as its class difference.
+        `unit` (T, P, N) says by how much each is moved, such as its class difference. Features were
+        chosen by this, so what they do is measured `again`: on other images, and more of them.
         """
-        s = self.settings
-        at = features.deciding_steps(s.steps)
-        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
         aim = attribution.Aim(str(attribute), target)
-        return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
+        return attribution.measured(self.subject, sae, aim, chosen, unit, self._trial(again))
+
+    def _trial(self, again: bool = False) -> Trial:
+        """How single latents are measured."""
+        s = self.settings
+        n, seed = s.n_measured, self.seeds.measured
+        if again:
+            n, seed = AGAIN * n, self.seeds.moved
+        return Trial(n, seed, s.steps, features.deciding_steps(s.steps))
 
     def responses(
         self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
     ) -> Responses:
         """`measured`, with what else each of the `chosen` latents does to the picture."""
-        s = self.settings
-        at = features.deciding_steps(s.steps)
-        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
         aim = attribution.Aim(str(attribute), target)
         moves = list(zip(chosen.tolist(), unit.unbind(-1), strict=True))
-        return attribution.responses(self.subject, sae, aim, moves, trial)
+        return attribution.responses(self.subject, sae, aim, moves, self._trial())
 
     @cached_property
     def density(self) -> Tensor:
