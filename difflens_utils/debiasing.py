@@ -327,6 +327,11 @@ def _load(folder: Path) -> list[Arm]:
     ]
 
 
+def _named(method: Method) -> str:
+    """What a search is called where it ships: one in several ways is another."""
+    return "-".join([method.key, *("in_all_ways" for _ in method.variants[:1])])
+
+
 @artifacts.stored(
     "search",
     form=artifacts.Form(_save, _load),
@@ -339,7 +344,7 @@ def _load(folder: Path) -> list[Arm]:
         },
         "recipe": lambda recipe: {"recipe": dict(sorted((recipe or {}).items()))},
     },
-    shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / a["method"].key,
+    shipped=lambda a: a["subject"].folder / "search" / a["attribute"] / _named(a["method"]),
     beyond=_tried,
     together=True,
 )

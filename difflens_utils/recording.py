@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Recording:
     h: np.ndarray  # a read-only memory map
     images: Tensor  # float32 in [-1, 1]
     timesteps: tuple[int, ...]
+    run: Run | None = field(default=None, repr=False, compare=False)
+    """What it is the whole of; None for a part of a recording, and for one made by hand."""
 
     def __len__(self) -> int:
         return len(self.h)
@@ -55,6 +57,13 @@ class Recording:
     def fingerprint(self) -> str:
         """What stands for it in the keys of what is computed from it."""
         return self.key
+
+    def made(self) -> dict[str, Any]:
+        """What it was made from. Results that ship with the repository are known by it."""
+        run = self.run
+        return (
+            {} if run is None else {f.name: getattr(run, f.name) for f in fields(run) if f.compare}
+        )
 
     def at(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step: (rows, C, H, W) float32."""
@@ -78,6 +87,7 @@ class Recording:
             key=f"{self.key}-{step}",
             h=self.h[:, chosen],
             timesteps=self.timesteps[chosen],
+            run=None,
         )
 
     def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
@@ -162,19 +172,20 @@ def record(
     """Generates `n` images and keeps h at every step; from the store if it is there.
 
     The images take the prompts in turn, by default those of the evaluation. `rows` (m,) keeps these
-    of the n images alone, in their order. Workers (`shards`)
-    share the batches, which are as large as `gpu.batch_size` says by default. Raises ValueError for
-    sizes that are not greater than 0.
+    of the n images alone, in their order. Workers (`shards`) share the batches, which are as large
+    as `gpu.batch_size` says by default. Raises ValueError for sizes that are not greater than 0.
     """
     all_positive(n_images=n, steps=steps)
     batch = batch or gpu.batch_size(subject)
     texts = subject.texts(prompts or subject.prompts.evaluate)
-    folder = _record(Run(subject, n, seed, steps, texts, eta, rows, batch=batch))
+    run = Run(subject, n, seed, steps, texts, eta, rows, batch=batch)
+    folder = _record(run)
     return Recording(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),
         torch.from_numpy(np.load(folder / "images.npy")).float(),
         sampling.trajectory(subject, steps, eta).timesteps,
+        run,
     )
 
 

@@ -66,7 +66,7 @@ AGAIN = 4  # times as many images are features measured on as their candidates
 TRAINING = ("k", "latents", "train_steps", "seed")
 FINDING = ("n_support", "n_measured", "n_features", "max_density")
 Attributes = Sequence[str] | Mapping[str, str] | None  # or {attribute: class}
-RECIPE = ("n_images", *TRAINING, *FINDING)  # the settings that features depend on
+RECIPE = ("n_images", "steps", *TRAINING, *FINDING)  # the settings that features depend on
 
 
 def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
@@ -421,8 +421,15 @@ class Study:
         return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that features depend on. A stored search is found by them."""
-        return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
+        """The settings that features depend on, and the k-SAE that they are of.
+
+        A stored search is found by them. `changes` are those of the settings, and what else a
+        method was made with.
+        """
+        options = {f.name for f in fields(KSAEConfig)} | set(TRAINING)
+        trained = {name: value for name, value in changes.items() if name in options}
+        settings = {name: getattr(self.settings, name) for name in RECIPE}
+        return settings | dict(changes) | {"ksae": self.ksae(**trained).fingerprint()}
 
     def search(self, method: Method, attribute: str) -> Search:
         """What each strength of a method does towards each class, on tuning seeds.

@@ -12,7 +12,9 @@ False
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from .. import attribution, edits, features
 from ..attribution import Aim
 from ..ksae import KSAE
 from ..recording import Recording
+from ..runtime import artifacts, keys
 from ..sampling import Edit
 from . import learned, programme
 from .base import SPARSE, Method
@@ -77,14 +80,11 @@ def best(
     name: str = "DiffLens, best",
 ) -> Method:
     """DiffLens with some ingredients, towards every class of an attribute."""
-    classes = range(len(study.attribute(attribute).classes))
     made_of = made_of or INGREDIENTS
-    kitchen = _Kitchen(study, str(attribute), made_of)
-    parts = [kitchen.part(c) for c in classes]
-    sae = study.ksae()
+    made, sae = parts(study, str(attribute), made_of), study.ksae()
 
     def towards(c: int, strength: float) -> Edit:
-        part = parts[c]
+        part = made[c]
         if not len(part.features):
             return edits.identity()
         if made_of.levels:
@@ -93,7 +93,38 @@ def best(
         unit = part.unit * part.gains[:, None]
         return edits.steer(sae, part.features, strength, "add", unit)
 
-    return Method(name, towards, SPARSE)
+    return Method(name, towards, SPARSE, recipe={"parts": keys.digest(list(map(list, made)))})
+
+
+def _save(parts: Sequence[Part], folder: Path) -> None:
+    named = {f"{c}.{n}": t for c, part in enumerate(parts) for n, t in part._asdict().items()}
+    artifacts.save_tensors(named, folder)
+
+
+def _load(folder: Path) -> list[Part]:
+    tensors = artifacts.load_tensors(folder)
+    classes = range(len(tensors) // len(Part._fields))
+    return [Part(*(tensors[f"{c}.{name}"] for name in Part._fields)) for c in classes]
+
+
+@artifacts.stored(
+    "best",
+    form=artifacts.Form(_save, _load),
+    reads=("texts", "prompts", "labeller", "clip"),
+    describe={
+        "study": lambda study: {"subject": study.subject, "recipe": study.recipe({})},
+        "made_of": lambda made_of: {"made_of": asdict(made_of)},
+    },
+    shipped=lambda a: a["study"].subject.folder / "best" / a["attribute"],
+    beyond=lambda a: a["study"].recording("learn").key,
+)
+def parts(study: Study, attribute: str, made_of: Ingredients) -> list[Part]:
+    """What is moved towards each class of an attribute.
+
+    It comes from what ships with the subject, or from the store, if it is there.
+    """
+    kitchen = _Kitchen(study, attribute, made_of)
+    return [kitchen.part(c) for c in range(len(kitchen.classes))]
 
 
 class _Kitchen:
