@@ -52,7 +52,7 @@ class Ingredients:
     """Features and their shares come from a quadratic programme over measured effects."""
     levels: bool = False
     """A feature is moved only as far as it is in images of the class."""
-    gains: bool = True
+    gains: bool = False
     """The gain of each feature at each step is learned (`learned`)."""
 
 

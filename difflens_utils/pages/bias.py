@@ -222,7 +222,7 @@ class Bias(Page):
         columns = {}
         for number, text in enumerate(self.study.texts):
             drawn = generated.of(number)
-            embedded = self.study.subject.clip.text_features([text])[0]
+            embedded = self.study.subject.clip.text_features([text])[0].cpu()
             aligned = metrics.clip_t(embedded, drawn.clip)
             self.add(f"prompts.{short[text]}.clip_t", aligned.raw)
             columns[text] = self._under(number, short[text], drawn)
