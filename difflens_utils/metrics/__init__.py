@@ -49,6 +49,7 @@ from .fairness import (
 )
 from .images import (
     Cosine,
+    KernelReference,
     Leakage,
     agreement,
     class_changes,
@@ -70,6 +71,7 @@ __all__ = [
     "Cosine",
     "Estimate",
     "Fairness",
+    "KernelReference",
     "Leakage",
     "NAN",
     "NOTHING",
