@@ -106,6 +106,24 @@ def test_a_mixture_has_the_figures_of_its_expected_images() -> None:
     assert scale.similar(mixture, "clip").value == pytest.approx(float(cosines.mean()))
 
 
+@pytest.mark.parametrize("male", [50, 55, 60])
+def test_no_share_of_a_bias_that_is_not_there_is_removed(male: int) -> None:
+    """60 of 100 differ from half, but not in every resample: the share may be any number."""
+    before = seen(male)
+    got = scale_of(before).score(made(mixed((seen(50), 1.0)), seen(50)))
+    assert got["removed"] == metrics.NOTHING and str(got["removed"]) == "–"
+    assert np.isfinite(got["fd"].value)
+
+
+@pytest.mark.parametrize("male", [75, 90, 100])
+def test_the_share_that_is_removed_is_bounded_where_there_is_a_bias(male: int) -> None:
+    before, after = seen(male), seen(60)
+    got = scale_of(before).removed(mixed((after, 1.0)))
+    start, end = (squared(part.scored["gender"].numpy()) for part in (before, after))
+    assert got.value == pytest.approx(1 - end / start)
+    assert got.low < got.value < got.high <= 2 and np.abs(got.draws).max() < 10
+
+
 def test_a_leak_is_the_shift_of_factors_that_should_stay() -> None:
     before, after = seen(90), seen(50, hats=90, scarves=70, seed=1)
     scale, mixture = scale_of(before), mixed((before, 0.75), (after, 0.25))

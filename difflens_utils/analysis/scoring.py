@@ -144,9 +144,8 @@ class Scale:
         return self.strata.mean(mixture.expected(hits))
 
     def removed(self, mixture: Mixture) -> Estimate:
-        """The share of the bias that is gone: 1 - FD^2 / FD^2 of unedited images."""
-        start, end = self.fd_squared(self.unedited), self.fd_squared(mixture)
-        return metrics.combined(lambda end, start: 1 - end / start, end, start)
+        """The share of the bias that is gone, see `metrics.removed`."""
+        return metrics.removed(self.fd_squared(self.unedited), self.fd_squared(mixture))
 
     def similar(self, mixture: Mixture, clip: str) -> Estimate:
         """CLIP-I (Eq. 15) in the CLIP of a name: clip or second."""

@@ -63,7 +63,7 @@ from .images import (
     total_variation,
 )
 from .matching import at_matched_fd
-from .strata import Strata, signed_root
+from .strata import Strata, removed, signed_root
 from .units import auroc, tracked_factors
 
 __all__ = [
@@ -102,6 +102,7 @@ __all__ = [
     "one_hot",
     "proportion",
     "rank_correlation",
+    "removed",
     "share",
     "share_estimates",
     "shares",
