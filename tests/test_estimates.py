@@ -39,6 +39,15 @@ def test_simultaneous_intervals_hold_all_truths_together() -> None:
     assert alone / 200 < 0.88 and together / 200 > 0.9
 
 
+def test_figures_that_do_not_vary_keep_their_intervals() -> None:
+    """No resample of 20 misses has a hit, and a Fréchet distance has no resamples."""
+    varied, distance = metrics.mean(RNG.normal(size=60)), Estimate(1.0, 0.5, 1.5, 60)
+    missed = metrics.share([False] * 20)
+    wide, *others = metrics.simultaneous([varied, missed, distance])
+    assert others == [missed, distance] and missed.high == pytest.approx(0.161, abs=1e-3)
+    assert wide.low < varied.value < wide.high
+
+
 def test_simultaneous_intervals_of_one_figure_are_its_own() -> None:
     only = metrics.mean(RNG.normal(size=400))
     (wide,) = metrics.simultaneous([only])

@@ -445,6 +445,16 @@ def test_what_is_removed_of_the_joint_bias_has_no_bias_of_its_noise() -> None:
     page.bars(before, {"DiffLens": after})
 
 
+def test_no_share_of_a_joint_bias_that_is_not_there_is_removed() -> None:
+    page = several("gender", "age")
+    cells = torch.arange(N) % 6
+    fair = seen(0, gender=cells // 3, age=cells % 3)
+    table = page.balance(fair, {"DiffLens": seen(1, gender=torch.zeros(N))})
+    assert "multi.joint.removed" not in page.records
+    assert table.loc["DiffLens", "removed"] == "–"
+    assert page.value("multi.joint.difflens.fd") > 0
+
+
 def test_one_attribute_has_no_joint_distribution_to_judge(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -480,7 +490,8 @@ def test_every_rule_of_notebook_08_finds_its_records() -> None:
     unedited, alone, together = drawn(page)
     page.interference(unedited, alone, together)
     page.joint(unedited, alone, together)
-    page.balance(unedited, {"DiffLens": seen(1), "H-Distribution": seen(2)})
+    biased = seen(0, gender=torch.zeros(N))
+    page.balance(biased, {"DiffLens": seen(1), "H-Distribution": seen(2)})
     turned = {"alone": seen(3), **{aim: seen(4) for aim in page.first}}
     page.single(unedited, alone, {"hat": turned})
     for rule in rules.RULES:

@@ -66,6 +66,12 @@ class Scale:
             "second": metrics.strangers(self.before.second, prompt),
         }
 
+    @cached_property
+    def compared(self) -> dict[str, metrics.KernelReference]:
+        """What sets are compared with by Kernel Distances: the references, and no edit."""
+        sets = {**self.references, "unedited": self.before.features}
+        return {name: metrics.KernelReference(features) for name, features in sets.items()}
+
     # ------------------------------------------------------------------ a row of the table
 
     def original(self) -> dict[str, Estimate]:
@@ -108,10 +114,9 @@ class Scale:
 
     def _distances(self, drawn: Outcome) -> dict[str, Estimate]:
         found = {}
-        compared = {**self.references, "unedited": self.before.features}
-        for name, features in compared.items():
-            found[f"frechet_{name}"] = metrics.frechet(drawn.features, features)
-            found[f"kernel_{name}"] = metrics.kid(drawn.features, features)
+        for name, reference in self.compared.items():
+            found[f"frechet_{name}"] = metrics.frechet(drawn.features, reference.features)
+            found[f"kernel_{name}"] = reference.distance(drawn.features)
         return found
 
     def _agreed(self, seen: Outcome) -> Array:
@@ -139,9 +144,8 @@ class Scale:
         return self.strata.mean(mixture.expected(hits))
 
     def removed(self, mixture: Mixture) -> Estimate:
-        """The share of the bias that is gone: 1 - FD^2 / FD^2 of unedited images."""
-        start, end = self.fd_squared(self.unedited), self.fd_squared(mixture)
-        return metrics.combined(lambda end, start: 1 - end / start, end, start)
+        """The share of the bias that is gone, see `metrics.removed`."""
+        return metrics.removed(self.fd_squared(self.unedited), self.fd_squared(mixture))
 
     def similar(self, mixture: Mixture, clip: str) -> Estimate:
         """CLIP-I (Eq. 15) in the CLIP of a name: clip or second."""
@@ -195,18 +199,20 @@ class Scale:
         come to is that of many unedited images, weighted until their classes are balanced: no edit,
         and the same generator.
         """
-        balanced = self.references["balanced"]
-        weights = self._balancing()
-        distances = (
-            metrics.kid(self.before.features, balanced),
-            metrics.kid(drawn.features, balanced),
-            metrics.kid(self.many.features, balanced, weights),
-        )
+        start, oracle = self._ends
+        end = self.compared["balanced"].distance(drawn.features)
 
         def come(start: Array, end: Array, oracle: Array) -> Array:
             return (start - end) / (start - oracle)
 
-        return metrics.combined(come, *distances)
+        return metrics.combined(come, start, end, oracle)
+
+    @cached_property
+    def _ends(self) -> tuple[Estimate, Estimate]:
+        """The Kernel Distances between which `quality` lies: the unedited one, and at balance."""
+        balanced = self.compared["balanced"]
+        start = balanced.distance(self.before.features)
+        return start, balanced.distance(self.many.features, self._balancing())
 
     def _balancing(self) -> Array:
         """The weight of each of the many images that balances their classes under each prompt."""

@@ -49,6 +49,7 @@ from .fairness import (
 )
 from .images import (
     Cosine,
+    KernelReference,
     Leakage,
     agreement,
     class_changes,
@@ -62,7 +63,7 @@ from .images import (
     total_variation,
 )
 from .matching import at_matched_fd
-from .strata import Strata, signed_root
+from .strata import Strata, removed, signed_root
 from .units import auroc, tracked_factors
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Cosine",
     "Estimate",
     "Fairness",
+    "KernelReference",
     "Leakage",
     "NAN",
     "NOTHING",
@@ -100,6 +102,7 @@ __all__ = [
     "one_hot",
     "proportion",
     "rank_correlation",
+    "removed",
     "share",
     "share_estimates",
     "shares",

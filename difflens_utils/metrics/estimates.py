@@ -147,7 +147,7 @@ def simultaneous(estimates: Sequence[Estimate]) -> list[Estimate]:
         return list(estimates)
     factor = float(np.nanquantile(np.nanmax(ratios, axis=0), 0.95))
     return [
-        replace(e, low=e.value - factor * spread, high=e.value + factor * spread)
+        replace(e, low=e.value - factor * spread, high=e.value + factor * spread) if spread else e
         for e, spread in zip(estimates, spreads, strict=True)
     ]
 
@@ -234,7 +234,8 @@ def from_draws(value: float, draws: ArrayLike, n: int, *, centred: bool = True) 
     until their mean is the value, unless `centred` is off.
     """
     kept = np.asarray(draws, dtype=np.float64)
-    if np.isnan(kept).all():  # of few images every resample may lack a prompt
+    # Of few images every resample may lack a prompt, and what is not reached has no interval.
+    if np.isnan(value) or np.isnan(kept).all():
         return Estimate(float(value), np.nan, np.nan, n, kept)
     if centred:
         kept = kept - (np.nanmean(kept) - value)

@@ -15,6 +15,7 @@ A shift by (3, 4) that leaves the covariance alone is a Fréchet distance of 9 +
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -93,18 +94,46 @@ def kid(
     right on average for sets of any size and so can come out below zero. `weights` (N,) make
     images count more or less, such as those that balance the classes of a set. Resamples take
     images of both sets. With features of Inception it would be KID; with others it is not called
-    so.
+    so. Several sets are compared with one reference by a `KernelReference`.
     """
-    x, y = as_array("features", features, 2), as_array("reference", reference, 2)
-    if x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(f"features must fit the reference, got {x.shape} and {y.shape}")
-    w = np.ones(len(x)) if weights is None else as_array("weights", weights, 1)
-    w, v = w / w.sum(), np.full(len(y), 1 / len(y))
-    kernels = (_kernel(x, x), _kernel(x, y), _kernel(y, y))
-    value = _mmd(w[None], v[None], *kernels)[0]
-    resampled_w = w * len(x) * resampled(len(x), seed=seed)
-    draws = _mmd(resampled_w, resampled(len(y), seed=seed + 1), *kernels)
-    return from_draws(value, draws, len(x))
+    return KernelReference(reference, seed).distance(features, weights)
+
+
+class KernelReference:
+    """A reference (M, F) of Kernel Distances (`kid`), whose own term is computed once."""
+
+    def __init__(self, features: ArrayLike, seed: int = 0) -> None:
+        self.features = as_array("reference", features, 2)
+        self.seed = seed
+
+    def distance(self, features: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
+        """The Kernel Distance of features (N, F), see `kid`."""
+        x, y = as_array("features", features, 2), self.features
+        if x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+            raise ValueError(f"features must fit the reference, got {x.shape} and {y.shape}")
+        w = np.ones(len(x)) if weights is None else as_array("weights", weights, 1)
+        w = w / w.sum()
+        own, across = _kernel(x, x), _kernel(x, y)
+
+        def squared(w: Array, v: Array, term: Array) -> Array:
+            return _within(w, own) + term - 2 * _across(w, v, across)
+
+        (even, drawn), (term, terms) = self._weights(), self._terms
+        value = squared(w[None], even, term)[0]
+        draws = squared(w * len(x) * resampled(len(x), seed=self.seed), drawn, terms)
+        return from_draws(value, draws, len(x))
+
+    def _weights(self) -> tuple[Array, Array]:
+        """The share of each image, (1, M), and its share in each resample, (R, M)."""
+        size = len(self.features)
+        return np.full((1, size), 1 / size), resampled(size, seed=self.seed + 1)
+
+    @cached_property
+    def _terms(self) -> tuple[Array, Array]:
+        """The mean kernel of two different images, (1,), and that of each resample, (R,)."""
+        kernel = _kernel(self.features, self.features)
+        even, drawn = self._weights()
+        return _within(even, kernel), _within(drawn, kernel)
 
 
 def _kernel(a: Array, b: Array) -> Array:
@@ -112,17 +141,17 @@ def _kernel(a: Array, b: Array) -> Array:
     return kernel
 
 
-def _mmd(w: Array, v: Array, xx: Array, xy: Array, yy: Array) -> Array:
-    """The squared MMD under weights (R, N) and (R, M) of the images, no image beside itself."""
+def _within(weights: Array, kernel: Array) -> Array:
+    """The mean kernel (N, N) under weights (R, N) of the images, no image beside itself: (R,)."""
+    pairs = ((weights @ kernel) * weights).sum(1) - weights**2 @ kernel.diagonal()
+    each: Array = pairs / (weights.sum(1) ** 2 - (weights**2).sum(1))
+    return each
 
-    def within(weights: Array, kernel: Array) -> Array:
-        pairs = ((weights @ kernel) * weights).sum(1) - weights**2 @ kernel.diagonal()
-        each: Array = pairs / (weights.sum(1) ** 2 - (weights**2).sum(1))
-        return each
 
-    across = ((w @ xy) * v).sum(1) / (w.sum(1) * v.sum(1))
-    squared: Array = within(w, xx) + within(v, yy) - 2 * across
-    return squared
+def _across(w: Array, v: Array, kernel: Array) -> Array:
+    """The mean kernel (N, M) of two sets under weights (R, N) and (R, M): (R,)."""
+    each: Array = ((w @ kernel) * v).sum(1) / (w.sum(1) * v.sum(1))
+    return each
 
 
 def strangers(features: ArrayLike, groups: ArrayLike | None = None) -> Estimate:

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from ..runtime.errors import at_least
 from .estimates import (
+    NOTHING,
     Array,
     Estimate,
     as_array,
@@ -152,3 +153,15 @@ def signed_root(squares: Array) -> Array:
     """The root of the size of each number, with the number's sign."""
     root: Array = np.sign(squares) * np.sqrt(np.abs(squares))
     return root
+
+
+def removed(start: Estimate, end: Estimate) -> Estimate:
+    """The share of a bias that is gone, 1 - end / start, of FD squared before and after.
+
+    It is `NOTHING` where a resample finds no bias at the start: there is no share of nothing, and
+    a share of next to nothing may come to any number.
+    """
+    squares = np.append(start.value, start.value if start.draws is None else start.draws)
+    if not (squares > 0).all():
+        return NOTHING
+    return combined(lambda start, end: 1 - end / start, start, end)

@@ -206,8 +206,7 @@ class Multi(Page):
 
     def _removed(self, before: Outcome, images: Outcome) -> Estimate:
         """The share of the bias of the joint distribution that is gone."""
-        squares = self._squared(images), self._squared(before)
-        return metrics.combined(lambda end, start: 1 - end / start, *squares)
+        return metrics.removed(self._squared(before), self._squared(images))
 
     def _agreed(self, images: Outcome) -> Tensor:
         """Whether the evaluators agree on every attribute of each image: (n,)."""
