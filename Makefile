@@ -39,7 +39,7 @@ help:
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
-	@echo "make methods    learn the learned methods and search every method's strengths (two hours)"
+	@echo "make methods    make what ships beside the subjects: k-SAEs, learned methods, searches (hours)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -130,7 +130,7 @@ digits: $(ENV)
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)
-	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 06_debiasing 07_ablations; do \
+	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 05_interventions 06_debiasing 07_ablations; do \
 	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
 
 bench: $(ENV)

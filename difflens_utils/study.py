@@ -12,7 +12,7 @@ The whole protocol takes three more lines, and minutes:
 
     method = dl.methods.rows(study, gender)[0]
     search = study.search(method, gender)
-    fair = study.debias(search, gender.uniform, n=304)
+    fair = study.debias(search, gender.uniform, n=160)
 """
 
 from __future__ import annotations
