@@ -435,9 +435,14 @@ def test_graphs_and_cards_say_what_they_show() -> None:
         "A causal graph. Arrows from gender to hair length; independent of all: smile."
     )
     images, maps = torch.zeros(3, 3, 8, 8), torch.zeros(3, 2, 2)
-    words = descriptions.words(figures.card(images, maps, "latent 7", [0.1, 0.3], [900, 400]))
-    assert words.startswith("Latent 7. Above, the 3 images")
-    assert words.endswith("Attribution per step: timestep t: largest at t = 400.")
+    turned = {label: torch.zeros(2, 3, 8, 8) for label in ("turned down", "turned up")}
+    changes = {"hair: grey": Estimate(0.25, 0.125, 0.375, 8)}
+    card = figures.card(images, maps, "latent 7", {900: 0.1, 400: 0.3}, turned, changes)
+    words = descriptions.words(card)
+    assert words.startswith("Latent 7. Left, the 3 images in which it fires most")
+    assert "middle, rows of the same 2 images: turned down, turned up." in words
+    assert "Attribution per step: timestep t: largest at t = 400." in words
+    assert "hair: grey" in words and "0.25" in words
 
 
 def test_the_slider_announces_the_chosen_strength() -> None:

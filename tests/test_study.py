@@ -300,9 +300,10 @@ def test_prompts_that_no_plan_is_for_are_refused(
     small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image would draw from the plan of another prompt."""
+    monkeypatch.setattr(Study, "draw", lambda *_, **__: None)  # the unedited images
     monkeypatch.setattr(debiasing, "debias", not_computed)
     method = known("DiffLens", methods.SPARSE)
-    search = debiasing.Search(method, "gender", [], np.full((2, 2), 0.5))
+    search = debiasing.Search(method, "gender", [], np.full((2, 2), 0.5), 10)
     three, half = [Prompt(name) for name in "abc"], [0.5, 0.5]
     with pytest.raises(ValueError, match="^prompts must be 2, .* got 3: take search.on"):
         small.debias(search, half, n=6, prompts=three)
@@ -314,7 +315,8 @@ def test_prompts_that_no_plan_is_for_are_refused(
 def test_no_prompts_are_not_those_of_the_evaluation(small: Study) -> None:
     """A model that has no held-out prompts has no images of them."""
     none = small.prompts.held_out
-    search = debiasing.Search(known("DiffLens", methods.SPARSE), "gender", [], np.full((1, 2), 0.5))
+    method = known("DiffLens", methods.SPARSE)
+    search = debiasing.Search(method, "gender", [], np.full((1, 2), 0.5), 10)
     calls: list[Callable[[], object]] = [
         lambda: small.draw(n=4, prompts=none),
         lambda: small.judge(torch.zeros(4, 3, 16, 16), none),
@@ -355,7 +357,7 @@ def test_a_search_for_another_target_keeps_the_shares_that_it_plans_from(
     monkeypatch.setattr(debiasing, "base_shares", lambda *_: {"gender": np.full((1, 2), 0.5)})
     monkeypatch.setattr(Study, "recording", lambda study: SimpleNamespace(images=None))
     other = np.array([[0.1, 0.9], [0.2, 0.8]])
-    search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other)
+    search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other, 10)
     assert (small.retarget(search, [0.3, 0.7]).base == other).all()
 
 
@@ -368,11 +370,11 @@ def test_other_targets_have_searches_of_other_names(
 
     def search_for(_study: Study, method: Method, attribute: str) -> debiasing.Search:
         found.append(method.key)
-        return debiasing.Search(method, attribute, [], np.full((1, 3), 1 / 3))
+        return debiasing.Search(method, attribute, [], np.full((1, 3), 1 / 3), 10)
 
     monkeypatch.setattr(Study, "search", search_for)
     whole = known("H-Distribution", methods.GUIDED)
-    search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3))
+    search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3), 10)
     for target in ([0.3, 0.7], [0.25, 0.25, 0.5], [0.1, 0.4, 0.5]):
         small.retarget(search, target)
     names = ["to_0_7", "to_0_5", "to_0_1_0_4_0_5"]
@@ -397,8 +399,14 @@ def known(name: str, grid: tuple[float, ...], **recipe: object) -> Method:
     return Method(name, not_computed, grid, recipe=recipe, whole=name.startswith("H-"))
 
 
+def known_in_all_ways(name: str, grid: tuple[float, ...]) -> Method:
+    """The same in all ways, as notebook 06 searches."""
+    return methods.in_all_ways(known(name, grid), Settings().steps)
+
+
 SHIPPED = (
-    known("latent editing", methods.DENSE),
+    known_in_all_ways("latent editing", methods.DENSE),
+    known_in_all_ways("DiffLens", methods.SPARSE),
     known("H-Distribution", methods.GUIDED),
     known("DiffLens", methods.SPARSE),
     known("k = 16", methods.SPARSE, k=16),
@@ -421,16 +429,24 @@ def searched(study: Study, method: Method) -> list[debiasing.Arm]:
     )
 
 
-@pytest.mark.parametrize("method", SHIPPED, ids=[method.key for method in SHIPPED])
+@pytest.mark.parametrize(
+    "method", SHIPPED, ids=[f"{method.key} in {len(method.ways)}" for method in SHIPPED]
+)
 def test_a_search_that_ships_is_taken(
     method: Method, portraits: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debiasing, "respond", not_computed)
     arms = searched(portraits, method)
-    tried = [(arm.target, arm.strength) for arm in arms[1:]]
-    targets = [debiasing.EVERY] if method.whole else [0, 1]
     assert (arms[0].target, arms[0].strength) == (debiasing.UNEDITED, 0.0)
-    assert tried == [(target, strength) for target in targets for strength in method.grid]
+    paths: dict[tuple[int, int], list[float]] = {}
+    for arm in arms[1:]:
+        paths.setdefault((arm.way, arm.target), []).append(arm.strength)
+    targets = [debiasing.EVERY] if method.whole else [0, 1]
+    assert list(paths) == [(way, c) for way in range(len(method.ways)) for c in targets]
+    for (way, _), path in paths.items():
+        grid = method.ways[way].grid
+        rising = [*grid, *(grid[-1] * 1.5**power for power in range(1, 7))]
+        assert path == pytest.approx(rising[: len(path)])  # none is left out on the way
     assert not list(store.rglob("arms.json"))
 
 
