@@ -1,27 +1,29 @@
-"""What each part of *DiffLens, best* gives, on tuning seeds:
+"""What each part of *DiffLens, best* gives, on tuning seeds, and what other steps would:
 
     python -m models.ingredients [SUBJECT ...]
 
-For every attribute of a subject and every recipe, the cost in CLIP-I of the cheapest plan that
-leaves half of the unedited FD (`debiasing.plan`), from a search of its own. Nothing is reported on
-the images of these seeds. It is written to results/ingredients.json row by row: a row that is there
-is not measured again. A GPU does it in minutes, two cores in a day.
+For every attribute of a subject and every recipe, and for latent editing beside them, the cost in
+CLIP-I of the cheapest plan that leaves half of the unedited FD (`debiasing.plan`), from a search of
+its own. Nothing is reported on the images of these seeds. It is written to results/ingredients.json
+row by row: a row that is there is not measured again. A GPU does it in minutes, two cores in a day.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import difflens_utils as dl
-from difflens_utils import debiasing
+from difflens_utils import debiasing, methods
 from difflens_utils.debiasing import Search
-from difflens_utils.methods import Method, best
+from difflens_utils.methods import Method, best, latent_editing
 from difflens_utils.runtime import artifacts
 from difflens_utils.study import Study
 
@@ -51,9 +53,21 @@ RECIPES = {  # each has all parts of those above it, up to the programme
 }
 
 
-def measure(study: Study, attribute: str, made_of: best.Ingredients) -> dict[str, Any]:
-    """The cost of the cheapest plan of a recipe, and the FD that it is expected to leave."""
-    return cost(study, attribute, best.best(study, attribute, made_of))
+def tried(study: Study, attribute: str) -> dict[str, Callable[[], Method]]:
+    """What makes each method whose cost is measured, by its name in the table."""
+    steps = study.settings.steps
+    found: dict[str, Callable[[], Method]] = {
+        name: partial(best.best, study, attribute, made_of) for name, made_of in RECIPES.items()
+    }
+
+    def rival() -> Method:
+        return latent_editing.rows(study, attribute)[0]
+
+    found["latent editing"] = rival
+    found["latent editing, in all ways"] = lambda: methods.in_all_ways(rival(), steps)
+    ours = found["features and shares by the programme"]
+    found["DiffLens, best, in all ways"] = lambda: methods.in_all_ways(ours(), steps)
+    return found
 
 
 def cost(study: Study, attribute: str, method: Method) -> dict[str, Any]:
@@ -80,9 +94,9 @@ def main() -> None:
         study = dl.open(subject, **SIZES.get(subject, {}))
         for attribute in map(str, study.attributes):
             rows = found.setdefault(subject, {}).setdefault(attribute, {})
-            for name, made_of in RECIPES.items():
+            for name, make in tried(study, attribute).items():
                 if name not in rows:
-                    rows[name] = measure(study, attribute, made_of)
+                    rows[name] = cost(study, attribute, make())
                     args.out.write_text(json.dumps(found, indent=1) + "\n")
                     print(subject, attribute, name, rows[name], flush=True)
 

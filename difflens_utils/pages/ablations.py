@@ -283,7 +283,8 @@ class Ablations(Page):
             for attribute, rows in attributes.items()
         }
         table = pd.DataFrame(costs).T  # (attributes, recipes)
-        table.loc["geometric mean"] = np.exp(np.log(table).mean(skipna=False))
+        means = {name: np.exp(np.log(row.to_numpy()).mean()) for name, row in table.items()}
+        table.loc["geometric mean"] = pd.Series(means)
         return table.map(lambda cost: "–" if pd.isna(cost) else f"{cost:.3f}")
 
     def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
