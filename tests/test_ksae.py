@@ -519,17 +519,30 @@ def damage(folder, kind: str) -> None:
         save_file({"encoder.weight": tensors["W_enc"]}, weights)
     elif kind == "one too many":
         save_file(tensors | {"W_gate": tensors["W_enc"].clone()}, weights)
-    elif kind == "half precision":
-        save_file({name: tensor.half() for name, tensor in tensors.items()}, weights)
+    elif kind == "double precision":
+        save_file({name: tensor.double() for name, tensor in tensors.items()}, weights)
     elif kind == "not finite":
         tensors["b_dec"][0] = torch.nan
         save_file(tensors, weights)
 
 
+def test_half_precision_takes_half_the_space_and_keeps_what_it_holds(tmp_path):
+    ksae = scrambled()
+    for folder, half in (("full", False), ("half", True)):
+        ksae.save(tmp_path / folder, half=half)
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = KSAE.load(tmp_path / "half").state_dict()
+    for name, tensor in ksae.state_dict().items():
+        rounded = tensor.numpy().astype(np.float16).astype(np.float32)
+        assert loaded[name].dtype == torch.float32
+        assert (loaded[name].numpy() == rounded).all()
+
+
 @pytest.mark.parametrize("kind", [
     "no weights", "no settings", "cut short", "not safetensors", "not JSON", "bad settings",
     "another library's settings", "a list", "another shape", "another key", "one too many",
-    "half precision", "not finite",
+    "double precision", "not finite",
 ])  # fmt: skip
 def test_load_refuses_in_one_line(tmp_path, kind):
     scrambled().save(tmp_path)

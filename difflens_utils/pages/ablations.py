@@ -7,6 +7,7 @@ are made for every attribute, and the rest for the first.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from ..ksae import History
 from ..methods import Method
 from ..metrics import Array, Estimate
 from ..outcome import Outcome
+from ..runtime import artifacts
 from . import figures
 from .page import Page
 
@@ -262,6 +265,27 @@ class Ablations(Page):
             return {"no AuxK": {"auxk": 0.0}} | changes
         print(NO_WORK)
         return changes
+
+    @staticmethod
+    def parts_of_the_best() -> pd.DataFrame | Markdown:
+        """What each part of *DiffLens, best* gave on tuning seeds, on every shipped subject.
+
+        The cost in CLIP-I of the cheapest plan for half of the unedited FD, by
+        `python -m models.ingredients`. The last row compares the recipes over all attributes.
+        """
+        path = artifacts.ROOT / "results/ingredients.json"
+        if not path.is_file():
+            return Markdown("Nothing has been measured: run `python -m models.ingredients`.")
+        found = json.loads(path.read_text())
+        costs = {
+            f"{subject}: {attribute}": {name: row["cost"] for name, row in rows.items()}
+            for subject, attributes in found.items()
+            for attribute, rows in attributes.items()
+        }
+        table = pd.DataFrame(costs).T  # (attributes, recipes)
+        means = {name: np.exp(np.log(row.to_numpy()).mean()) for name, row in table.items()}
+        table.loc["geometric mean"] = pd.Series(means)
+        return table.map(lambda cost: "–" if pd.isna(cost) else f"{cost:.3f}")
 
     def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
         """How well each k-SAE reconstructs, and how many of its latents are silent."""

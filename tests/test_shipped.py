@@ -1,0 +1,98 @@
+"""What ships with the subjects beside their weights is taken, and nothing is computed instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import difflens_utils as dl
+from difflens_utils import ksae
+from difflens_utils.ksae import KSAE, training
+from difflens_utils.methods import best
+from difflens_utils.recording import Recording, Run
+from difflens_utils.runtime import artifacts
+from difflens_utils.study import Study
+
+SUBJECTS = {
+    "portraits": ("gender", {}),
+    "portraits-t2i": ("age", {}),
+    "digits": ("digit", {"latents": 512, "train_steps": 600}),
+}
+
+
+class Computed(Exception):
+    """Something was computed that ships."""
+
+
+def not_computed(*args: object, **kwargs: object) -> Any:
+    raise Computed
+
+
+@pytest.fixture(params=SUBJECTS)
+def opened(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Study, str]:
+    """A study as in the book whose recording holds nothing, and an attribute of its subject."""
+    attribute, sizes = SUBJECTS[request.param]
+    monkeypatch.setattr(artifacts, "STORE", tmp_path)
+    study = dl.open(request.param, device="cpu", **sizes)
+    monkeypatch.setattr(Study, "recording", empty)
+    return study, attribute
+
+
+def empty(study: Study, stage: str = "evaluate") -> Recording:
+    """A recording that says what it was made from, as if it had been made."""
+    s, subject = study.settings, study.subject
+    texts = subject.texts(getattr(subject.prompts, stage))
+    run = Run(subject, s.n_images, study.seeds.main, s.steps, texts, batch=1)
+    width = KSAE.load(subject.folder / "ksae/k_32").config.width
+    h = np.zeros((1, s.steps, width, 1, 1), np.float16)
+    return Recording("nothing", h, torch.zeros(1, 3, 4, 4), tuple(range(s.steps)), run)
+
+
+def test_the_ksae_of_the_book_ships(
+    opened: tuple[Study, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = opened
+    monkeypatch.setattr(training, "train", not_computed)
+    shipped = KSAE.load(study.subject.folder / "ksae/k_32")
+    assert study.ksae().fingerprint() == shipped.fingerprint()
+    assert study.ksae(seed=1).fingerprint() != shipped.fingerprint()
+    assert study.history().validation_fvu[-1] < 0.5
+    for changes in ({"seed": 9}, {"train_steps": 7}, {"dead_after": 5}):
+        with pytest.raises(Computed):
+            study.ksae(**changes)
+
+
+def test_a_ksae_of_other_images_is_not_what_ships(
+    opened: tuple[Study, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = opened
+    monkeypatch.setattr(training, "train", not_computed)
+    rec = study.recording("learn")
+    config = study.ksae().config
+    assert rec.run is not None
+    part = Recording("part", rec.h, rec.images, rec.timesteps)
+    for other in (part, rec.only(0)):
+        with pytest.raises(Computed):
+            ksae.stored.train(other, config)
+
+
+def test_the_parts_of_the_best_ship(
+    opened: tuple[Study, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, attribute = opened
+    monkeypatch.setattr(best, "_Kitchen", not_computed)
+    parts = best.parts(study, attribute, best.INGREDIENTS)
+    assert len(parts) == len(study.attribute(attribute).classes)
+    for part in parts:
+        assert len(part.features) <= study.settings.n_features
+        assert part.unit.shape[0] == len(part.gains) == study.settings.steps
+        assert part.unit.shape[-1] == len(part.features) == part.gains.shape[1]
+        assert (part.gains == 1).all()
+    with pytest.raises(Computed):
+        best.parts(study, attribute, best.Ingredients(gains=True))
