@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from shipped import empty
 
 import difflens_utils as dl
 from difflens_utils import ksae
 from difflens_utils.ksae import KSAE, training
 from difflens_utils.methods import best
-from difflens_utils.recording import Recording, Run
+from difflens_utils.recording import Recording
 from difflens_utils.runtime import artifacts
 from difflens_utils.study import Study
 
@@ -42,16 +41,6 @@ def opened(
     study = dl.open(request.param, device="cpu", **sizes)
     monkeypatch.setattr(Study, "recording", empty)
     return study, attribute
-
-
-def empty(study: Study, stage: str = "evaluate") -> Recording:
-    """A recording that says what it was made from, as if it had been made."""
-    s, subject = study.settings, study.subject
-    texts = subject.texts(getattr(subject.prompts, stage))
-    run = Run(subject, s.n_images, study.seeds.main, s.steps, texts, batch=1)
-    width = KSAE.load(subject.folder / "ksae/k_32").config.width
-    h = np.zeros((1, s.steps, width, 1, 1), np.float16)
-    return Recording("nothing", h, torch.zeros(1, 3, 4, 4), tuple(range(s.steps)), run)
 
 
 def test_the_ksae_of_the_book_ships(

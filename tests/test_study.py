@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from shipped import empty
 
 import difflens_utils as dl
 from difflens_utils import debiasing, evaluators, features, methods, sampling
@@ -211,7 +212,14 @@ def test_features_are_found_with_changed_settings_and_know_them(
 def test_the_recipe_of_a_search_is_the_settings_with_their_changes(small: Study) -> None:
     plain = small.recipe({})
     assert plain["k"] == 6 and "auxk" not in plain and "n_tuned" not in plain
-    assert small.recipe({"k": 4, "auxk": 0}) == plain | {"k": 4, "auxk": 0}
+    assert plain["ksae"] == small.ksae().fingerprint()
+    assert small.recipe({"n_features": 3, "target": [1.0]}) == plain | {
+        "n_features": 3,
+        "target": [1.0],
+    }
+    other = small.ksae(k=4, auxk=0).fingerprint()
+    assert other != plain["ksae"]
+    assert small.recipe({"k": 4, "auxk": 0}) == plain | {"k": 4, "auxk": 0, "ksae": other}
 
 
 @pytest.mark.parametrize(
@@ -399,20 +407,13 @@ def known(name: str, grid: tuple[float, ...], **recipe: object) -> Method:
     return Method(name, not_computed, grid, recipe=recipe, whole=name.startswith("H-"))
 
 
-def known_in_all_ways(name: str, grid: tuple[float, ...]) -> Method:
-    """The same in all ways, as notebook 06 searches."""
-    return methods.in_all_ways(known(name, grid), Settings().steps)
-
-
 SHIPPED = (
-    known_in_all_ways("latent editing", methods.DENSE),
-    known_in_all_ways("DiffLens", methods.SPARSE),
+    known("latent editing", methods.DENSE),
     known("H-Distribution", methods.GUIDED),
     known("DiffLens", methods.SPARSE),
     known("k = 16", methods.SPARSE, k=16),
     known("N = 5", methods.SPARSE, n_features=5),
     known("seed 1", methods.SPARSE, seed=1),
-    known("no AuxK", methods.SPARSE, auxk=0.0),
     known("no pre-bias", methods.SPARSE, pre_bias=False),
 )
 
@@ -429,13 +430,12 @@ def searched(study: Study, method: Method) -> list[debiasing.Arm]:
     )
 
 
-@pytest.mark.parametrize(
-    "method", SHIPPED, ids=[f"{method.key} in {len(method.ways)}" for method in SHIPPED]
-)
+@pytest.mark.parametrize("method", SHIPPED, ids=[method.key for method in SHIPPED])
 def test_a_search_that_ships_is_taken(
     method: Method, portraits: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debiasing, "respond", not_computed)
+    monkeypatch.setattr(Study, "recording", empty)
     arms = searched(portraits, method)
     assert (arms[0].target, arms[0].strength) == (debiasing.UNEDITED, 0.0)
     paths: dict[tuple[int, int], list[float]] = {}
@@ -450,11 +450,12 @@ def test_a_search_that_ships_is_taken(
     assert not list(store.rglob("arms.json"))
 
 
-@pytest.mark.parametrize("recipe", [{"k": 31}, {"auxk": 0.0}])
+@pytest.mark.parametrize("recipe", [{"n_features": 21}, {"seed": 2}])
 def test_a_search_of_another_recipe_is_not_what_ships(
     recipe: dict[str, object], portraits: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debiasing, "respond", not_computed)
+    monkeypatch.setattr(Study, "recording", empty)
     with pytest.raises(Computed):
         searched(portraits, known("latent editing", methods.DENSE, **recipe))
 
