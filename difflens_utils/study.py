@@ -12,7 +12,7 @@ The whole protocol takes three more lines, and minutes:
 
     method = dl.methods.rows(study, gender)[0]
     search = study.search(method, gender)
-    fair = study.debias(search, gender.uniform, n=160)
+    fair = study.debias(search, gender.uniform, n=132)
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 BATCH = 2048  # vectors per step of the k-SAE's training
-AGAIN = 4  # times as many images are features measured on as their candidates
+AGAIN = 2  # times as many images are features measured on as their candidates
 # The settings that a k-SAE depends on, beside the recording, and that features do beside those.
 TRAINING = ("k", "latents", "train_steps", "seed")
 FINDING = ("n_support", "n_measured", "n_features", "max_density")

@@ -412,7 +412,7 @@ SHIPPED = (
     known("H-Distribution", methods.GUIDED),
     known("DiffLens", methods.SPARSE),
     known("k = 16", methods.SPARSE, k=16),
-    known("N = 5", methods.SPARSE, n_features=5),
+    known("N = 10", methods.SPARSE, n_features=10),
     known("seed 1", methods.SPARSE, seed=1),
     known("no pre-bias", methods.SPARSE, pre_bias=False),
 )
