@@ -364,6 +364,7 @@ def test_a_search_for_another_target_keeps_the_shares_that_it_plans_from(
     monkeypatch.setattr(debiasing, "search", lambda *_, **__: [])
     monkeypatch.setattr(debiasing, "base_shares", lambda *_: {"gender": np.full((1, 2), 0.5)})
     monkeypatch.setattr(Study, "recording", lambda study: SimpleNamespace(images=None))
+    monkeypatch.setattr(Study, "recipe", lambda *_: {})  # it asks for the k-SAE
     other = np.array([[0.1, 0.9], [0.2, 0.8]])
     search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other, 10)
     assert (small.retarget(search, [0.3, 0.7]).base == other).all()
