@@ -296,6 +296,14 @@ def test_reference_keeps_the_outputs_of_checked_cells_only() -> None:
         reference.with_checked_outputs(tiny("1", "3"), executed_twin(source))
 
 
+def test_what_becomes_the_reference_agrees_with_it() -> None:
+    notebook = tiny("1", "page.judge()")
+    notebook.cells[3].outputs = [new_output("stream", name="stdout", text="There are none.\n")]
+    reference.agree(notebook)
+    assert notebook.cells[3].outputs[0].text == f"{results.AGREED}\n"
+    assert [len(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"][:-1] == [0, 0]
+
+
 def test_the_picture_is_that_of_the_tagged_cell() -> None:
     done = executed_twin(tiny("1", "2"))
     assert reference.picture(done) is None

@@ -31,6 +31,7 @@ from ..runtime.errors import one_of
 from . import rules
 from .rules import Verdict
 
+AGREED = "Every stable verdict is that of the reference results."
 OTHER_RULES = (
     "The reference results were judged by other rules: once the book is made, "
     "`make reference` takes its results instead."
@@ -133,7 +134,7 @@ def compared(subject: str, profile: str, verdicts: Mapping[str, Sequence[Verdict
         if reference.get("rules") != rules.fingerprint():
             return OTHER_RULES
         found += differing(judged, reference)
-    return "\n".join(found) or "Every stable verdict is that of the reference results."
+    return "\n".join(found) or AGREED
 
 
 def differing(verdicts: Sequence[Verdict], reference: Mapping[str, Any]) -> list[str]:
