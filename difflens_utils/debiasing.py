@@ -157,13 +157,6 @@ class Debiased(NamedTuple):
         return np.concatenate([plan.expected for plan in self.plans])
 
 
-class Compared(NamedTuple):
-    """A method as it is compared with others, at the same fairness (`Scale.matched`)."""
-
-    full: Debiased  # with the target shares
-    half: Mixture  # with a share of the unedited FD left
-
-
 def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) -> dict[str, Array]:
     """The class shares of many unedited images (N, 3, H, W) under each prompt, by the scorer.
 

@@ -43,7 +43,7 @@ from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
 from .analysis.scoring import Scale
 from .attribution import Attribution, Effect, Responses, Trial
-from .debiasing import Compared, Debiased, Mixture, Search
+from .debiasing import Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
@@ -61,7 +61,6 @@ from .subjects.pipelines import Prompt, Prompts, Subject
 from .worlds import World
 
 BATCH = 2048  # vectors per step of the k-SAE's training
-AGAIN = 2  # times as many images are features measured on as their candidates
 # The settings that a k-SAE depends on, beside the recording, and that features do beside those.
 TRAINING = ("k", "latents", "train_steps", "seed")
 FINDING = ("n_support", "n_measured", "n_features", "max_density")
@@ -303,7 +302,7 @@ class Study:
         """What each of the `chosen` latents (N,) does to a class when it is moved alone.
 
         `unit` (T, P, N) says by how much each is moved, such as its class difference. Features were
-        chosen by this, so what they do is measured `again`: on other images, and more of them.
+        chosen by this, so what they do is measured `again`, on other images.
         """
         aim = attribution.Aim(str(attribute), target)
         return attribution.measured(self.subject, sae, aim, chosen, unit, self._trial(again))
@@ -311,10 +310,8 @@ class Study:
     def _trial(self, again: bool = False) -> Trial:
         """How single latents are measured."""
         s = self.settings
-        n, seed = s.n_measured, self.seeds.measured
-        if again:
-            n, seed = AGAIN * n, self.seeds.moved
-        return Trial(n, seed, s.steps, features.deciding_steps(s.steps))
+        seed = self.seeds.moved if again else self.seeds.measured
+        return Trial(s.n_measured, seed, s.steps, features.deciding_steps(s.steps))
 
     def responses(
         self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
@@ -468,15 +465,6 @@ class Study:
         """The whole protocol in one call: search, then `n` images with equal shares."""
         uniform = self.attribute(attribute).uniform
         return self.debias(self.search(method, attribute), uniform, n=n)
-
-    def compared(self, method: Method, attribute: str, remaining: float, *, n: int) -> Compared:
-        """A method as `Scale.matched` compares it: one row of the tables of variants.
-
-        It is balanced as by `balance`. Beside that stand the cheapest plans that leave a share
-        `remaining` of the unedited FD.
-        """
-        full = self.balance(method, attribute, n=n)
-        return Compared(full, self.nearer(full.search, full.target, remaining, n=n))
 
     def composed(self, searches: Sequence[Search], *, n: int) -> Outcome:
         """`n` images that shall have equal shares of several attributes, see `debiasing.composed`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from difflens_utils import debiasing, edits, methods, outcome
-from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Compared, Debiased, Search
+from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Search
 from difflens_utils.methods import Method
 from difflens_utils.metrics import wilson
 from difflens_utils.outcome import Outcome
@@ -126,23 +126,6 @@ def test_methods_of_different_steps_are_not_composed(
     odd = searched(replace(pushing(1.0), **other), "age", *AGE)
     with pytest.raises(ValueError, match="^methods must take the same step and the same batches"):
         debiasing.composed(subject, [plain, odd], run(subject, 4), seed=0)
-
-
-def test_a_row_is_compared_with_its_own_search_and_target(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = Study(subject, Settings(steps=STEPS, n_images=8))
-    full = Debiased(searched(pushing(1.0), "gender", *GENDER), [0.5, 0.5], [], None, None)
-    asked: list[object] = []
-
-    def nearer(_: Study, search: Search, target: list[float], remaining: float, *, n: int) -> str:
-        asked.extend([search, target, remaining, n])
-        return "half"
-
-    monkeypatch.setattr(Study, "balance", lambda *_, **__: full)
-    monkeypatch.setattr(Study, "nearer", nearer)
-    assert study.compared(full.search.method, "gender", 0.5, n=6) == Compared(full, "half")
-    assert asked == [full.search, [0.5, 0.5], 0.5, 6]
 
 
 def test_a_study_composes_on_reported_images(

@@ -16,7 +16,7 @@ from torch import Tensor
 from difflens_utils import methods, metrics
 from difflens_utils.analysis.scoring import Scale
 from difflens_utils.attribution import Aim, Effect
-from difflens_utils.debiasing import Compared, Debiased, Mixture, Search
+from difflens_utils.debiasing import Debiased, Mixture, Search
 from difflens_utils.features import BiasFeatures
 from difflens_utils.ksae import History
 from difflens_utils.metrics import Estimate, Strata
@@ -213,15 +213,14 @@ def test_a_row_that_does_not_get_there_keeps_nothing_and_says_so(page: Ablations
     assert page.figure_16("gender").axes
 
 
-def made(before: Outcome, name: str, turned: float, seed: int) -> Compared:
+def made(before: Outcome, name: str, turned: float, seed: int) -> Debiased:
     """A method that makes a share of the images male."""
     some = torch.rand(N, generator=torch.Generator().manual_seed(seed)) < turned
     gender = torch.where(some, 1, before.scored["gender"].argmax(-1))
     after = seen(seed, gender=gender)
-    weight = np.full((N, 2), 0.5)
+    weight = np.tile([0.0, 1.0], (N, 1))
     search = Search(methods.pushed(name, [torch.zeros(1)]), "gender", [], np.ones((1, 2)), N)
-    full = Debiased(search, [0.5, 0.5], [], Mixture([before, after], weight * [0, 2]), after)
-    return Compared(full, Mixture([before, after], weight))
+    return Debiased(search, [0.5, 0.5], [], Mixture([before, after], weight), after)
 
 
 def test_a_row_is_measured_where_half_of_the_unedited_fd_is_left(page: Ablations) -> None:
@@ -232,12 +231,13 @@ def test_a_row_is_measured_where_half_of_the_unedited_fd_is_left(page: Ablations
     row = made(before, "Act@S", 0.6, seed=5)
     page.row(row)
     scale = page.study.scale("gender", before)
-    kept, leak = scale.matched(row.half, row.full.mixture, 0.5)
-    assert 0 < kept.value < 1
+    kept, leak = scale.matched(row.mixture, row.mixture, 0.5)
+    whole = scale.kept(row.mixture).value
+    assert 0 < whole < kept.value < 1
     assert figure(page, "ablation.gender.act_at_s.kept") == kept
     assert figure(page, "ablation.gender.act_at_s.leak") == leak
-    assert figure(page, "ablation.gender.act_at_s.removed") == scale.removed(row.full.mixture)
-    features = row.full.outcome.features
+    assert figure(page, "ablation.gender.act_at_s.removed") == scale.removed(row.mixture)
+    features = row.outcome.features
     distance = metrics.frechet(features, scale.references["reference"])
     assert figure(page, "ablation.gender.act_at_s.frechet") == distance
 

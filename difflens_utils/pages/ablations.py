@@ -23,7 +23,7 @@ from .. import attribution, methods, metrics
 from ..analysis import dictionaries
 from ..analysis.scoring import Scale
 from ..attribution import Attribution
-from ..debiasing import Compared
+from ..debiasing import Debiased
 from ..features import BiasFeatures
 from ..ksae import History
 from ..methods import Method
@@ -136,18 +136,21 @@ class Ablations(Page):
         seed = self.study.seeds.main
         return metrics.frechet(images.features, scale.references["reference"], seed=seed)
 
-    def row(self, made: Compared) -> None:
-        """Takes the figures of a method, and some of its images; the others are not kept."""
-        search, mixture = made.full.search, made.full.mixture
+    def row(self, made: Debiased) -> None:
+        """Takes the figures of a method, and some of its images; the others are not kept.
+
+        Rows are compared on the straight way from no edit to the plan.
+        """
+        search, mixture = made.search, made.mixture
         scale = self.scales[search.attribute]
-        kept, leak = scale.matched(made.half, mixture, self.sizes["matched"])
+        kept, leak = scale.matched(mixture, mixture, self.sizes["matched"])
         row = Row(
             scale.fd(mixture),
             scale.removed(mixture),
             kept,
             leak,
-            self._frechet(scale, made.full.outcome),
-            made.full.outcome.images[:STRIP],
+            self._frechet(scale, made.outcome),
+            made.outcome.images[:STRIP],
         )
         self.rows[search.attribute][search.method.name] = row
         for name in COLUMNS:
