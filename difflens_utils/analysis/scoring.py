@@ -197,15 +197,14 @@ class Scale:
 
         Both ends, and the set, are kernel distances to data with balanced classes. What balance can
         come to is that of many unedited images, weighted until their classes are balanced: no edit,
-        and the same generator.
+        and the same generator. It is `metrics.NOTHING` where a resample does not tell the ends
+        apart, as of `metrics.removed`.
         """
         start, oracle = self._ends
         end = self.compared["balanced"].distance(drawn.features)
-
-        def come(start: Array, end: Array, oracle: Array) -> Array:
-            return (start - end) / (start - oracle)
-
-        return metrics.combined(come, start, end, oracle)
+        way = metrics.combined(np.subtract, start, oracle)
+        come = metrics.combined(np.subtract, end, oracle)
+        return metrics.removed(way, come)  # 1 - (end - oracle) / (start - oracle)
 
     @cached_property
     def _ends(self) -> tuple[Estimate, Estimate]:
