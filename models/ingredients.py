@@ -4,8 +4,9 @@
 
 For every attribute of a subject and every recipe, and for latent editing beside them, the cost in
 CLIP-I of the cheapest plan that leaves half of the unedited FD (`debiasing.plan`), from a search of
-its own. Nothing is reported on the images of these seeds. It is written to results/ingredients.json
-row by row: a row that is there is not measured again. A GPU does it in minutes, two cores in a day.
+its own. Nothing is reported on the images of these seeds. It is written to `ingredients.json` in
+the folder of the subject, row by row: a row that is there is not measured again. A GPU does it in
+minutes, two cores in a day. *DiffLens, best* takes the cheapest recipe of an attribute from there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,8 @@ import difflens_utils as dl
 from difflens_utils import debiasing, methods
 from difflens_utils.debiasing import Search
 from difflens_utils.methods import Method, best, latent_editing
-from difflens_utils.runtime import artifacts
 from difflens_utils.study import Study
 
-OUT = artifacts.ROOT / "results/ingredients.json"
 SIZES: dict[str, dict[str, Any]] = {
     "portraits": {},
     "portraits-t2i": {},
@@ -35,29 +32,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 REMAINING = 0.5
 
-NONE = best.Ingredients(balanced=0, adjusted=False, shrunken=False, gated=False, programme=False)
-ADJUSTED = replace(NONE, adjusted=True)
-BALANCED = replace(ADJUSTED, balanced=250)
-SHRUNKEN = replace(BALANCED, shrunken=True)
-GATED = replace(SHRUNKEN, gated=True)
-PROGRAMME = replace(GATED, programme=True)
-RECIPES = {  # each has all parts of those above it, up to the programme
-    "DiffLens": NONE,
-    "differences adjusted for other factors": ADJUSTED,
-    "from balanced images": BALANCED,
-    "shrunken": SHRUNKEN,
-    "gated by position": GATED,
-    "features and shares by the programme": PROGRAMME,
-    "with levels": replace(PROGRAMME, levels=True),
-    "with learned gains": replace(PROGRAMME, gains=True),
-}
-
 
 def tried(study: Study, attribute: str) -> dict[str, Callable[[], Method]]:
     """What makes each method whose cost is measured, by its name in the table."""
     steps = study.settings.steps
     found: dict[str, Callable[[], Method]] = {
-        name: partial(best.best, study, attribute, made_of) for name, made_of in RECIPES.items()
+        name: partial(best.best, study, attribute, made_of)
+        for name, made_of in best.RECIPES.items()
     }
 
     def rival() -> Method:
@@ -87,17 +68,16 @@ def cost(study: Study, attribute: str, method: Method) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subjects", nargs="*", default=list(SIZES), metavar="SUBJECT")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
-    found = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for subject in args.subjects:
+    for subject in parser.parse_args().subjects:
         study = dl.open(subject, **SIZES.get(subject, {}))
+        out = study.subject.folder / "ingredients.json"
+        found = json.loads(out.read_text()) if out.exists() else {}
         for attribute in map(str, study.attributes):
-            rows = found.setdefault(subject, {}).setdefault(attribute, {})
+            rows = found.setdefault(attribute, {})
             for name, make in tried(study, attribute).items():
                 if name not in rows:
                     rows[name] = cost(study, attribute, make())
-                    args.out.write_text(json.dumps(found, indent=1) + "\n")
+                    out.write_text(json.dumps(found, indent=1) + "\n")
                     print(subject, attribute, name, rows[name], flush=True)
 
 

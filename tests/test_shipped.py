@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,12 +78,21 @@ def test_the_parts_of_the_best_ship(
 ) -> None:
     study, attribute = opened
     monkeypatch.setattr(best, "_Kitchen", not_computed)
-    parts = best.parts(study, attribute, best.INGREDIENTS)
+    parts = best.parts(study, attribute, best.chosen(study.subject, attribute))
     assert len(parts) == len(study.attribute(attribute).classes)
     for part in parts:
         assert len(part.features) <= study.settings.n_features
         assert part.unit.shape[0] == len(part.gains) == study.settings.steps
         assert part.unit.shape[-1] == len(part.features) == part.gains.shape[1]
-        assert (part.gains == 1).all()
     with pytest.raises(Computed):
-        best.parts(study, attribute, best.Ingredients(gains=True))
+        best.parts(study, attribute, best.Ingredients(balanced=7))
+
+
+def test_the_recipe_that_cost_least_is_chosen(tmp_path: Path) -> None:
+    subject: Any = SimpleNamespace(folder=tmp_path)
+    assert best.chosen(subject, "gender") == best.PROGRAMME
+    costs = {"DiffLens": 0.3, "shrunken": 0.1, "gated by position": 0.2, "latent editing": 0.05}
+    rows = {name: {"cost": cost, "fd": 0.1} for name, cost in costs.items()}
+    (tmp_path / "ingredients.json").write_text(json.dumps({"gender": rows}))
+    assert best.chosen(subject, "gender") == best.SHRUNKEN
+    assert best.chosen(subject, "age") == best.PROGRAMME

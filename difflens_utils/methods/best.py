@@ -2,18 +2,21 @@
 
 What it moves, and along what, stays as in DiffLens: features of a k-SAE that attribution through
 the picture proposes, by their class differences. Each part of `Ingredients` mends one thing in how
-that is done. They were chosen on tuning seeds, before anything was reported.
+that is done. Which recipe of RECIPES an attribute gets was chosen on tuning seeds, before anything
+was reported: the one with the cheapest plan (`models/ingredients.py`).
 
->>> from dataclasses import replace
+>>> import difflens_utils as dl
 >>> from difflens_utils.methods import best
->>> replace(best.INGREDIENTS, gains=False) == best.INGREDIENTS
-False
+>>> subject = dl.open("digits", device="cpu").subject
+>>> best.chosen(subject, "stroke") == best.RECIPES["features and shares by the programme"]
+True
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +34,7 @@ from .base import SPARSE, Method
 
 if TYPE_CHECKING:
     from ..study import Study
+    from ..subjects.pipelines import Subject
 
 CANDIDATES = 60  # latents per class that are measured alone
 SURE = 2.0  # standard errors that a class difference has to be from zero at a position
@@ -40,15 +44,15 @@ SURE = 2.0  # standard errors that a class difference has to be from zero at a p
 class Ingredients:
     """What is done beside DiffLens."""
 
-    balanced: int = 250
+    balanced: int = 0
     """Images of every class that class differences are taken from; 0: as they come."""
-    adjusted: bool = True
+    adjusted: bool = False
     """Class differences are those at equal other factors (`features.partial_weights`)."""
-    shrunken: bool = True
+    shrunken: bool = False
     """Class differences are drawn towards their mean over positions as far as they are noise."""
-    gated: bool = True
+    gated: bool = False
     """A feature is moved only at positions where its class difference is sure, and helps."""
-    programme: bool = True
+    programme: bool = False
     """Features and their shares come from a quadratic programme over measured effects."""
     levels: bool = False
     """A feature is moved only as far as it is in images of the class."""
@@ -56,7 +60,32 @@ class Ingredients:
     """The gain of each feature at each step is learned (`learned`)."""
 
 
-INGREDIENTS = Ingredients()
+ADJUSTED = Ingredients(adjusted=True)
+BALANCED = replace(ADJUSTED, balanced=250)
+SHRUNKEN = replace(BALANCED, shrunken=True)
+GATED = replace(SHRUNKEN, gated=True)
+PROGRAMME = replace(GATED, programme=True)
+RECIPES = {  # each has all parts of those above it, up to the programme
+    "DiffLens": Ingredients(),
+    "differences adjusted for other factors": ADJUSTED,
+    "from balanced images": BALANCED,
+    "shrunken": SHRUNKEN,
+    "gated by position": GATED,
+    "features and shares by the programme": PROGRAMME,
+    "with levels": replace(PROGRAMME, levels=True),
+    "with learned gains": replace(PROGRAMME, gains=True),
+}
+
+
+def chosen(subject: Subject, attribute: str) -> Ingredients:
+    """The recipe whose plan cost least on tuning seeds, as `ingredients.json` of the subject says.
+
+    It is the one with all parts up to the programme where nothing was measured.
+    """
+    path = subject.folder / "ingredients.json"
+    costs = json.loads(path.read_text()).get(str(attribute), {}) if path.is_file() else {}
+    known = [name for name in RECIPES if name in costs]
+    return RECIPES[min(known, key=lambda name: costs[name]["cost"])] if known else PROGRAMME
 
 
 class Part(NamedTuple):
@@ -69,7 +98,7 @@ class Part(NamedTuple):
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """DiffLens with every part that helped."""
+    """DiffLens with the parts that helped."""
     return [best(study, attribute)]
 
 
@@ -79,8 +108,8 @@ def best(
     made_of: Ingredients | None = None,
     name: str = "DiffLens, best",
 ) -> Method:
-    """DiffLens with some ingredients, towards every class of an attribute."""
-    made_of = made_of or INGREDIENTS
+    """DiffLens with some ingredients, or the `chosen` ones, towards every class of an attribute."""
+    made_of = made_of or chosen(study.subject, attribute)
     made, sae = parts(study, str(attribute), made_of), study.ksae()
 
     def towards(c: int, strength: float) -> Edit:

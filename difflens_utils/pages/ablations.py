@@ -29,7 +29,6 @@ from ..ksae import History
 from ..methods import Method
 from ..metrics import Array, Estimate
 from ..outcome import Outcome
-from ..runtime import artifacts
 from . import figures
 from .page import Page
 
@@ -269,26 +268,18 @@ class Ablations(Page):
         print(NO_WORK)
         return changes
 
-    @staticmethod
-    def parts_of_the_best() -> pd.DataFrame | Markdown:
-        """What each part of *DiffLens, best* gave on tuning seeds, on every shipped subject.
+    def parts_of_the_best(self) -> pd.DataFrame | Markdown:
+        """What each part of *DiffLens, best* gave on tuning seeds.
 
         The cost in CLIP-I of the cheapest plan for half of the unedited FD, by
-        `python -m models.ingredients`. The last row compares the recipes over all attributes.
+        `python -m models.ingredients`: (recipes, attributes).
         """
-        path = artifacts.ROOT / "results/ingredients.json"
+        path = self.study.subject.folder / "ingredients.json"
         if not path.is_file():
             return Markdown("Nothing has been measured: run `python -m models.ingredients`.")
         found = json.loads(path.read_text())
-        costs = {
-            f"{subject}: {attribute}": {name: row["cost"] for name, row in rows.items()}
-            for subject, attributes in found.items()
-            for attribute, rows in attributes.items()
-        }
-        table = pd.DataFrame(costs).T  # (attributes, recipes)
-        means = {name: np.exp(np.log(row.to_numpy()).mean()) for name, row in table.items()}
-        table.loc["geometric mean"] = pd.Series(means)
-        return table.map(lambda cost: "–" if pd.isna(cost) else f"{cost:.3f}")
+        costs = {a: {name: row["cost"] for name, row in rows.items()} for a, rows in found.items()}
+        return pd.DataFrame(costs).map(lambda cost: "–" if pd.isna(cost) else f"{cost:.3f}")
 
     def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
         """How well each k-SAE reconstructs, and how many of its latents are silent."""
