@@ -88,11 +88,19 @@ def test_the_parts_of_the_best_ship(
         best.parts(study, attribute, best.Ingredients(balanced=7))
 
 
-def test_the_recipe_that_cost_least_is_chosen(tmp_path: Path) -> None:
+def test_the_cheapest_recipe_that_is_fair_is_chosen(tmp_path: Path) -> None:
     subject: Any = SimpleNamespace(folder=tmp_path)
     assert best.chosen(subject, "gender") == best.PROGRAMME
-    costs = {"DiffLens": 0.3, "shrunken": 0.1, "gated by position": 0.2, "latent editing": 0.05}
-    rows = {name: {"cost": cost, "fd": 0.1} for name, cost in costs.items()}
-    (tmp_path / "ingredients.json").write_text(json.dumps({"gender": rows}))
+    figures = {  # cost, and the FD that the fairest plan leaves of 0.5
+        "DiffLens": (0.3, 0.0),
+        "shrunken": (0.1, 0.15),
+        "gated by position": (0.05, 0.2),  # 0.16 of the bias
+        "latent editing": (0.01, 0.0),
+    }
+    rows = {n: {"cost": c, "fairest": f, "unedited": 0.5} for n, (c, f) in figures.items()}
+    unfair = {name: row | {"fairest": row["fairest"] + 0.3} for name, row in rows.items()}
+    content = {best.ALL_WAYS: {"gender": rows, "tone": unfair}}
+    (tmp_path / "ingredients.json").write_text(json.dumps(content))
     assert best.chosen(subject, "gender") == best.SHRUNKEN
+    assert best.chosen(subject, "tone") == best.Ingredients()
     assert best.chosen(subject, "age") == best.PROGRAMME

@@ -129,9 +129,10 @@ def in_all_ways(method: Method, steps: int) -> Method:
     """The method with the ways in which its edits may be taken beside its own.
 
     They are those with the symmetric step, and those at the cleaner half of the steps only, which
-    Asyrp calls t_edit. A method that moves whole sets, or the network, has its own alone.
+    Asyrp calls t_edit. A method that moves whole sets or the network has its own alone, and so has
+    one that asks for every class equally often, as the paper does.
     """
-    if method.whole or method.network:
+    if method.whole or method.network or method.equal:
         return method
     return replace(method, variants=(symmetric(method), late(method, steps)))
 

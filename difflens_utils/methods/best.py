@@ -3,7 +3,7 @@
 What it moves, and along what, stays as in DiffLens: features of a k-SAE that attribution through
 the picture proposes, by their class differences. Each part of `Ingredients` mends one thing in how
 that is done. Which recipe of RECIPES an attribute gets was chosen on tuning seeds, before anything
-was reported: the one with the cheapest plan (`models/ingredients.py`).
+was reported (`models/ingredients.py`).
 
 >>> import difflens_utils as dl
 >>> from difflens_utils.methods import best
@@ -31,12 +31,15 @@ from ..runtime import artifacts, keys
 from ..sampling import Edit
 from . import learned, programme
 from .base import SPARSE, Method
+from .dictionary import difflens
 
 if TYPE_CHECKING:
     from ..study import Study
     from ..subjects.pipelines import Subject
 
 CANDIDATES = 60  # latents per class that are measured alone
+LEFT = 0.1  # of the bias, by the fairest plan of a recipe
+OWN_WAY, ALL_WAYS = "in its own way", "in all ways"  # how the edits of a recipe were tried
 SURE = 2.0  # standard errors that a class difference has to be from zero at a position
 
 
@@ -78,14 +81,25 @@ RECIPES = {  # each has all parts of those above it, up to the programme
 
 
 def chosen(subject: Subject, attribute: str) -> Ingredients:
-    """The recipe whose plan cost least on tuning seeds, as `ingredients.json` of the subject says.
+    """The recipe that was best on tuning seeds, as `ingredients.json` of the subject says.
 
-    It is the one with all parts up to the programme where nothing was measured.
+    Of those whose fairest plan leaves at most a `LEFT` of the unedited FD squared it is the one
+    with the cheapest plan for half of the FD, or else it is the fairest one. Where nothing was
+    measured it has all parts up to the programme.
     """
     path = subject.folder / "ingredients.json"
-    costs = json.loads(path.read_text()).get(str(attribute), {}) if path.is_file() else {}
-    known = [name for name in RECIPES if name in costs]
-    return RECIPES[min(known, key=lambda name: costs[name]["cost"])] if known else PROGRAMME
+    found = json.loads(path.read_text())[ALL_WAYS] if path.is_file() else {}
+    rows = found.get(str(attribute), {})
+    known = [name for name in RECIPES if name in rows]
+    if not known:
+        return PROGRAMME
+
+    def rank(name: str) -> tuple[float, float]:
+        row = rows[name]
+        left = (row["fairest"] / row["unedited"]) ** 2
+        return (0.0, row["cost"]) if left <= LEFT else (left, 0.0)
+
+    return RECIPES[min(known, key=rank)]
 
 
 class Part(NamedTuple):
@@ -110,6 +124,8 @@ def best(
 ) -> Method:
     """DiffLens with some ingredients, or the `chosen` ones, towards every class of an attribute."""
     made_of = made_of or chosen(study.subject, attribute)
+    if made_of == Ingredients():
+        return replace(difflens(study.features(), str(attribute)), name=name)
     made, sae = parts(study, str(attribute), made_of), study.ksae()
 
     def towards(c: int, strength: float) -> Edit:

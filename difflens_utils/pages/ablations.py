@@ -26,7 +26,7 @@ from ..attribution import Attribution
 from ..debiasing import Debiased
 from ..features import BiasFeatures
 from ..ksae import History
-from ..methods import Method
+from ..methods import Method, best
 from ..metrics import Array, Estimate
 from ..outcome import Outcome
 from . import figures
@@ -271,15 +271,18 @@ class Ablations(Page):
     def parts_of_the_best(self) -> pd.DataFrame | Markdown:
         """What each part of *DiffLens, best* gave on tuning seeds.
 
-        The cost in CLIP-I of the cheapest plan for half of the unedited FD, by
-        `python -m models.ingredients`: (recipes, attributes).
+        The cost in CLIP-I of the cheapest plan for half of the unedited FD, with a dagger where the
+        fairest plan leaves more than a tenth of the bias, by `python -m models.ingredients`.
         """
         path = self.study.subject.folder / "ingredients.json"
         if not path.is_file():
             return Markdown("Nothing has been measured: run `python -m models.ingredients`.")
         found = json.loads(path.read_text())
-        costs = {a: {name: row["cost"] for name, row in rows.items()} for a, rows in found.items()}
-        return pd.DataFrame(costs).map(lambda cost: "–" if pd.isna(cost) else f"{cost:.3f}")
+        columns = {}
+        for attribute in found[best.OWN_WAY]:
+            rows = [(w, n, row) for w in found for n, row in found[w][attribute].items()]
+            columns[attribute] = {(way, name): _cost(row) for way, name, row in rows}
+        return pd.DataFrame(columns).fillna("–")
 
     def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
         """How well each k-SAE reconstructs, and how many of its latents are silent."""
@@ -528,3 +531,9 @@ def _paired(rows: Tensor, directions: Tensor) -> Estimate:
     """The mean matched cosine of rows (N, d) with directions (D, d), or nothing without rows."""
     cosines = dictionaries.matched_cosines(rows, directions)
     return metrics.mean(cosines) if len(cosines) else metrics.NOTHING
+
+
+def _cost(row: Mapping[str, float]) -> str:
+    """What the plan of a recipe costs, with a mark where none of its plans is fair."""
+    left = (row["fairest"] / row["unedited"]) ** 2
+    return f"{row['cost']:.3f}{'' if left <= best.LEFT else ' †'}"
