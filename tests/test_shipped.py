@@ -20,7 +20,7 @@ from difflens_utils.study import Study
 
 SUBJECTS = {
     "portraits": ("gender", {}),
-    "portraits-t2i": ("age", {}),
+    "portraits-t2i": ("gender", {}),
     "digits": ("digit", {"latents": 512, "train_steps": 600}),
 }
 
