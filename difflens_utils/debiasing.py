@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from . import edits, evaluators, metrics, outcome, sampling
 from .methods import Method, planning
@@ -46,6 +47,7 @@ UNEDITED, EVERY = -1, -2  # targets of arms that are no class
 STRIDE, LONGER = 1.5, 6  # by how much a path goes on behind its grid, and how often at most
 SPENT, FULL = 0.5, 0.97  # CLIP-I at which it ends, and the share of the class at which it does
 LOST = 0.08  # of the agreement of the evaluators, from which an arm is left out
+DRAWS = 2  # of each image from its plan, over which figures are averaged
 GROUP = 64  # images that an edit which takes the distribution moves as one
 
 
@@ -121,13 +123,13 @@ class Search:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images that draw their edits from plans, seen under every edit that they may draw.
+    """Images that draw their edits from plans, seen under every edit that they drew.
 
-    So a plan is judged by itself, and not by one draw of it.
+    They draw several times, so that a plan is not judged by one draw of it.
     """
 
     arms: Sequence[Outcome]  # the images without an edit, and under each that a plan uses
-    weight: Array  # (n, M) the probability that each image gets each
+    weight: Array  # (n, M) the share of its draws with which each image counts under each
 
     def expected(self, read: Callable[[Outcome], ArrayLike]) -> Array:
         """What `read` (n, ...) gives on average over the draws: (n, ...)."""
@@ -520,10 +522,9 @@ def debias(
     Each image draws its arm, or each batch of `group` images does.
     """
     planned = plans(found, target, together or found.method.network)
-    mixture = carried_out(subject, found, planned, run)
-    prompt = torch.zeros_like(run.before.prompt) if len(planned) == 1 else run.before.prompt
-    arms = drawn_arms(planned, prompt, run.seed + 1, group)
-    return Debiased(found, target, planned, mixture, mixture.drawn(arms))
+    draws = _draws(planned, run, group)
+    mixture = carried_out(subject, found, planned, run, draws)
+    return Debiased(found, target, planned, mixture, mixture.drawn(draws[0]))
 
 
 def composed(subject: Subject, searches: Sequence[Search], run: Run, seed: int) -> Outcome:
@@ -546,22 +547,49 @@ def composed(subject: Subject, searches: Sequence[Search], run: Run, seed: int) 
     return run.judge(subject, draw(subject, first, edit, n, run.seed, run.steps, run.prompts))
 
 
-def carried_out(subject: Subject, found: Search, planned: Sequence[Plan], run: Run) -> Mixture:
-    """The images of a run under every edit that plans use, with the plans' weights."""
-    n, used = len(run.before.images), _used(planned)
-    weight = np.zeros((n, len(used)))
-    images = [run.before.images.clone() for _ in used]
-    for number, plan_ in enumerate(planned):
-        rows = run.rows(number, planned)
-        for place, arm in enumerate(used):
-            weight[rows.numpy(), place] = plan_.weights[arm]
-            if plan_.weights[arm] > 0 and found.arms[arm].target != UNEDITED:
-                images[place][rows] = _edited(subject, found, found.arms[arm], rows, run)
-    judged = [
-        run.before if found.arms[arm].target == UNEDITED else run.judge(subject, made)
-        for arm, made in zip(used, images, strict=True)
-    ]
+def carried_out(
+    subject: Subject,
+    found: Search,
+    planned: Sequence[Plan],
+    run: Run,
+    draws: Tensor | None = None,
+) -> Mixture:
+    """The images of a run under the edits that they draw from plans, DRAWS times each.
+
+    `draws` (DRAWS, n) are the numbers of the arms among `_used`. A method that moves whole sets, or
+    the network, has one arm: all images are made under it, and get the weights of the plan.
+    """
+    used, method = _used(planned), found.method
+    if method.whole or method.network:
+        weight = _weights(planned, run)[:, used]
+    else:
+        draws = _draws(planned, run) if draws is None else draws
+        weight = one_hot(draws, len(used)).double().mean(0).numpy()
+    judged = []
+    for place, arm in enumerate(used):
+        rows = torch.from_numpy(weight[:, place] > 0)
+        if found.arms[arm].target == UNEDITED or not rows.any():
+            judged.append(run.before)
+            continue
+        images = run.before.images.clone()
+        images[rows] = _edited(subject, found, found.arms[arm], rows, run)
+        judged.append(run.judge(subject, images))
     return Mixture(judged, weight)
+
+
+def _draws(planned: Sequence[Plan], run: Run, group: int = 1) -> Tensor:
+    """Which of the arms `_used` each image draws, in each of its draws: (DRAWS, n)."""
+    prompt = torch.zeros_like(run.before.prompt) if len(planned) == 1 else run.before.prompt
+    seeds = [run.seed + 1 + 1000 * number for number in range(DRAWS)]
+    return torch.stack([drawn_arms(planned, prompt, seed, group) for seed in seeds])
+
+
+def _weights(planned: Sequence[Plan], run: Run) -> Array:
+    """The weights of the arms in each image's plan: (n, arms)."""
+    weight = np.zeros((len(run.before.images), len(planned[0].weights)))
+    for number, plan_ in enumerate(planned):
+        weight[run.rows(number, planned).numpy()] = plan_.weights
+    return weight
 
 
 def _used(planned: Sequence[Plan]) -> list[int]:
