@@ -113,18 +113,31 @@ def portrait_evaluators(
     )
 
 
-def _portraits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
+def _portraits(
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path | None,
+    name: str = "portraits",
+    module: str | None = None,
+) -> Subject:
     return pipelines.read(
-        "portraits",
-        folder or MODELS / "portraits",
+        name,
+        folder or MODELS / name,
         device,
         dtype,
+        module,
         attributes=portraits.ATTRIBUTES,
         evaluators=partial(portrait_evaluators, device),
         world=portraits.WORLD,
         paper=TABLE_1,
         measures=PORTRAITS,
     )
+
+
+def _portraits_open(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
+    # Its skips are open, so that little passes the bottleneck: `models/law.py` tells what passes
+    # this module.
+    return _portraits(device, dtype, folder, "portraits-open", "up_blocks.1.attentions.1")
 
 
 def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -362,6 +375,7 @@ def _dit(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject
 Builder = Callable[[torch.device, torch.dtype, Path | None], Subject]
 SUBJECTS: dict[str, Builder] = {
     "portraits": _portraits,
+    "portraits-open": _portraits_open,
     "portraits-t2i": _portraits_t2i,
     "p2-celebahq": _p2,
     "ddpm-celebahq": _ddpm,
