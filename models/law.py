@@ -25,7 +25,7 @@ from scipy import stats
 
 import difflens_utils as dl
 from difflens_utils import Settings, Study, features, outcome
-from difflens_utils.methods import Method
+from difflens_utils.methods import Method, dense
 from difflens_utils.metrics import Estimate
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import registry
@@ -38,7 +38,7 @@ PLACES = (
     "portraits-t2i",
     "digits",
 )
-SIZES = {"digits": {"latents": 512, "train_steps": 600}}  # as in the book
+SIZES: dict[str, dict[str, Any]] = {"digits": {"latents": 512, "train_steps": 600}}  # of the book
 PAIRS, IMAGES, REMAINING, RESAMPLES = 64, 264, 0.5, 2000
 
 
@@ -61,9 +61,10 @@ def measure(study: Study, attribute: str) -> dict[str, Any]:
     share = study.mediated(attribute, common, rare, PAIRS).share(
         features.deciding_steps(study.settings.steps)
     )
-    rows = {row.name: row for row in dl.methods.rows(study, study.attribute(attribute))}
+    rows = {row.name: row for row in dense.rows(study, attribute)}
+    steered = dl.methods.difflens(study.features(), attribute), rows["mean difference"]
     return {"mediated": _numbers(share)} | {
-        name: kept(study, attribute, rows[name]) for name in ("DiffLens", "mean difference")
+        method.name: kept(study, attribute, method) for method in steered
     }
 
 
