@@ -47,7 +47,7 @@ UNEDITED, EVERY = -1, -2  # targets of arms that are no class
 STRIDE, LONGER = 1.5, 6  # by how much a path goes on behind its grid, and how often at most
 SPENT, FULL = 0.5, 0.97  # CLIP-I at which it ends, and the share of the class at which it does
 LOST = 0.08  # of the agreement of the evaluators, from which an arm is left out
-DRAWS = 2  # of each image from its plan, over which figures are averaged
+DRAWS = 2  # of each image from the plan at which methods are compared; figures are their mean
 GROUP = 64  # images that an edit which takes the distribution moves as one
 
 
@@ -125,7 +125,7 @@ class Search:
 class Mixture:
     """Images that draw their edits from plans, seen under every edit that they drew.
 
-    They draw several times, so that a plan is not judged by one draw of it.
+    Where methods are compared they draw several times, and a plan is not judged by one draw of it.
     """
 
     arms: Sequence[Outcome]  # the images without an edit, and under each that a plan uses
@@ -522,7 +522,7 @@ def debias(
     Each image draws its arm, or each batch of `group` images does.
     """
     planned = plans(found, target, together or found.method.network)
-    draws = _draws(planned, run, group)
+    draws = _draws(planned, run, 1, group)
     mixture = carried_out(subject, found, planned, run, draws)
     return Debiased(found, target, planned, mixture, mixture.drawn(draws[0]))
 
@@ -556,14 +556,15 @@ def carried_out(
 ) -> Mixture:
     """The images of a run under the edits that they draw from plans, DRAWS times each.
 
-    `draws` (DRAWS, n) are the numbers of the arms among `_used`. A method that moves whole sets, or
-    the network, has one arm: all images are made under it, and get the weights of the plan.
+    `draws` (D, n) are the numbers of the arms among `_used` instead. A method that moves whole
+    sets, or the network, has one arm: all images are made under it, and get the weights of the
+    plan.
     """
     used, method = _used(planned), found.method
     if method.whole or method.network:
         weight = _weights(planned, run)[:, used]
     else:
-        draws = _draws(planned, run) if draws is None else draws
+        draws = _draws(planned, run, DRAWS) if draws is None else draws
         weight = one_hot(draws, len(used)).double().mean(0).numpy()
     judged = []
     for place, arm in enumerate(used):
@@ -571,16 +572,15 @@ def carried_out(
         if found.arms[arm].target == UNEDITED or not rows.any():
             judged.append(run.before)
             continue
-        images = run.before.images.clone()
-        images[rows] = _edited(subject, found, found.arms[arm], rows, run)
-        judged.append(run.judge(subject, images))
+        seen = outcome.judge(subject, _edited(subject, found, found.arms[arm], rows, run))
+        judged.append(outcome.renewed(run.before, rows, seen))
     return Mixture(judged, weight)
 
 
-def _draws(planned: Sequence[Plan], run: Run, group: int = 1) -> Tensor:
-    """Which of the arms `_used` each image draws, in each of its draws: (DRAWS, n)."""
+def _draws(planned: Sequence[Plan], run: Run, times: int, group: int = 1) -> Tensor:
+    """Which of the arms `_used` each image draws, in each of its draws: (times, n)."""
     prompt = torch.zeros_like(run.before.prompt) if len(planned) == 1 else run.before.prompt
-    seeds = [run.seed + 1 + 1000 * number for number in range(DRAWS)]
+    seeds = [run.seed + 1 + 1000 * number for number in range(times)]
     return torch.stack([drawn_arms(planned, prompt, seed, group) for seed in seeds])
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,17 @@ def _second(subject: Subject, seen: Tensor, clip: Tensor) -> Tensor:
     if subject.second_clip is subject.clip:
         return clip
     return evaluators.embed(subject.second_clip, seen)
+
+
+def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:
+    """The outcome of a set whose images `rows` (n,) bool have become those of `seen`."""
+
+    def put(parts: Sequence[Tensor]) -> Tensor:
+        whole = parts[0].clone()
+        whole[rows] = parts[1]
+        return whole
+
+    return _each([before, replace(seen, prompt=before.prompt[rows])], put)
 
 
 def picked(outcomes: Sequence[Outcome], which: Tensor) -> Outcome:

@@ -139,13 +139,21 @@ def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
 def test_each_image_of_one_draw_is_as_the_arm_that_it_drew_makes_it(subject) -> None:
     """In its two draws an image may be under two arms, but in one of them under one alone."""
     rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
-    got = debiasing.debias(subject, searched(rows, BASE), (0.5, 0.5), unedited(subject, 10))
+    search, run = searched(rows, BASE), unedited(subject, 10)
+    got = debiasing.debias(subject, search, (0.5, 0.5), run)
+    twice = debiasing.carried_out(subject, search, got.plans, run).weight
+    assert set(twice.flatten()) == {0.0, 0.5, 1.0}
+    np.testing.assert_allclose(twice.mean(0), [0.6, 0.4])
     each = [drawn(subject, n=10), drawn(subject, pushing().towards(1, 2.0), n=10)]
     weight = got.mixture.weight
     for seen, images, share in zip(got.mixture.arms, each, weight.T, strict=True):
         mine = torch.from_numpy(share > 0)
         torch.testing.assert_close(seen.images[mine], images[mine], atol=2e-3, rtol=2e-3)
-    assert set(weight.flatten()) <= {0.0, 0.5, 1.0} and 0.5 in weight
+        again = outcome.judge(subject, seen.images)
+        torch.testing.assert_close(again.scored, seen.scored, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(again.second, seen.second, atol=1e-4, rtol=1e-3)
+        assert again.prompt.equal(seen.prompt)
+    assert set(weight.flatten()) == {0.0, 1.0}
     np.testing.assert_allclose(weight.sum(1), 1)
     np.testing.assert_allclose(weight.mean(0), [0.6, 0.4])
     np.testing.assert_allclose(got.expected, [[0.5, 0.5]])

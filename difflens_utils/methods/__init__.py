@@ -54,7 +54,6 @@ METHODS = (
 CONTROLS = (
     "mean difference",
     "regression direction",
-    "h-classifier direction",
     "random features",
 )
 ORDER = (  # of the rows of Tables 1 and 2; the controls stand last

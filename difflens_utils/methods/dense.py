@@ -1,4 +1,4 @@
-"""Dense controls: the mean difference of h, that at equal other factors, and the h-classifier's.
+"""Dense controls: the mean difference of h, and that at equal other factors.
 
 A direction of length 5 gets the length 10 of another:
 
@@ -26,18 +26,14 @@ if TYPE_CHECKING:
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """The mean difference, and the directions of two regressions at its length.
+    """The mean difference, and at its length the direction of a regression of h.
 
-    The one explains h by the class and the other factors, the other the class by h.
+    It explains h by the class and the other factors.
     """
-    heads = study.heads()[attribute]
     difference = differences(study, attribute)
-    mean = heads.weight.mean(1)
-    toward = [heads.weight[:, c] - mean for c in range(heads.weight.shape[1])]  # (T, *h) each
     return [
         pushed("mean difference", difference),
         pushed("regression direction", lengthened(partial(study, attribute), difference)),
-        pushed("h-classifier direction", lengthened(toward, difference)),
     ]
 
 

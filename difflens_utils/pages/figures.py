@@ -49,7 +49,6 @@ OF_METHODS = {  # one colour for a method, on every page
     "finetuning": "#8d5524",
     "mean difference": "#5d6d7e",
     "regression direction": "#c2185b",
-    "h-classifier direction": "#2c3e50",
     "random features": GREY,
 }
 STYLE = {
