@@ -29,6 +29,7 @@ from difflens_utils.methods import Method, dense
 from difflens_utils.metrics import Estimate
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import registry
+from models.portraits.train import readers_of_skips
 
 PLACES = (
     "portraits",
@@ -45,10 +46,17 @@ PAIRS, IMAGES, REMAINING, RESAMPLES = 64, 264, 0.5, 2000
 def opened(place: str) -> Study:
     """The study of a place, `SUBJECT[=FOLDER][@MODULE]`."""
     rest, _, module = place.partition("@")
-    name, _, folder = rest.partition("=")
+    name, _, folder = rest.partition("=")  # of the weights
     settings = Settings(module=module, **SIZES.get(name, {}))
     where = Path(folder) if folder else None
     return Study(registry.load(name, module=module or None, folder=where), settings)
+
+
+def openness(study: Study) -> str:
+    """How many of the resnets that can read a skip connection do: "2 of 8"."""
+    readers = readers_of_skips(study.subject.network)
+    reading = [bool(resnet.conv1.weight[:, below:].any()) for resnet, below in readers]
+    return f"{sum(reading)} of {len(reading)}"
 
 
 def measure(study: Study, attribute: str) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def main() -> None:
         study = opened(place)
         rows = {str(a): measure(study, str(a)) for a in study.attributes}
         settings = asdict(study.settings) | {"module": study.subject.module}
-        found["places"][place] = {"settings": settings, "rows": rows}
+        found["places"][place] = {"settings": settings, "open": openness(study), "rows": rows}
         write(args.out, found)
         print(place, json.dumps(rows), flush=True)
 

@@ -26,7 +26,7 @@ from difflens_utils.worlds import portraits
 # isort: split
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -62,16 +62,24 @@ def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> 
     ordinary `UNet2DModel`. A normalisation group that a skip shares with the channels from below is
     closed too, or its mean would leak through.
     """
+    readers = readers_of_skips(unet)
+    for resnet, below in readers[: len(readers) - open_resnets]:
+        group = resnet.in_channels // resnet.norm1.num_groups
+        _hold_at_zero(resnet.conv1.weight, below // group * group)
+        _hold_at_zero(resnet.conv_shortcut.weight, below)
+
+
+def readers_of_skips(unet: UNet2DModel | UNet2DConditionModel) -> list[tuple[nn.Module, int]]:
+    """The resnets of the up blocks in order, and how many of their channels come from below.
+
+    The other channels of their input are a skip connection.
+    """
     widths = [unet.conv_in.out_channels]
     for block in unet.down_blocks:
         widths += [r.out_channels for r in block.resnets]
         widths += [d.out_channels for d in block.downsamplers or ()]
-    closed = [resnet for block in unet.up_blocks for resnet in block.resnets]
-    for resnet in closed[: len(closed) - open_resnets]:
-        below = resnet.in_channels - widths.pop()
-        group = resnet.in_channels // resnet.norm1.num_groups
-        _hold_at_zero(resnet.conv1.weight, below // group * group)
-        _hold_at_zero(resnet.conv_shortcut.weight, below)
+    resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
+    return [(resnet, resnet.in_channels - widths.pop()) for resnet in resnets]
 
 
 def _hold_at_zero(weight: Tensor, start: int) -> None:
