@@ -413,8 +413,7 @@ def _pictures(
     def versions(h: Tensor, _call: int) -> Tensor:
         return _versions(h, ksae, chosen, moved)
 
-    with moment.forking(versions) as forked:
-        plain, edited = forked.split(moment.predict(), len(moment.x))
+    plain, edited = moment.answers(versions)
     subject = moment.subject
     return subject.decode(moment.clean(plain)), subject.decode(moment.clean(edited))
 

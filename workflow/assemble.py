@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import cost, sitecheck, verdicts
+from workflow import cost, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -261,8 +261,10 @@ def measured_scaling() -> str:
     return scaling_tables(rates, results)
 
 
-def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
-    """_toc.yml, with a part per subject before its own parts, without the bench page if none ran.
+def contents(
+    subjects: list[str], notebooks: Mapping[str, str], missing: Collection[str] = ()
+) -> dict:
+    """_toc.yml, with a part per subject before its own parts, without pages that are `missing`.
 
     `notebooks` are their titles by their names. In the contents they stand without the part, which
     is the caption above them.
@@ -279,7 +281,7 @@ def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool)
         for subject in subjects
     ]
     for part in toc["parts"]:
-        part["chapters"] = [c for c in part["chapters"] if has_bench or c["file"] != "bench"]
+        part["chapters"] = [c for c in part["chapters"] if c["file"] not in missing]
     toc["parts"] = [part for part in study + toc["parts"] if part["chapters"]]
     return toc
 
@@ -304,17 +306,20 @@ def gather(profile: str, subjects: list[str]) -> None:
             page.write_text(
                 page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
             )
-    bench = ROOT / "results/bench.json"
-    if bench.exists():
-        (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
+    measured = {name: ROOT / f"results/{name}.json" for name in ("bench", "law")}
+    missing = [name for name, path in measured.items() if not path.exists()]
+    if "bench" not in missing:
+        (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
     with (SOURCE / "scaling.md").open("a") as scaling:
         scaling.write("\n" + measured_scaling())
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
+    if "law" not in missing:
+        law.write(json.loads(measured["law"].read_text()), SOURCE)
     for name, text in results_pages(profile, subjects).items():
         (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
-    toc = contents(subjects, titles, bench.exists())
+    toc = contents(subjects, titles, missing)
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 
 
