@@ -29,6 +29,17 @@ class Subject:
     def texts(self) -> list[str]:
         return [""]
 
+    def classes(self, attribute: str) -> tuple[str, ...]:
+        return ("female", "male")
+
+    @property
+    def clip(self) -> Subject:
+        return self
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        axes = {"a portrait of a female person": 1, "a portrait of a male person": 3}
+        return torch.eye(5)[[axes[text] for text in texts]]
+
 
 def seen(male: int, hats: int = 50, scarves: int = 50, seed: int = 0) -> Outcome:
     """Images of which so many are male, wear hats and wear scarves, and are sure to."""
@@ -92,6 +103,13 @@ def test_what_depends_on_an_attribute_is_related() -> None:
 
 
 # ------------------------------------------------------------------------------- single figures
+
+
+def test_clip_d_is_the_mean_cosine_with_the_text_of_the_class() -> None:
+    before = seen(30)
+    scale = scale_of(before)
+    want = before.clip[:, 3].double().mean().item()
+    assert scale.clip_d(scale.unedited, 1).value == pytest.approx(want, abs=1e-6)
 
 
 def test_a_mixture_has_the_figures_of_its_expected_images() -> None:

@@ -155,6 +155,17 @@ class Scale:
         """CLIP-I above strangers, see `metrics.kept`."""
         return metrics.kept(self.similar(mixture, clip), self.strange[clip])
 
+    def clip_d(self, mixture: Mixture, target: int) -> Estimate:
+        """CLIP-D (Eq. 17): the mean cosine of an image and the text of a class."""
+        texts = evaluators.class_texts(self.attribute, self.subject.classes(self.attribute))
+        text = self.subject.clip.text_features(texts)[target].cpu()
+
+        def cosines(seen: Outcome) -> Array:
+            found: Array = (seen.clip @ text).double().numpy()
+            return found
+
+        return self.strata.mean(mixture.expected(cosines))
+
     def _cosines(self, seen: Outcome, clip: str) -> Array:
         before, after = getattr(self.before, clip), getattr(seen, clip)
         cosines: Array = (before * after).sum(1).double().numpy()

@@ -340,27 +340,57 @@ class Debiasing(Page):
     # ------------------------------------------------------------------ other targets
 
     def sweep(self, attribute: Attribute, plain: Outcome, swept: Sweep) -> None:
-        """The drawn share of the last class against the requested one, and what is kept."""
+        """The drawn share of the last class against the requested one, and what images lose.
+
+        That is what is kept, how well they go with the text of the class (CLIP-D, Eq. 17), and the
+        kernel distance to the data, where there are some.
+        """
         last = len(attribute.classes) - 1
         scale = self.study.scale(attribute, plain)
-        shares, kept = {}, {}
+        found: dict[str, dict[tuple[str, float], Estimate]] = {}
         for (name, ratio), made in swept.items():
-            share = scale.share(made.mixture, last)
-            shares[name, ratio], kept[name, ratio] = share, scale.kept(made.mixture)
-            row = f"sweep.{methods.key(name)}"
-            self.add(f"{row}.share.r{ratio:g}", share)
-            self.add(f"{row}.kept.r{ratio:g}", kept[name, ratio])
-        self._add_sweep(scale.share(scale.unedited, last), shares, kept)
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-        self._curves(left, shares)
-        self._curves(right, kept)
-        left.plot([0, 1], [0, 1], color="black", lw=0.7, ls=":")
-        asked = f"share of {attribute.classes[last]} asked for"
-        left.set(xlabel=asked, ylabel="share reached", ylim=(0, 1))
-        n_sweep = self.sizes["n_sweep"]
-        right.set(xlabel=asked, ylabel=f"kept (n = {n_sweep} per point)")
-        left.legend()
-        figures.describe(figure, "What comes out when a ratio is asked for, and what is kept")
+            for figure, value in self._swept(scale, made, last).items():
+                found.setdefault(figure, {})[name, ratio] = value
+                self.add(f"sweep.{methods.key(name)}.{figure}.r{ratio:g}", value)
+        self._add_sweep(scale.share(scale.unedited, last), found["share"], found["kept"])
+        self._draw_sweep(found, attribute.classes[last])
+
+    @staticmethod
+    def _swept(scale: Scale, made: Debiased, target: int) -> dict[str, Estimate]:
+        figures_ = {
+            "share": scale.share(made.mixture, target),
+            "kept": scale.kept(made.mixture),
+            "clip_d": scale.clip_d(made.mixture, target),
+        }
+        if "reference" in scale.references and len(made.outcome.features) > 1:
+            reference = scale.compared["reference"]
+            figures_["kernel"] = reference.distance(made.outcome.features)
+        return figures_
+
+    def _draw_sweep(
+        self, found: Mapping[str, Mapping[tuple[str, float], Estimate]], label: str
+    ) -> None:
+        labels = {
+            "share": "share reached",
+            "kept": f"kept (n = {self.sizes['n_sweep']} per point)",
+            "clip_d": f"CLIP-D: cosine to the text of {label}",
+            "kernel": "kernel distance to the data",
+        }
+        rows = (len(found) + 1) // 2
+        figure, axes = plt.subplots(rows, 2, figsize=(10, 3.5 * rows), squeeze=False)
+        for axis, (name, points) in zip(axes.flat, found.items(), strict=False):
+            self._curves(axis, points)
+            axis.set(xlabel=f"share of {label} asked for", ylabel=labels[name])
+        for axis in axes.flat[len(found) :]:
+            axis.set_axis_off()
+        first = axes[0, 0]
+        first.plot([0, 1], [0, 1], color="black", lw=0.7, ls=":")
+        first.set(ylim=(0, 1))
+        first.legend()
+        text = (
+            "What comes out when a ratio is asked for, what is kept, and how it fits text and data"
+        )
+        figures.describe(figure, text)
         figure.tight_layout()
 
     def _curves(self, axis: Axes, found: Mapping[tuple[str, float], Estimate]) -> None:
