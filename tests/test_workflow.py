@@ -474,6 +474,17 @@ def test_shards_are_jobs_before_their_notebook_and_none_by_default() -> None:
     assert "shards must name notebooks among 00_bias" in snakemake("--config", "shards={02_x: 3}")
 
 
+def test_a_subject_can_be_executed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBJECT", "digits")
+    monkeypatch.setenv("PARTLY", "portraits:02_ksae")
+    told = snakemake("--", "_build/html/index.html")
+    for name, wanted in {"02_ksae": True, "03_probes": False}.items():
+        assert (f"_build/executed/book/portraits/{name}.ipynb" in told) is wanted
+    assert "_build/executed/book/digits/09_scorecard.ipynb" in told
+    monkeypatch.setenv("PARTLY", "portraits:10_none")
+    assert "PARTLY must end with one of 00_bias" in snakemake("--", "_build/html/index.html")
+
+
 def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
     cluster = REPOSITORY / "workflow/profiles/local-cluster/cluster.py"
     (tmp_path / "job").write_text("#!/bin/sh\nexec sleep $1 5\n")

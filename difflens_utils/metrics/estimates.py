@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,8 +91,15 @@ def bootstrap_means(
 
 def resampled(n: int, n_boot: int | None = None, seed: int = 0) -> Array:
     """The share that each of n images has in each resample: (R, n); R is `RESAMPLES` by default."""
+    return _shares(n, n_boot or RESAMPLES, seed)
+
+
+@lru_cache(maxsize=8)  # a page resamples sets of few sizes hundreds of times
+def _shares(n: int, n_boot: int, seed: int) -> Array:
     counts = [np.bincount(rows, minlength=n) for rows in _resamples(n, n_boot, seed)]
-    return np.stack(counts) / n
+    shares: Array = np.stack(counts) / n
+    shares.flags.writeable = False
+    return shares
 
 
 def _resamples(n: int, n_boot: int | None, seed: int) -> Iterator[NDArray[np.int64]]:
