@@ -85,5 +85,5 @@ def test_a_place_is_a_subject_with_weights_and_a_module_of_its_own() -> None:
     study = law.opened("portraits=models/portraits-open@up_blocks.0")
     assert (study.subject.name, study.subject.module) == ("portraits", "up_blocks.0")
     assert law.openness(study) == "8 of 8"
-    with pytest.raises(ValueError, match="subject nowhere"):
+    with pytest.raises(ValueError, match="subject must be one of"):
         law.opened("nowhere")
