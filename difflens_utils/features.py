@@ -17,9 +17,11 @@ a mean of 2.5 for all 40 others:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,8 @@ from .recording import Recording
 from .runtime import artifacts
 from .settings import Seeds, Settings
 from .subjects.pipelines import Subject
+
+FINDING = ("n_support", "n_measured", "n_features", "max_density")  # settings
 
 
 @artifacts.stored("class_means")
@@ -159,8 +163,16 @@ class BiasFeatures:
     counts: dict[str, Tensor]  # images per class
     density: Tensor  # (D,) the share of vectors on which a latent fires
     scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
-    by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
+    attributed: Callable[[], dict[str, Attribution]]  # what gives `by_image`
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
+
+    @cached_property
+    def by_image(self) -> dict[str, Attribution]:
+        """Attribution through the picture, with the zero baseline, by attribute.
+
+        It comes from the store, or takes a backward pass per class and step when it is asked for.
+        """
+        return self.attributed()
 
     def steerable(self, attribute: str) -> list[int]:
         """The classes that have features."""
@@ -200,20 +212,71 @@ def find(
     counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
     seeds = Seeds.of(settings.seed)
     support = Support(settings.n_support, seeds.support, settings.steps)
-    by_image = attribution.through_image(subject, sae, tuple(classes), support)
+    attributed = partial(attribution.through_image, subject, sae, tuple(classes), support)
     means = class_means(rec, sae, labels, {a: len(names) for a, names in classes.items()})
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(settings.steps)))
-    features, gaps, scores = {}, {}, {}
-    for a, names in classes.items():
-        each = range(len(names))
-        gaps[a] = [contrast(means[a], c, counts[a]) for c in each]
-        scores[a] = [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in each]
-        features[a] = [torch.empty(0, dtype=torch.long) for _ in each]
-        for c in each:
-            if only.get(a, names[c]) == names[c]:
-                tried = candidates(scores[a][c], density, settings)
-                features[a][c] = confirmed(subject, sae, Aim(a, c), tried, gaps[a][c], settings)
-    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, by_image)
+    gaps = {
+        a: [contrast(means[a], c, counts[a]) for c in range(len(names))]
+        for a, names in classes.items()
+    }
+    wanted = {a: (only[a],) if a in only else names for a, names in classes.items()}
+    found = _chosen(subject, sae, rec, settings, wanted, gaps, density)
+    features, scores = (
+        {a: [found[f"{kind}.{a}.{name}"] for name in names] for a, names in classes.items()}
+        for kind in ("latents", "scores")
+    )
+    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, attributed)
+
+
+def _place(arguments: Mapping[str, Any]) -> Path | None:
+    """Where features ship: by the k-SAE, their number, and the attributes if those are not all.
+
+    Features of single classes do not.
+    """
+    subject, wanted = arguments["subject"], arguments["wanted"]
+    if any(tuple(wanted[a]) != tuple(subject.classes(a)) for a in wanted):
+        return None
+    name = [arguments["sae"].fingerprint(), f"n_{arguments['settings'].n_features}"]
+    name += [] if tuple(wanted) == tuple(subject.attributes) else list(wanted)
+    return Path(subject.folder, "features", "-".join(name))
+
+
+@artifacts.stored(
+    "features",
+    reads=("texts", "labeller"),
+    describe={
+        "rec": Recording.made,
+        "settings": lambda s: {name: getattr(s, name) for name in ("seed", "steps", *FINDING)},
+    },
+    ignoring=("gaps", "density"),  # they follow from the others
+    shipped=_place,
+    beyond=lambda a: a["rec"].key,
+)
+def _chosen(
+    subject: Subject,
+    sae: KSAE,
+    rec: Recording,
+    settings: Settings,
+    wanted: Mapping[str, Sequence[str]],
+    gaps: Mapping[str, Sequence[Tensor]],
+    density: Tensor,
+) -> dict[str, Tensor]:
+    """The scores of every class (D,), and its features (N,), none for a class that is not `wanted`.
+
+    They come from what ships with the subject, or from the store, if they are there.
+    """
+    support = Support(settings.n_support, Seeds.of(settings.seed).support, settings.steps)
+    by_image = attribution.through_image(subject, sae, tuple(wanted), support)
+    found: dict[str, Tensor] = {}
+    for a in wanted:
+        for c, name in enumerate(subject.classes(a)):
+            scores = attribution.towards(by_image[a].slope[c], gaps[a][c])
+            latents = torch.empty(0, dtype=torch.long)
+            if name in wanted[a]:
+                tried = candidates(scores, density, settings)
+                latents = confirmed(subject, sae, Aim(a, c), tried, gaps[a][c], settings)
+            found |= {f"scores.{a}.{name}": scores, f"latents.{a}.{name}": latents}
+    return found
 
 
 @artifacts.stored("labels", reads=("labeller",))

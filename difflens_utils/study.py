@@ -63,9 +63,8 @@ from .worlds import World
 BATCH = 2048  # vectors per step of the k-SAE's training
 # The settings that a k-SAE depends on, beside the recording, and that features do beside those.
 TRAINING = ("k", "latents", "train_steps", "seed")
-FINDING = ("n_support", "n_measured", "n_features", "max_density")
 Attributes = Sequence[str] | Mapping[str, str] | None  # or {attribute: class}
-RECIPE = ("n_images", "steps", *TRAINING, *FINDING)  # the settings that features depend on
+RECIPE = ("n_images", "steps", *TRAINING, *features.FINDING)  # the settings that features depend on
 
 
 def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
@@ -258,15 +257,15 @@ class Study:
         """The bias features of every class of the attributes, or of one class of each.
 
         `attributes` are names, or {attribute: class}; `changes` are those of `ksae`, and of the
-        settings in FINDING.
+        settings in `features.FINDING`.
         """
-        s, _ = self._changed(changes, (*TRAINING, *FINDING))
+        s, _ = self._changed(changes, (*TRAINING, *features.FINDING))
         attributes, recipe = _several(attributes), dict(changes)
         if isinstance(attributes, Mapping):
             for attribute, name in attributes.items():
                 one_of(f"a class of {attribute}", name, self.subject.classes(attribute))
             recipe["classes"] = {str(a): str(c) for a, c in attributes.items()}
-        trained = {name: value for name, value in changes.items() if name not in FINDING}
+        trained = {name: value for name, value in changes.items() if name not in features.FINDING}
         sae, rec = self.ksae(**trained), self.recording("learn")
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=recipe)

@@ -58,7 +58,7 @@ class Tiny:
             self.counts,
             torch.rand(48, generator=torch.Generator().manual_seed(0)),
             {},
-            {},
+            dict,
         )
 
     def labels(self, stage: str) -> dict[str, Tensor]:

@@ -260,7 +260,7 @@ def test_auxk_is_taken_away_only_where_a_latent_dies(
 
 def directed(directions: Tensor, features: dict[str, list[Tensor]]) -> BiasFeatures:
     sae: Any = SimpleNamespace(directions=directions)
-    return BiasFeatures(sae, features, {}, {}, {}, torch.zeros(len(directions)), {}, {})
+    return BiasFeatures(sae, features, {}, {}, {}, torch.zeros(len(directions)), {}, dict)
 
 
 def test_bias_features_of_every_attribute_look_for_partners(page: Ablations) -> None:

@@ -194,7 +194,7 @@ def test_features_are_found_with_changed_settings_and_know_them(
         subject: Subject, sae: object, rec: object, settings: Settings, attributes: object
     ) -> features.BiasFeatures:
         found.append((settings, attributes))
-        return features.BiasFeatures(sae, {}, {}, {}, {}, torch.zeros(48), {}, {})
+        return features.BiasFeatures(sae, {}, {}, {}, {}, torch.zeros(48), {}, dict)
 
     monkeypatch.setattr(features, "find", find)
     assert small.features().recipe == {}
@@ -275,7 +275,7 @@ def test_one_attribute_may_be_named_as_it_is(
 
     def find(*arguments: object) -> features.BiasFeatures:
         asked.append(arguments[-1])
-        return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, {})
+        return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, dict)
 
     def through_image(_subject: Subject, _units: object, names: object, _support: object) -> object:
         asked.append(names)

@@ -6,7 +6,7 @@ Neurons stand in for a k-SAE here. Towards class 1, neuron 0 is moved by twice i
 >>> from difflens_utils import features, ksae, methods, sampling
 >>> chosen = {"gender": [torch.tensor([1]), torch.tensor([0])]}  # per class
 >>> gaps = {"gender": [torch.zeros(1, 1, 2), torch.tensor([[[5.0, 7.0]]])]}  # (T, P, D)
->>> found = features.BiasFeatures(ksae.Neurons(2), chosen, gaps, {}, {}, torch.ones(2), {}, {})
+>>> found = features.BiasFeatures(ksae.Neurons(2), chosen, gaps, {}, {}, torch.ones(2), {}, dict)
 >>> edit = methods.difflens(found, "gender").towards(1, 2.0)
 >>> edit(torch.zeros(1, 2, 1, 1), sampling.Step(0, 900, torch.arange(1))).flatten().tolist()
 [10.0, 0.0]
