@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from shipped import empty
+from torch import Tensor
 
 import difflens_utils as dl
-from difflens_utils import ksae
+from difflens_utils import attribution, features, ksae
 from difflens_utils.ksae import KSAE, training
 from difflens_utils.methods import best
 from difflens_utils.recording import Recording
@@ -71,6 +74,37 @@ def test_a_ksae_of_other_images_is_not_what_ships(
     for other in (part, rec.only(0)):
         with pytest.raises(Computed):
             ksae.stored.train(other, config)
+
+
+def test_the_features_of_the_book_ship(
+    opened: tuple[Study, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, attribute = opened
+    monkeypatch.setattr(attribution, "through_image", not_computed)
+    subject, rec = study.subject, study.recording("learn")
+
+    def chosen(sae: KSAE, wanted: dict[str, tuple[str, ...]], **changes: int) -> dict[str, Tensor]:
+        settings = replace(study.settings, **changes)
+        return features._chosen(subject, sae, rec, settings, wanted, {}, torch.zeros(0))
+
+    everything = {a: subject.classes(a) for a in subject.attributes}
+    one = {attribute: subject.classes(attribute)}
+    found = chosen(study.ksae(), everything)
+    for a, names in everything.items():
+        for name in names:
+            scores, latents = found[f"scores.{a}.{name}"], found[f"latents.{a}.{name}"]
+            assert scores.shape == (study.settings.latents,)
+            assert len(latents) <= study.settings.n_features
+            assert scores[latents].diff().le(0).all()  # best first
+    assert len(chosen(study.ksae(), everything, n_features=30)) == len(found)
+    assert f"latents.{attribute}.{one[attribute][0]}" in chosen(study.ksae(seed=1), one)
+    for wanted, changes in (
+        ({attribute: one[attribute][:1]}, {}),
+        (everything, {"n_features": 7}),
+        (everything, {"n_measured": 3}),
+    ):
+        with pytest.raises(Computed):
+            chosen(study.ksae(), wanted, **changes)
 
 
 def test_the_parts_of_the_best_ship(
