@@ -97,7 +97,7 @@ def test_the_features_of_the_book_ship(
             assert len(latents) <= study.settings.n_features
             assert scores[latents].diff().le(0).all()  # best first
     assert len(chosen(study.ksae(), everything, n_features=30)) == len(found)
-    assert f"latents.{attribute}.{one[attribute][0]}" in chosen(study.ksae(seed=1), one)
+    assert f"latents.{attribute}.{one[attribute][0]}" in chosen(study.ksae(seed=1), one, seed=1)
     for wanted, changes in (
         ({attribute: one[attribute][:1]}, {}),
         (everything, {"n_features": 7}),
