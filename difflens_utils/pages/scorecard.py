@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from .. import methods
 from . import rules
 from .rules import HOLDS, UNDECIDED, Verdict
 
@@ -233,9 +234,15 @@ def _shown(name: str, forms: Sequence[str], figures: Mapping[str, Any]) -> str:
     by_value = sorted(met, key=lambda pair: pair[1])
     choice, *rest = forms
     if choice == "rival":
-        return by_value[0][0].replace("_", " ")
+        return _method(by_value[0][0])
     chosen = {"least": by_value[0], "most": by_value[-1], "first": met[0], "last": met[-1]}
     return _in_form(chosen[choice][1], *rest)
+
+
+def _method(word: str) -> str:
+    """The name of a method that is known by a word in records."""
+    names = {methods.key(name): name for name in methods.ORDER}
+    return names.get(word, word.replace("_", " "))
 
 
 def _in_form(value: Any, form: str = "") -> str:
