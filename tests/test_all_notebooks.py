@@ -255,9 +255,9 @@ def test_what_a_study_cannot_tell_is_said_to_be_untested(done: Ready) -> None:
     lines = scorecard.scorecard(results.load_results(done.name, "quick"))
     untested = {line.claim.id for line in lines if not line.statements}
     if done.name == "one attribute":  # one factor, one k, no ratio above one half
-        assert "C11" in untested and not {"C0", "C1", "C2", "C12"} & untested
-    else:
-        assert not untested
+        assert "C11" in untested and not {"C0", "C1", "C12"} & untested
+    else:  # of so few images no resample tells how near to balanced data balance comes
+        assert untested <= {"C2"}
     if done.name == "a class-conditional U-Net":  # one attribute, and a factor beside it
         (several,) = [line for line in lines if line.claim.id == "C11"]
         assert {one.verdict.rule for one in several.statements} == {"single features"}
@@ -267,6 +267,7 @@ def test_a_claim_without_a_sentence_lacks_its_figures(done: Ready) -> None:
     """Where no unit tracks a factor nothing tracks several, and no bias can be removed of none."""
     told = {
         "C0": ["polysemanticity.neurons.several", "polysemanticity.latents.several"],
+        "C2": ["shape.difflens_best.quality"],
         "C8": ["ablation.shape.removed.n_10"],
     }
     if done.name == "one attribute":

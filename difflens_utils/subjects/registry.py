@@ -4,8 +4,8 @@ A subject is a pipeline of diffusers, the module whose output is h, its prompts,
 that judge its images.
 
 >>> from difflens_utils.subjects import registry
->>> ", ".join(registry.SUBJECTS)
-'portraits, portraits-t2i, p2-celebahq, ddpm-celebahq, sd-v1-5, sdxl, dit-imagenet, digits'
+>>> list(registry.SUBJECTS)[:4]
+['portraits', 'portraits-open', 'portraits-t2i', 'p2-celebahq']
 >>> print(registry.Modules([registry.Module("mid_block", "UNetMidBlock2D", (64, 4, 4))]))
 name       type            shape
 mid_block  UNetMidBlock2D  64 x 4 x 4
