@@ -68,8 +68,9 @@ def test_the_page_names_every_place_and_draws_them(found: dict, tmp_path: Path) 
     pages.write(found, tmp_path)
     _, _, *rows = (tmp_path / "generated/law_table.md").read_text().splitlines()
     assert len(rows) == 6
-    first = "| -0.001 [-0.011, 0.009] | attribute 1 | portraits-open | 2 of 8 | `up_blocks.0` |"
-    assert rows[0].startswith(first) and rows[-1].startswith("| 0.900 ")
+    first = "| -0.00 [-0.01, 0.01] | attribute 1 | portraits-open, up_blocks.0 | 2 of 8 | 0.00 "
+    assert rows[0].startswith(first) and rows[-1].startswith("| 0.90 ")
+    assert "| open-3 |" in rows[3]
     assert (tmp_path / "_static/law.png").stat().st_size > 10_000
 
 

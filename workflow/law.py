@@ -60,13 +60,12 @@ def verdict(found: Mapping[str, Any]) -> str:
 def table(found: Mapping[str, Any]) -> str:
     """The places as a Markdown table, what is mediated least first."""
     methods = list(found["law"])
-    lines = ["| mediated | attribute | model | skips that are open | h |"]
+    lines = ["| mediated | attribute | model | open skips |"]
     lines[0] += "".join(f" {name} keeps |" for name in methods)
-    lines.append("| --- " * (5 + len(methods)) + "|")
+    lines.append("| --- " * (4 + len(methods)) + "|")
     for point in sorted(points(found), key=lambda point: point.mediated):
         place = found["places"][point.place]
-        cells = [_shown(point.mediated), point.attribute, point.place.partition("@")[0]]
-        cells += [place["open"], f"`{place['settings']['module'] or 'mid_block'}`"]
+        cells = [_shown(point.mediated), point.attribute, _named(point.place), place["open"]]
         cells += [_shown(point.kept[name]) for name in methods]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -74,7 +73,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 def _shown(figure: tuple[float, float, float]) -> str:
     value, low, high = figure
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def picture(found: Mapping[str, Any], path: Path) -> None:
@@ -101,4 +100,6 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _named(place: str) -> str:
-    return place.rpartition("/")[2] if "/" in place else place.partition("@")[0]
+    """How a place is called: by its model, or the folder of its weights, and an unusual module."""
+    name, _, module = place.rpartition("/")[2].partition("@")
+    return name if module in ("", "mid_block") else f"{name}, {module}"
