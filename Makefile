@@ -39,7 +39,7 @@ help:
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
-	@echo "make methods    learn the learned methods and search every method's strengths (two hours)"
+	@echo "make methods    make what ships beside the subjects: k-SAEs, learned methods, searches (hours)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -109,10 +109,13 @@ models: $(ENV)
 	@$(BIN)/python -m models.evaluators.train labeller
 	@$(BIN)/python -m models.evaluators.train scorer
 	@$(BIN)/python -m models.clip.train
+	@$(BIN)/python -m models.clip.train --seed 37 --out models/clip/second
 	@$(BIN)/python -m models.portraits.train
 	@$(BIN)/python -m models.evaluators.train labeller --world occupations
 	@$(BIN)/python -m models.evaluators.train scorer --world occupations --images 160000
 	@$(BIN)/python -m models.clip.train --world occupations --images 160000
+	@$(BIN)/python -m models.clip.train --world occupations --images 160000 --seed 37 \
+	  --out models/portraits-t2i/clip/second
 	@$(BIN)/python -m models.portraits-t2i.train vae
 	@$(BIN)/python -m models.portraits-t2i.train unet
 
@@ -121,11 +124,13 @@ digits: $(ENV)
 	@$(BIN)/python -m models.evaluators.train labeller --world models/digits --images 40000
 	@$(BIN)/python -m models.evaluators.train scorer --world models/digits --images 40000
 	@$(BIN)/python -m models.clip.train --world models/digits --images 40000
+	@$(BIN)/python -m models.clip.train --world models/digits --images 40000 --seed 37 \
+	  --out models/digits/clip/second
 	@$(BIN)/python -m models.own.train models/digits --images 160000
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)
-	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 06_debiasing 07_ablations; do \
+	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 05_interventions 06_debiasing 07_ablations; do \
 	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
 
 bench: $(ENV)

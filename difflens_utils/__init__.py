@@ -10,16 +10,17 @@ a line of its own (`name.module`).
 
     runtime/
     settings, metrics/, subjects/
-    sampling/, ksae/, pages.descriptions, pages.results
-    evaluators/, pages.figures
+    sampling/, ksae/, pages.descriptions, pages.rules
+    evaluators/, pages.figures, pages.results
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
     probes, outcome, ksae.stored, pages.scorecard, pages.sizes
-    attribution, edits, analysis.scoring
+    attribution, edits
     features
     methods/
     debiasing
+    analysis.scoring
     pages/
     study
 """

@@ -310,6 +310,7 @@ class Effect(NamedTuple):
 
     mean: Tensor  # (N,)
     error: Tensor  # (N,) standard error over images
+    gains: Tensor  # (N, n) of every image
 
 
 class Aim(NamedTuple):
@@ -330,6 +331,93 @@ class Trial:
     beta: float = 3.0  # in its units
 
 
+class Responses(NamedTuple):
+    """What each of N features does when it is moved alone, per image, mean over the steps."""
+
+    gain: Tensor  # (N, n) change of the class's log-probability
+    leak: (
+        Tensor  # (N, F) change of the log-probabilities of other factors' classes, mean over images
+    )
+    turned: Tensor  # (N, n, E) change of the CLIP features of the predicted clean image
+
+
+@torch.no_grad()
+def responses(
+    subject: Subject,
+    ksae: Dictionary,
+    aim: Aim,
+    moves: Sequence[tuple[int, Tensor]],
+    trial: Trial,
+) -> Responses:
+    """`measured`, with what else each move does to the picture; from the store.
+
+    `moves` are features with their units (T, P).
+    """
+    return Responses(**_responses(subject, ksae, aim, moves, trial))
+
+
+@artifacts.stored("responses", reads=("texts", "labeller", "clip"))
+def _responses(
+    subject: Subject,
+    ksae: Dictionary,
+    aim: Aim,
+    moves: Sequence[tuple[int, Tensor]],
+    trial: Trial,
+) -> dict[str, Tensor]:
+    features = torch.tensor([feature for feature, _ in moves])
+    change = trial.beta * torch.stack([unit for _, unit in moves], -1)
+    s = sampling.trajectory(subject, trial.steps)
+    seen: list[dict[str, Tensor]] = []
+    for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):
+        if moment.index in trial.at:
+            with full_precision(subject):
+                seen.append(_seen(moment, ksae, aim, features, change[moment.index]))
+        if moment.index == max(trial.at):
+            break
+    return {name: torch.stack([part[name] for part in seen]).mean(0) for name in seen[0]}
+
+
+def _seen(
+    moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor
+) -> dict[str, Tensor]:
+    """The fields of `Responses` at one step."""
+    subject = moment.subject
+    ksae = ksae.on_device(moment.x.device)
+    others = subject.unrelated(aim.attribute)
+    found: dict[str, list[Tensor]] = {name: [] for name in Responses._fields}
+    for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
+        plain, edited = _pictures(moment, ksae, chosen, moved)
+        before, after = subject.labeller.logits(plain), subject.labeller.logits(edited)
+        gains = _change(before, after, aim.attribute, len(chosen))  # (b, n, classes)
+        leaks = [_change(before, after, factor, len(chosen)).mean(1) for factor in others]
+        clip = subject.clip.image_features(edited).reshape(len(chosen), len(plain), -1)
+        found["gain"].append(gains[..., aim.target].cpu())
+        found["leak"].append(torch.cat(leaks, 1).cpu() if leaks else torch.zeros(len(chosen), 0))
+        found["turned"].append((clip - subject.clip.image_features(plain)).cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _change(
+    before: dict[str, Tensor], after: dict[str, Tensor], factor: str, versions: int
+) -> Tensor:
+    """The change of a factor's log-probabilities: (versions, n, classes)."""
+    start, end = before[factor].log_softmax(-1), after[factor].log_softmax(-1)
+    return end.reshape(versions, len(start), -1) - start
+
+
+def _pictures(
+    moment: Moment, ksae: Dictionary, chosen: Tensor, moved: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The predicted pictures as they are (B, 3, H, W), and with each feature moved alone (b B)."""
+
+    def versions(h: Tensor, _call: int) -> Tensor:
+        return _versions(h, ksae, chosen, moved)
+
+    plain, edited = moment.answers(versions)
+    subject = moment.subject
+    return subject.decode(moment.clean(plain)), subject.decode(moment.clean(edited))
+
+
 TOGETHER = 4  # features whose edited versions share a batch
 
 
@@ -344,10 +432,10 @@ def measured(
     again. Results are stored feature by feature, since rankings have features in common.
     """
     if not len(features):
-        return Effect(torch.empty(0), torch.empty(0))
+        return Effect(torch.empty(0), torch.empty(0), torch.empty(0, trial.n))
     moves = list(zip(features.tolist(), unit.unbind(-1), strict=True))
     gain = _measured(subject, ksae, aim, moves, trial)
-    return Effect(gain.mean(1), gain.std(1) / trial.n**0.5)
+    return Effect(gain.mean(1), gain.std(1) / trial.n**0.5, gain)
 
 
 @artifacts.stored_each("measured", "moves", reads=("texts", "labeller"))
@@ -381,20 +469,9 @@ def _gains(moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change:
     ksae = ksae.on_device(moment.x.device)
     rows = []
     for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
-
-        def versions(
-            h: Tensor, _call: int, chosen: Tensor = chosen, moved: Tensor = moved
-        ) -> Tensor:
-            return _versions(h, ksae, chosen, moved)
-
-        with moment.forking(versions) as forked:
-            plain, edited = forked.split(moment.predict(), len(moment.x))
-        before, after = (
-            subject.labeller.logits(subject.decode(moment.clean(p)))[aim.attribute].log_softmax(-1)
-            for p in (plain, edited)
-        )
-        gain = after[:, aim.target].reshape(len(chosen), -1) - before[:, aim.target]
-        rows.append(gain.cpu())
+        plain, edited = _pictures(moment, ksae, chosen, moved)
+        before, after = subject.labeller.logits(plain), subject.labeller.logits(edited)
+        rows.append(_change(before, after, aim.attribute, len(chosen))[..., aim.target].cpu())
     return torch.cat(rows)
 
 

@@ -119,6 +119,45 @@ def steer(
 
 
 @keyed
+def approach(
+    dictionary: Dictionary,
+    features: Tensor,
+    beta: float,
+    level: Tensor,
+    up: Tensor,
+    gains: Tensor | None = None,
+) -> Edit:
+    """Moves features the share beta of the way to a level, and none that is beyond it already.
+
+    `features` (N,) go to `level` (T, P, N) from below where `up` (T, P, N) is true, and from above
+    elsewhere: s_j <- s_j + beta max(0, tau_j - s_j), or the mirror image. beta = 0 is the identity.
+    `gains` (T, N) multiply beta, per step and feature. An image that has enough of the class stays
+    as it is, whatever beta is. Raises ValueError for no features.
+    """
+    if len(features) == 0:
+        raise ValueError("features must name at least one latent")
+    if beta == 0:
+        return identity()
+
+    @cache
+    def on(device: torch.device) -> tuple[Dictionary, Tensor, Tensor, Tensor, Tensor]:
+        model = dictionary.on_device(device)
+        each = torch.ones(len(level), 1) if gains is None else gains
+        return model, features.to(device), level.to(device), up.to(device), each.to(device)
+
+    def apply(h: Tensor, step: Step) -> Tensor:
+        model, chosen, levels, rising, each = on(h.device)
+        s = model.latents(map_to_vectors(h).float())[..., chosen]  # (B, P, N)
+        missing = levels[step.index].to(s) - s
+        wanted = torch.where(rising[step.index], missing.clamp_min(0), missing.clamp_max(0))
+        moved = (s + beta * each[step.index].to(s) * wanted).clamp_min(model.floor)
+        change = (moved - s) @ model.directions[chosen]
+        return (h.float() + vectors_to_map(change, h.shape)).to(h.dtype)
+
+    return Edit(apply)
+
+
+@keyed
 def push(direction: Tensor, beta: float) -> Edit:
     """Adds beta times a dense direction (T, *h), one per timestep, to h; beta = 0 is the identity.
 

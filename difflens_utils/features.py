@@ -17,8 +17,11 @@ a mean of 2.5 for all 40 others:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +35,8 @@ from .recording import Recording
 from .runtime import artifacts
 from .settings import Seeds, Settings
 from .subjects.pipelines import Subject
+
+FINDING = ("n_support", "n_measured", "n_features", "max_density")  # settings
 
 
 @artifacts.stored("class_means")
@@ -66,6 +71,67 @@ def contrast(means: Tensor, target: int, counts: Tensor) -> Tensor:
     return means[target] - torch.einsum("c,c...->...", weight, means[others])
 
 
+def partial_weights(labels: Tensor, classes: int, others: Sequence[Tensor]) -> Tensor:
+    """Weights of images with which a sum becomes a class difference at equal other factors.
+
+    (n, classes): the least-squares coefficient of each class less the mean of the others', in a
+    linear model of the classes and of `others`, labels (n,) of factors each. So a class is not
+    credited with what merely comes with it. A class without images has weights of zero.
+    """
+    columns = [one_hot(labels, classes), *(one_hot(y)[:, 1:] for y in others)]
+    design = torch.cat(columns, 1).double()
+    inverse = torch.linalg.pinv(design.T @ design, hermitian=True)
+    counts = labels.bincount(minlength=classes)
+    contrasts = torch.zeros(len(inverse), classes, dtype=torch.float64)
+    for c in range(classes):
+        rest = [other for other in range(classes) if other != c and counts[other] > 0]
+        if rest and counts[c] > 0:
+            contrasts[c, c] = 1.0
+            contrasts[rest, c] = -counts[rest].double() / counts[rest].sum()
+    return (design @ inverse @ contrasts).float()
+
+
+def adjusted(subject: Subject, rec: Recording, attribute: str) -> Tensor:
+    """`partial_weights` of recorded images (n, classes), at equal factors that are unrelated."""
+    seen = labelled(subject, rec)
+    others = [seen[factor] for factor in subject.unrelated(attribute)]
+    return partial_weights(seen[attribute], len(subject.classes(attribute)), others)
+
+
+@artifacts.stored("differences")
+def differences(rec: Recording, sae: Dictionary, weights: Tensor) -> dict[str, Tensor]:
+    """Weighted sums of latents over recorded images, and the variance of their noise.
+
+    `weights` (n, K) to {"mean": (K, T, P, D), "variance": (K, T, P, D)}; from the store. The
+    variance is that of White (1980): the sum of w_i^2 s_i^2, since most latents are silent.
+    """
+    means, variances = [], []
+    chunks = [slice(i, i + 256) for i in range(0, len(rec), 256)]
+    for step in range(rec.h.shape[1]):
+        mean = variance = torch.zeros(())
+        for chunk in chunks:
+            s = sae.latents(ksae.map_to_vectors(rec.at(step, chunk)))  # (b, P, D)
+            w = weights[chunk]
+            mean = mean + torch.einsum("bk,bpd->kpd", w, s)
+            variance = variance + torch.einsum("bk,bpd->kpd", w.square(), s.square())
+        means.append(mean)
+        variances.append(variance)
+    return {"mean": torch.stack(means, 1), "variance": torch.stack(variances, 1)}
+
+
+def shrunken(mean: Tensor, variance: Tensor) -> Tensor:
+    """Differences (T, P, D), each drawn towards its mean over positions as far as it is noise.
+
+    The share that stays is that of the spread over positions which the noise does not explain
+    (empirical Bayes; Efron and Morris, 1973).
+    """
+    centre = mean.mean(1, keepdim=True)
+    spread = (mean - centre).square().mean(1, keepdim=True)
+    noise = variance.mean(1, keepdim=True)
+    stays = (1 - noise / spread.clamp_min(1e-12)).clamp(0, 1)
+    return centre + stays * (mean - centre)
+
+
 def mean_difference(rec: Recording, inside: Tensor) -> Tensor:
     """The mean h of the images `inside` (n,) a class minus that of all others: (T, *h).
 
@@ -97,8 +163,16 @@ class BiasFeatures:
     counts: dict[str, Tensor]  # images per class
     density: Tensor  # (D,) the share of vectors on which a latent fires
     scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
-    by_image: dict[str, Attribution]  # attribution through the picture, with the zero baseline
+    attributed: Callable[[], dict[str, Attribution]]  # what gives `by_image`
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
+
+    @cached_property
+    def by_image(self) -> dict[str, Attribution]:
+        """Attribution through the picture, with the zero baseline, by attribute.
+
+        It comes from the store, or takes a backward pass per class and step when it is asked for.
+        """
+        return self.attributed()
 
     def steerable(self, attribute: str) -> list[int]:
         """The classes that have features."""
@@ -138,26 +212,71 @@ def find(
     counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
     seeds = Seeds.of(settings.seed)
     support = Support(settings.n_support, seeds.support, settings.steps)
-    by_image = attribution.through_image(subject, sae, tuple(classes), support)
+    attributed = partial(attribution.through_image, subject, sae, tuple(classes), support)
     means = class_means(rec, sae, labels, {a: len(names) for a, names in classes.items()})
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(settings.steps)))
-    features, gaps, scores = {}, {}, {}
-    for a, names in classes.items():
-        each = range(len(names))
-        gaps[a] = [contrast(means[a], c, counts[a]) for c in each]
-        scores[a] = [attribution.towards(by_image[a].slope[c], gaps[a][c]) for c in each]
-        features[a] = [torch.empty(0, dtype=torch.long) for _ in each]
-        for c in each:
-            if only.get(a, names[c]) == names[c]:
-                candidates = attribution.select(
-                    scores[a][c],
-                    settings.n_features + settings.n_features // 2,
-                    density,
-                    settings.max_density,
-                )
-                aim = Aim(a, c)
-                features[a][c] = confirmed(subject, sae, aim, candidates, gaps[a][c], settings)
-    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, by_image)
+    gaps = {
+        a: [contrast(means[a], c, counts[a]) for c in range(len(names))]
+        for a, names in classes.items()
+    }
+    wanted = {a: (only[a],) if a in only else names for a, names in classes.items()}
+    found = _chosen(subject, sae, rec, settings, wanted, gaps, density)
+    features, scores = (
+        {a: [found[f"{kind}.{a}.{name}"] for name in names] for a, names in classes.items()}
+        for kind in ("latents", "scores")
+    )
+    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, attributed)
+
+
+def _place(arguments: Mapping[str, Any]) -> Path | None:
+    """Where features ship: by the k-SAE, their number, and the attributes if those are not all.
+
+    Features of single classes do not.
+    """
+    subject, wanted = arguments["subject"], arguments["wanted"]
+    if any(tuple(wanted[a]) != tuple(subject.classes(a)) for a in wanted):
+        return None
+    name = [arguments["sae"].fingerprint(), f"n_{arguments['settings'].n_features}"]
+    name += [] if tuple(wanted) == tuple(subject.attributes) else list(wanted)
+    return Path(subject.folder, "features", "-".join(name))
+
+
+@artifacts.stored(
+    "features",
+    reads=("texts", "labeller"),
+    describe={
+        "rec": Recording.made,
+        "settings": lambda s: {name: getattr(s, name) for name in ("seed", "steps", *FINDING)},
+    },
+    ignoring=("gaps", "density"),  # they follow from the others
+    shipped=_place,
+    beyond=lambda a: a["rec"].key,
+)
+def _chosen(
+    subject: Subject,
+    sae: KSAE,
+    rec: Recording,
+    settings: Settings,
+    wanted: Mapping[str, Sequence[str]],
+    gaps: Mapping[str, Sequence[Tensor]],
+    density: Tensor,
+) -> dict[str, Tensor]:
+    """The scores of every class (D,), and its features (N,), none for a class that is not `wanted`.
+
+    They come from what ships with the subject, or from the store, if they are there.
+    """
+    support = Support(settings.n_support, Seeds.of(settings.seed).support, settings.steps)
+    by_image = attribution.through_image(subject, sae, tuple(wanted), support)
+    found: dict[str, Tensor] = {}
+    for a in wanted:
+        for c, name in enumerate(subject.classes(a)):
+            scores = attribution.towards(by_image[a].slope[c], gaps[a][c])
+            latents = torch.empty(0, dtype=torch.long)
+            if name in wanted[a]:
+                tried = candidates(scores, density, settings)
+                latents = confirmed(subject, sae, Aim(a, c), tried, gaps[a][c], settings)
+            found |= {f"scores.{a}.{name}": scores, f"latents.{a}.{name}": latents}
+    return found
 
 
 @artifacts.stored("labels", reads=("labeller",))
@@ -165,6 +284,15 @@ def labelled(subject: Subject, rec: Recording) -> dict[str, Tensor]:
     """The labeller's classes of recorded images: {factor: (n,)}; from the store."""
     probabilities = evaluators.read(subject.labeller, rec.images.to(subject.device))
     return {factor: p.argmax(-1) for factor, p in probabilities.items()}
+
+
+def candidates(scores: Tensor, density: Tensor, settings: Settings) -> Tensor:
+    """The latents that are measured for a class by its scores (D,), best first: (N,).
+
+    They are one and a half times as many as may stay.
+    """
+    n = settings.n_features + settings.n_features // 2
+    return attribution.select(scores, n, density, settings.max_density)
 
 
 def confirmed(
@@ -197,19 +325,31 @@ def random_features(
     It is drawn among the 20 nearest latents that are in neither `features` (N,) nor `exclude`.
     Raises ValueError where no latents are left to draw.
     """
-    generator = torch.Generator().manual_seed(seed)
     taken = set(features.tolist())
     if exclude is not None:
         taken |= set(exclude.tolist())
-    chosen = []
+    return _as_dense(features, density, seed, taken)
+
+
+def random_set(features: Tensor, density: Tensor, seed: int) -> Tensor:
+    """A set as large as `features` (N,) whose latents fire as often: (N,).
+
+    Unlike `random_features` it may hold some of them, as chance would have it.
+    """
+    return _as_dense(features, density, seed, set())
+
+
+def _as_dense(features: Tensor, density: Tensor, seed: int, taken: set[int]) -> Tensor:
+    """For each feature one of the 20 latents of the nearest density that are not `taken`: (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[int] = []
     for j in features.tolist():
         by_distance = (density - density[j]).abs().argsort().tolist()
-        near = [i for i in by_distance if i not in taken][:20]
+        free = (i for i in by_distance if i not in taken and i not in chosen)
+        near = list(islice(free, 20))
         if not near:
             raise ValueError(
                 f"latents must be more than {len(density)}: none is left as a random control"
             )
-        pick = near[int(torch.randint(len(near), (1,), generator=generator))]
-        taken.add(pick)
-        chosen.append(pick)
+        chosen.append(near[int(torch.randint(len(near), (1,), generator=generator))])
     return torch.tensor(chosen, dtype=torch.int64)

@@ -10,7 +10,7 @@ Nine of ten images are of class 0 here, and both evaluators say so:
 >>> images, features = torch.zeros(10, 3, 8, 8), torch.ones(10, 4)
 >>> gender = {"gender": torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])}
 >>> prompt = torch.zeros(10, dtype=torch.int64)
->>> outcome = Outcome(images, gender, gender, features, features, prompt)
+>>> outcome = Outcome(images, gender, gender, features, features, features, prompt)
 >>> outcome.share("gender", 1).value, outcome.agreement("gender").value
 (0.1, 1.0)
 """
@@ -18,9 +18,10 @@ Nine of ten images are of class 0 here, and both evaluators say so:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from . import evaluators, metrics, sampling
 from .metrics import Estimate
 from .recording import Run
-from .runtime import gpu, shards
+from .runtime import gpu, keys, shards
 from .runtime.errors import all_positive
 from .sampling import Edit
 from .subjects.pipelines import Prompt, Subject
@@ -116,6 +117,7 @@ class Outcome:
     labelled: dict[str, Tensor]  # by the labeller
     features: Tensor  # (n, F) of the scorer
     clip: Tensor  # (n, E) unit-norm CLIP embeddings
+    second: Tensor  # (n, E) by `Subject.second_clip`; (n, 0) where a search must not see it
     prompt: Tensor  # (n,) the number of each image's prompt
 
     def share(self, attribute: str, target: int) -> Estimate:
@@ -140,15 +142,7 @@ class Outcome:
 
     def of(self, prompt: int) -> Outcome:
         """The images of one prompt."""
-        rows = self.prompt == prompt
-        return Outcome(
-            self.images[rows],
-            {factor: p[rows] for factor, p in self.scored.items()},
-            {factor: p[rows] for factor, p in self.labelled.items()},
-            self.features[rows],
-            self.clip[rows],
-            self.prompt[rows],
-        )
+        return _each([self], lambda parts: parts[0][self.prompt == prompt])
 
 
 @torch.no_grad()
@@ -158,14 +152,54 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
     `prompts` is how many prompts the images took in turn, by default as many as the evaluation has.
     """
     seen = images.to(subject.device)
+    clip = evaluators.embed(subject.clip, seen)
     return Outcome(
         images,
         evaluators.read(subject.scorer, seen),
         evaluators.read(subject.labeller, seen),
         evaluators.embed(subject.scorer, seen),
-        evaluators.embed(subject.clip, seen),
+        clip,
+        _second(subject, seen, clip),
         sampling.assigned(len(images), prompts or len(subject.texts())),
     )
+
+
+def _second(subject: Subject, seen: Tensor, clip: Tensor) -> Tensor:
+    """Embeddings by the second CLIP. A search has none: it would plan with what results tell."""
+    if not keys.readable("second_clip"):
+        return clip[:, :0]
+    if subject.second_clip is subject.clip:
+        return clip
+    return evaluators.embed(subject.second_clip, seen)
+
+
+def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:
+    """The outcome of a set whose images `rows` (n,) bool have become those of `seen`."""
+
+    def put(parts: Sequence[Tensor]) -> Tensor:
+        whole = parts[0].clone()
+        whole[rows] = parts[1]
+        return whole
+
+    return _each([before, replace(seen, prompt=before.prompt[rows])], put)
+
+
+def picked(outcomes: Sequence[Outcome], which: Tensor) -> Outcome:
+    """Image i as it is in outcome `which[i]` (n,) of several of the same images."""
+    rows = torch.arange(len(which))
+    return _each(outcomes, lambda parts: torch.stack(list(parts))[which, rows])
+
+
+def _each(outcomes: Sequence[Outcome], take: Callable[[Sequence[Tensor]], Tensor]) -> Outcome:
+    """An outcome whose every tensor is what `take` makes of those of some outcomes."""
+
+    def made(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], Mapping):
+            return {factor: take([part[factor] for part in parts]) for factor in parts[0]}
+        return take(parts)
+
+    names = [f.name for f in fields(Outcome)]
+    return Outcome(**{name: made([getattr(o, name) for o in outcomes]) for name in names})
 
 
 def obeyed(

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import metrics
-from .metrics import Estimate
+from .metrics import Array, Estimate
 from .recording import Recording
 from .runtime import artifacts
 
@@ -59,6 +59,42 @@ class Fit:
             return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
         return metrics.bootstrap(balanced, self.correct[step], self.labels, n_boot=300)
+
+    def gain(self) -> Estimate:
+        """How much better held-out images are read than by naming one class for all of them.
+
+        Balanced accuracy over the later half of the steps, minus 1 / classes. `metrics.NOTHING` for
+        one class.
+        """
+        chance = 1 / max(len(self.labels.unique()), 1)
+        late = self.correct[len(self.correct) // 2 :].double().mean(0)
+        return metrics.combined(lambda accuracy: accuracy - chance, self._balanced(late))
+
+    def slope(self) -> Estimate:
+        """How much better held-out images are read in the later half of the steps.
+
+        Balanced accuracy there, minus that in the earlier half. `metrics.NOTHING` for one class,
+        and for one step.
+        """
+        half = len(self.correct) // 2
+        if half == 0:
+            return metrics.NOTHING
+        right = self.correct.double()
+        return self._balanced(right[half:].mean(0) - right[:half].mean(0))
+
+    def _balanced(self, values: Tensor) -> Estimate:
+        """The mean over classes of the mean of values (n_test,) in each; NOTHING for one class."""
+        names = self.labels.unique()
+        if len(names) < 2:
+            return metrics.NOTHING
+        member = (self.labels[:, None] == names).double()
+
+        def over_classes(sums: Array, share: Array) -> Array:
+            with np.errstate(invalid="ignore"):  # a resample may lack a class
+                balanced: Array = np.nanmean(sums / share, -1)
+            return balanced
+
+        return metrics.bootstrap_means(over_classes, member * values[:, None], member)
 
 
 @dataclass(frozen=True)

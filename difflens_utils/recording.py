@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from . import ksae, sampling
 from .runtime import gpu, shards
-from .runtime.errors import all_positive
+from .runtime.errors import all_positive, within
 from .sampling import Step
 from .subjects.pipelines import Prompt, Subject
 
@@ -43,6 +43,8 @@ class Recording:
     h: np.ndarray  # a read-only memory map
     images: Tensor  # float32 in [-1, 1]
     timesteps: tuple[int, ...]
+    run: Run | None = field(default=None, repr=False, compare=False)
+    """What it is the whole of; None for a part of a recording, and for one made by hand."""
 
     def __len__(self) -> int:
         return len(self.h)
@@ -56,6 +58,13 @@ class Recording:
         """What stands for it in the keys of what is computed from it."""
         return self.key
 
+    def made(self) -> dict[str, Any]:
+        """What it was made from. Results that ship with the repository are known by it."""
+        run = self.run
+        return (
+            {} if run is None else {f.name: getattr(run, f.name) for f in fields(run) if f.compare}
+        )
+
     def at(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step: (rows, C, H, W) float32."""
         index = rows.numpy() if isinstance(rows, Tensor) else rows
@@ -65,6 +74,21 @@ class Recording:
     def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step as the k-SAE sees it: (rows * positions, d)."""
         return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
+
+    def only(self, step: int) -> Recording:
+        """The recording of one sampling step alone. Raises ValueError for a step that is not there.
+
+        h stays on disk.
+        """
+        within("step", step, 0, len(self.timesteps) - 1)
+        chosen = slice(step, step + 1)
+        return replace(
+            self,
+            key=f"{self.key}-{step}",
+            h=self.h[:, chosen],
+            timesteps=self.timesteps[chosen],
+            run=None,
+        )
 
     def batches(self, size: int, seed: int, rows: int | None = None) -> BatchStream:
         """Training batches for the k-SAE from the first `rows` images.
@@ -107,12 +131,18 @@ class Run:
     steps: int
     texts: Sequence[str]
     eta: float = 0.0
+    rows: Tensor | None = None  # the images that are recorded; None: all of them
     batch: int = field(kw_only=True, compare=False)  # it changes no value
+
+    @property
+    def recorded(self) -> Tensor:
+        """The numbers of the images that are recorded, (m,)."""
+        return torch.arange(self.n) if self.rows is None else self.rows
 
     @property
     def blocks(self) -> list[slice]:
         """The batches, which workers share."""
-        return shards.blocks(self.n, self.batch)
+        return shards.blocks(len(self.recorded), self.batch)
 
     def sample(self, rows: Tensor, **options: Any) -> Tensor:
         """The images `rows`, (rows, 3, H, W); `options` are those of `sampling.sample`."""
@@ -137,32 +167,36 @@ def record(
     prompts: Sequence[Prompt] | None = None,
     eta: float = 0.0,
     batch: int | None = None,
+    rows: Tensor | None = None,
 ) -> Recording:
     """Generates `n` images and keeps h at every step; from the store if it is there.
 
-    The images take the prompts in turn, by default those of the evaluation. Workers (`shards`)
-    share the batches, which are as large as `gpu.batch_size` says by default. Raises ValueError for
-    sizes that are not greater than 0.
+    The images take the prompts in turn, by default those of the evaluation. `rows` (m,) keeps these
+    of the n images alone, in their order. Workers (`shards`) share the batches, which are as large
+    as `gpu.batch_size` says by default. Raises ValueError for sizes that are not greater than 0.
     """
     all_positive(n_images=n, steps=steps)
     batch = batch or gpu.batch_size(subject)
     texts = subject.texts(prompts or subject.prompts.evaluate)
-    folder = _record(Run(subject, n, seed, steps, texts, eta, batch=batch))
+    run = Run(subject, n, seed, steps, texts, eta, rows, batch=batch)
+    folder = _record(run)
     return Recording(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),
         torch.from_numpy(np.load(folder / "images.npy")).float(),
         sampling.trajectory(subject, steps, eta).timesteps,
+        run,
     )
 
 
 @shards.shared("recording")
 def _record(run: Run, block: slice, folder: Path) -> None:
     """Write h.npy and images.npy of the images `block` of a run."""
-    file = _File(folder / "h.npy", block, run.steps, run.subject.module)
+    rows = run.recorded[block]
+    file = _File(folder / "h.npy", rows, run.steps, run.subject.module)
     copies = gpu.HostCopies(file.write)
     images = run.sample(
-        torch.arange(block.start, block.stop),
+        rows,
         watch=lambda h, _x, step: copies.put(h, step),
         progress="recording h",
     )
@@ -172,7 +206,9 @@ def _record(run: Run, block: slice, folder: Path) -> None:
 
 
 class _File:
-    """h of the images `block` on its way to disk: float16, or float32 once a value does not fit.
+    """h of the images `recorded` (m,) on its way to disk.
+
+    It is float16, or float32 once a value does not fit.
 
     Values that float16 holds are rounded to it in either, so what is stored does not depend on
     how images are shared out.
@@ -180,15 +216,15 @@ class _File:
 
     h: np.memmap
 
-    def __init__(self, path: Path, block: slice, steps: int, module: str) -> None:
-        self.path, self.block, self.steps, self.module = path, block, steps, module
+    def __init__(self, path: Path, recorded: Tensor, steps: int, module: str) -> None:
+        self.path, self.recorded, self.steps, self.module = path, recorded, steps, module
 
     def write(self, h: Tensor, step: Step) -> None:
         """Store h (B, *h), on the CPU, of one step. Raises ValueError where h is not finite."""
         rows = torch.as_tensor(step.rows)  # the numbers of the images
         values = h.half()
         if not hasattr(self, "h"):  # the shape of h is known at the first call only
-            shape = (self.block.stop - self.block.start, self.steps, *h.shape[1:])
+            shape = (len(self.recorded), self.steps, *h.shape[1:])
             self.h = np.lib.format.open_memmap(self.path, "w+", np.float16, shape)
         fits = values.isfinite()
         if not fits.all():
@@ -202,7 +238,8 @@ class _File:
                 )
             self._widen()
             values = torch.where(fits, values.float(), h.float())
-        self.h[rows.numpy() - self.block.start, step.index] = values.numpy()
+        places = torch.searchsorted(self.recorded, rows)
+        self.h[places.numpy(), step.index] = values.numpy()
 
     def _widen(self) -> None:
         if self.h.dtype == np.float32:

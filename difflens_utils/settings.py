@@ -7,7 +7,7 @@ milliseconds.
 >>> Settings(n_images=480).n_images, Settings().steps
 (480, 10)
 >>> Seeds.of(1000).report
-1105
+4105
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class Settings:
 
 
 class Seeds(NamedTuple):
-    """A seed for every stream of randomness. Images of two streams share no noise."""
+    """A seed for every stream of randomness. Images of two streams share no noise.
+
+    Streams that results are reported on are new with every release whose rules or methods changed:
+    nobody has seen their images before the rules were written.
+    """
 
     main: int = 0
     """Recordings, training of k-SAEs and h-classifiers, resampling."""
@@ -61,20 +65,20 @@ class Seeds(NamedTuple):
     """Images that are generated through a k-SAE (notebook 02)."""
     strangers: int = 2
     """Other images: what is left when images lose their identity altogether (notebook 02)."""
-    curve: int = 3
+    curve: int = 3003
     """Images of dose-response curves, and renders that show the data (notebooks 00 and 05)."""
     shown: int = 4
     """Images that are only shown (notebook 05)."""
     control: int = 5
     """Balanced renders, the negative control of the evaluators (notebook 00)."""
-    reversed: int = 6
-    """Which class each image of a reversed ratio gets (notebook 05)."""
-    balanced: int = 7
-    """Which class each image of a balanced set gets (notebook 05)."""
     support: int = 10
     """Images on which latents are attributed."""
     measured: int = 20
     """Images on which single features are measured."""
+    moved: int = 3021
+    """Images on which features are moved alone once they are chosen (notebook 04)."""
+    balanced_classes: int = 40
+    """Images of which as many of every class are recorded."""
     pairs: int = 30
     """Pairs of renders whose h is exchanged (notebook 03)."""
     of_class: int = 70
@@ -85,21 +89,21 @@ class Seeds(NamedTuple):
     """Renders that generated images are compared with (notebook 00)."""
     data_again: int = 92
     """A second set of renders: the floor of a Fréchet distance (notebook 00)."""
-    report: int = 105
+    report: int = 3105
     """Images that results are reported on. Nothing is tuned on them."""
-    draw: int = 106
+    draw: int = 3106
     """Which edit each reported image draws from its plan."""
-    sweep: int = 107
+    sweep: int = 3107
     """Images of the sweep over ratios (notebook 06)."""
-    wanted: int = 108
+    wanted: int = 3108
     """Images of distributions that are not uniform (notebook 06)."""
-    held_out: int = 109
+    held_out: int = 3109
     """Images of held-out prompts (notebook 06)."""
-    held_out_base: int = 110
+    held_out_base: int = 3110
     """Unedited images that tell the shares under held-out prompts (notebook 06)."""
-    combined: int = 205
+    combined: int = 3205
     """Images under several edits at once (notebook 08)."""
-    joint: int = 300
+    joint: int = 3300
     """Which edits an image of the joint distribution draws (notebook 08)."""
     tuning: int = 400
     """Images of searches over strengths. Nothing is reported on them."""

@@ -12,7 +12,7 @@ The whole protocol takes three more lines, and minutes:
 
     method = dl.methods.rows(study, gender)[0]
     search = study.search(method, gender)
-    fair = study.debias(search, gender.uniform, n=304)
+    fair = study.debias(search, gender.uniform, n=132)
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from torch import Tensor
 from . import (
     attribution,
     debiasing,
+    evaluators,
     features,
+    ksae,
     methods,
     outcome,
     probes,
@@ -39,12 +41,13 @@ from . import (
 from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
 from .analysis.mediation import Mediation
-from .attribution import Attribution, Effect
-from .debiasing import Debiased, Search
+from .analysis.scoring import Scale
+from .attribution import Attribution, Effect, Responses, Trial
+from .debiasing import Debiased, Mixture, Search
 from .features import BiasFeatures
 from .ksae import KSAE, Dictionary, History, KSAEConfig, stored
 from .methods import Method
-from .metrics import Estimate
+from .metrics import Strata
 from .outcome import Outcome
 from .pages import PAGES, Page, results, sizes
 from .probes import Fit, Heads
@@ -60,9 +63,8 @@ from .worlds import World
 BATCH = 2048  # vectors per step of the k-SAE's training
 # The settings that a k-SAE depends on, beside the recording, and that features do beside those.
 TRAINING = ("k", "latents", "train_steps", "seed")
-FINDING = ("n_support", "n_measured", "n_features", "max_density")
 Attributes = Sequence[str] | Mapping[str, str] | None  # or {attribute: class}
-RECIPE = ("n_images", *TRAINING, *FINDING)  # the settings that features depend on
+RECIPE = ("n_images", "steps", *TRAINING, *features.FINDING)  # the settings that features depend on
 
 
 def open(subject: str | PathLike[str] = "portraits", **settings: Any) -> Study:
@@ -155,21 +157,43 @@ class Study:
         s = self.settings
         return recording.record(self.subject, s.n_images, self.seeds.main, s.steps, prompts)
 
-    def ksae(self, **changes: Any) -> KSAE:
-        """The k-SAE of all timesteps.
+    def balanced(self, attribute: str, each: int, most: int = 12_000) -> Recording:
+        """A recording with up to `each` images of every class, as the labeller sees them.
+
+        They are the first of unedited images of seeds that serve nothing else: of as many as the
+        rarest class needs, by its share of the recording, and at `most` so many.
+        """
+        s, seed = self.settings, self.seeds.balanced_classes
+        prompts = self.subject.prompts.learn
+        counts = self.labels("learn")[attribute].bincount()
+        least = int(counts[counts > 0].min())
+        number = min(most, int(1.2 * each * s.n_images / least) + 1)
+        images = outcome.draw(self.subject, None, number, seed, s.steps, prompts=prompts)
+        seen = evaluators.read(self.subject.labeller, images.to(self.subject.device))
+        labels = seen[attribute].argmax(-1)
+        classes = range(len(self.subject.classes(attribute)))
+        rows = torch.cat([(labels == c).nonzero().flatten()[:each] for c in classes])
+        return recording.record(
+            self.subject, number, seed, s.steps, prompts, rows=rows.sort().values
+        )
+
+    def ksae(self, step: int | None = None, **changes: Any) -> KSAE:
+        """The k-SAE of all timesteps, or one that is trained on a single sampling step alone.
 
         `changes` of the settings in TRAINING, or of other options of `KSAEConfig`, make another;
-        ValueError for anything else.
+        ValueError for anything else, and for a step that there is not.
         """
-        return self._trained(changes)[0]
+        return self._trained(changes, step)[0]
 
-    def history(self, **changes: Any) -> History:
-        """The curves of the training of the k-SAE that `ksae` gives for the same `changes`."""
-        return self._trained(changes)[1]
+    def history(self, step: int | None = None, **changes: Any) -> History:
+        """The curves of the training of the k-SAE that `ksae` gives for the same arguments."""
+        return self._trained(changes, step)[1]
 
-    def _trained(self, changes: Mapping[str, Any]) -> tuple[KSAE, History]:
+    def _trained(self, changes: Mapping[str, Any], step: int | None) -> tuple[KSAE, History]:
         s, options = self._changed(changes, TRAINING)
         rec = self.recording("learn")
+        if step is not None:
+            rec = rec.only(step)
         config = KSAEConfig(
             width=rec.width,
             latents=s.latents,
@@ -233,15 +257,15 @@ class Study:
         """The bias features of every class of the attributes, or of one class of each.
 
         `attributes` are names, or {attribute: class}; `changes` are those of `ksae`, and of the
-        settings in FINDING.
+        settings in `features.FINDING`.
         """
-        s, _ = self._changed(changes, (*TRAINING, *FINDING))
+        s, _ = self._changed(changes, (*TRAINING, *features.FINDING))
         attributes, recipe = _several(attributes), dict(changes)
         if isinstance(attributes, Mapping):
             for attribute, name in attributes.items():
                 one_of(f"a class of {attribute}", name, self.subject.classes(attribute))
             recipe["classes"] = {str(a): str(c) for a, c in attributes.items()}
-        trained = {name: value for name, value in changes.items() if name not in FINDING}
+        trained = {name: value for name, value in changes.items() if name not in features.FINDING}
         sae, rec = self.ksae(**trained), self.recording("learn")
         found = features.find(self.subject, sae, rec, s, attributes)
         return replace(found, recipe=recipe)
@@ -266,29 +290,60 @@ class Study:
         return features.class_means(rec, dictionary, labels, sizes)[attribute]
 
     def measured(
-        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+        self,
+        sae: KSAE,
+        attribute: str,
+        target: int,
+        chosen: Tensor,
+        unit: Tensor,
+        again: bool = False,
     ) -> Effect:
         """What each of the `chosen` latents (N,) does to a class when it is moved alone.
 
-        `unit` (T, P, N) says by how much each is moved, such as its class difference.
+        `unit` (T, P, N) says by how much each is moved, such as its class difference. Features were
+        chosen by this, so what they do is measured `again`, on other images.
         """
-        s = self.settings
-        at = features.deciding_steps(s.steps)
-        trial = attribution.Trial(s.n_measured, self.seeds.measured, s.steps, at)
         aim = attribution.Aim(str(attribute), target)
-        return attribution.measured(self.subject, sae, aim, chosen, unit, trial)
+        return attribution.measured(self.subject, sae, aim, chosen, unit, self._trial(again))
 
-    def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
+    def _trial(self, again: bool = False) -> Trial:
+        """How single latents are measured."""
+        s = self.settings
+        seed = self.seeds.moved if again else self.seeds.measured
+        return Trial(s.n_measured, seed, s.steps, features.deciding_steps(s.steps))
+
+    def responses(
+        self, sae: KSAE, attribute: str, target: int, chosen: Tensor, unit: Tensor
+    ) -> Responses:
+        """`measured`, with what else each of the `chosen` latents does to the picture."""
+        aim = attribution.Aim(str(attribute), target)
+        moves = list(zip(chosen.tolist(), unit.unbind(-1), strict=True))
+        return attribution.responses(self.subject, sae, aim, moves, self._trial())
+
+    @cached_property
+    def density(self) -> Tensor:
+        """The share of recorded vectors on which each latent of the k-SAE fires: (D,)."""
+        rec, steps = self.recording("learn"), range(self.settings.steps)
+        return ksae.density(self.ksae(), (rec.vectors(step, slice(0, 256)) for step in steps))
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """The blocks of the network, any of which could be opened in place of the bottleneck."""
+        return registry.blocks(self.subject)
+
+    def mediated(
+        self, attribute: str, source: int, target: int, n: int, module: str | None = None
+    ) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.
 
-        `source` and `target` are classes of the attribute, and `n` counts pairs of images.
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images. h is the
+        output of the study's module, or of another one.
         """
+        subject = self.subject if module is None else replace(self.subject, module=module)
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
         timesteps = self.recording("probe").timesteps
-        return mediation.through_module(
-            self.subject, exchange, timesteps, n=n, seed=self.seeds.pairs
-        )
+        return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
 
     def factor_set(self, n: int) -> FactorSet:
         """h of images with independent factors, at four steps of the generation."""
@@ -348,6 +403,11 @@ class Study:
         """The unedited class shares under each prompt: {attribute: (G, classes)}."""
         return debiasing.base_shares(self.subject, self.recording().images)
 
+    @property
+    def counted(self) -> int:
+        """On how many images the shares of each prompt in `base` were counted."""
+        return self.settings.n_images // len(self.texts)
+
     def base_shares(
         self, n: int, seed: int, prompts: Sequence[Prompt]
     ) -> dict[str, debiasing.Array]:
@@ -357,8 +417,15 @@ class Study:
         return debiasing.base_shares(self.subject, images, len(prompts))
 
     def recipe(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that features depend on. A stored search is found by them."""
-        return {name: getattr(self.settings, name) for name in RECIPE} | dict(changes)
+        """The settings that features depend on, and the k-SAE that they are of.
+
+        A stored search is found by them. `changes` are those of the settings, and what else a
+        method was made with.
+        """
+        options = {f.name for f in fields(KSAEConfig)} | set(TRAINING)
+        trained = {name: value for name, value in changes.items() if name in options}
+        settings = {name: getattr(self.settings, name) for name in RECIPE}
+        return settings | dict(changes) | {"ksae": self.ksae(**trained).fingerprint()}
 
     def search(self, method: Method, attribute: str) -> Search:
         """What each strength of a method does towards each class, on tuning seeds.
@@ -376,7 +443,7 @@ class Study:
             steps=s.steps,
             recipe=self.recipe(method.recipe),
         )
-        return Search(method, str(attribute), arms, self.base[attribute])
+        return Search(method, str(attribute), arms, self.base[attribute], self.counted)
 
     def retarget(self, search: Search, target: Sequence[float]) -> Search:
         """The search that serves another target: the same one, as a rule.
@@ -391,12 +458,20 @@ class Study:
         told = target[-1:] if len(set(target[:-1])) == 1 else target
         shares = " ".join(f"{share:g}" for share in told)
         guided = methods.guided(heads, target, f"{method.name} to {shares}")
-        return self.search(guided, search.attribute).on(search.base)
+        return self.search(guided, search.attribute).on(search.base, search.counted)
 
     def balance(self, method: Method, attribute: str, *, n: int) -> Debiased:
         """The whole protocol in one call: search, then `n` images with equal shares."""
         uniform = self.attribute(attribute).uniform
         return self.debias(self.search(method, attribute), uniform, n=n)
+
+    def composed(self, searches: Sequence[Search], *, n: int) -> Outcome:
+        """`n` images that shall have equal shares of several attributes, see `debiasing.composed`.
+
+        There is one search for each attribute.
+        """
+        run = self._run(n, None, None)
+        return debiasing.composed(self.subject, searches, run, self.seeds.joint)
 
     def debias(
         self,
@@ -423,47 +498,59 @@ class Study:
                 f"prompts must be {planned}, as the search's base has shares of, got "
                 f"{len(prompts)}: take search.on(study.base_shares(...)[attribute])"
             )
-        return debiasing.debias(
-            self.subject,
-            search,
-            target,
-            n=n,
-            seed=self.seeds.report if seed is None else seed,
-            steps=self.settings.steps,
-            group=group,
-            together=together,
-            prompts=prompts,
-        )
+        run = self._run(n, seed, prompts)
+        return debiasing.debias(self.subject, search, target, run, group=group, together=together)
 
-    def score(
+    def nearer(
         self,
-        before: Outcome,
-        after: Outcome,
+        search: Search,
+        target: Sequence[float],
+        remaining: float,
+        *,
+        n: int,
+        seed: int | None = None,
+    ) -> Mixture:
+        """`n` images by the cheapest plans that leave a share `remaining` of the unedited FD."""
+        planned = debiasing.plans(search, target, search.method.network, remaining)
+        return debiasing.carried_out(self.subject, search, planned, self._run(n, seed, None))
+
+    def _run(self, n: int, seed: int | None, prompts: Sequence[Prompt] | None) -> debiasing.Run:
+        seed = self.seeds.report if seed is None else seed
+        before = self.draw(n=n, seed=seed, prompts=prompts)
+        return debiasing.Run(before, seed, self.settings.steps, prompts)
+
+    @cached_property
+    def many(self) -> Outcome:
+        """What the evaluators say of the recorded images."""
+        return self.judge(self.recording().images)
+
+    def scale(
+        self,
         attribute: str,
-        references: Mapping[str, Tensor],
-    ) -> dict[str, Estimate]:
-        """The figures of one row of Table 1 or 2, against equal shares: {name: figure}.
+        before: Outcome,
+        target: Sequence[float] | None = None,
+        of: Search | None = None,
+    ) -> Scale:
+        """What sets of the images `before` are measured by, which shall be fair in an attribute.
 
-        `references` are those of `Study.references`. See `scoring.score` for the names.
+        They are measured against equal shares, or against a `target`. The classes are as frequent
+        as in the recording, or as in the base `of` a search under other prompts. Distances are
+        taken to images of the data, as they are and balanced, if the subject has data.
         """
-        return scoring.score(
+        known = self.attribute(attribute)
+        classes = before.scored[attribute].argmax(-1)
+        base, counted = (of.base, of.counted) if of else (self.base[attribute], self.counted)
+        strata = Strata.of(classes, base, counted, before.prompt)
+        references = self.references(attribute, len(classes)) if self.subject.world else {}
+        return Scale(
             self.subject,
-            before,
-            after,
             str(attribute),
-            self.attribute(attribute).uniform,
+            known.uniform if target is None else target,
+            before,
+            strata,
             references,
-            self.seeds.main,
+            self.many,
         )
-
-    def matched(
-        self, before: Outcome, after: Outcome, attribute: str, level: float, n_boot: int = 1000
-    ) -> tuple[Estimate, Estimate]:
-        """CLIP-I and leak when only so many images take the edit that FD comes down to `level`.
-
-        Both are nan if FD stays above the level even when all images take it.
-        """
-        return scoring.matched(self.subject, before, after, str(attribute), level, n_boot)
 
     def references(self, attribute: str, n: int) -> dict[str, Tensor]:
         """Features of images of the data, as they are and with an attribute balanced.

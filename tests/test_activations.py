@@ -55,6 +55,20 @@ def test_large_values_of_h_are_stored_as_they_are(store: Path) -> None:
     assert torch.equal(recording.at(1), stored[:, 1])
 
 
+def test_one_step_of_a_recording_is_a_recording(store: Path) -> None:
+    recording = activations.record(tiny.subject(), N, 0, STEPS, batch=2)
+    one = recording.only(1)
+    assert torch.equal(one.at(0), recording.at(1)) and one.h.shape[1] == 1
+    assert np.shares_memory(one.h, recording.h)
+    assert one.timesteps == recording.timesteps[1:2] and len(one) == N
+    assert one.width == recording.width and torch.equal(one.images, recording.images)
+    keys = {rec.fingerprint() for rec in (recording, one, recording.only(2))}
+    assert len(keys) == 3
+    for step in (-1, STEPS):
+        with pytest.raises(ValueError, match="^step must be between 0 and 2"):
+            recording.only(step)
+
+
 def test_ordinary_values_are_stored_in_float16(store: Path) -> None:
     recording = activations.record(tiny.subject(), N, 0, STEPS, batch=2)
     assert recording.h.dtype == np.float16

@@ -228,6 +228,7 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
             for i in range(3)
         ]
     )
+    torch.testing.assert_close(got.gains, gains, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(got.mean, gains.mean(1), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(got.error, gains.std(1) / 2, atol=1e-5, rtol=1e-3)
 

@@ -187,5 +187,5 @@ def test_a_notebook_and_its_rule_end_in_a_verdict(copy: Path) -> None:
     follow("Add a verdict rule", copy)
     python(copy, "-m", "pytest", "-q", "tests/test_notebooks.py", "-k", "10_brightness")
     (verdict,) = result(copy, "10_brightness")["verdicts"]
-    assert verdict["claim"] == "images are neither black nor white"
-    assert verdict["verdict"] == "holds"
+    assert verdict["says"] == "images are not black"
+    assert verdict["holds"] and verdict["stability"] == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from difflens_utils import debiasing, edits, methods, metrics, outcome
-from difflens_utils.analysis import scoring
-from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Search
+from difflens_utils.debiasing import EVERY, UNEDITED, Arm, Mixture, Run, Search
 from difflens_utils.metrics import Estimate
 from difflens_utils.probes import Heads
 from difflens_utils.runtime import artifacts
-from difflens_utils.sampling import Step
+from difflens_utils.sampling import Edit, Step
+from difflens_utils.subjects.pipelines import Subject
 
 STEPS = 3
 RECIPE = {"k": 6}
@@ -54,6 +55,7 @@ def arms(*rows: tuple[int, float, list[float], float, float]) -> list[Arm]:
             np.eye(len(s)).tolist() if c == UNEDITED else [s] * len(s),
             sure(similar),
             sure(agree),
+            s,
         )
         for c, b, s, similar, agree in rows
     ]
@@ -61,7 +63,7 @@ def arms(*rows: tuple[int, float, list[float], float, float]) -> list[Arm]:
 
 def searched(rows: list[Arm], base: object) -> Search:
     """A search that found these arms."""
-    return Search(pushing(), "gender", rows, np.array(base))
+    return Search(pushing(), "gender", rows, np.array(base), 100)
 
 
 def test_the_strongest_arm_reaches_most_while_the_evaluators_agree() -> None:
@@ -85,7 +87,18 @@ def test_a_plan_avoids_washed_out_images() -> None:
         (1, 4.0, [0.0, 1.0], 0.99, 0.55),
     )
     assert debiasing.plan(rows, BASE, (0.5, 0.5)).weights == pytest.approx([1 / 3, 2 / 3, 0.0])
-    assert debiasing.plan(rows, BASE, (0.5, 0.5), least_agreement=0.5).weights[2] > 0
+    rows[2] = rows[2]._replace(agreement=Estimate(0.55, 0.2, 0.95, 4))  # too few to say so
+    assert debiasing.plan(rows, BASE, (0.5, 0.5)).weights == pytest.approx([5 / 7, 0.0, 2 / 7])
+
+
+@pytest.mark.parametrize(("agreement", "clear"), [(0.92, True), (0.9, False)])
+def test_an_arm_may_cost_a_little_of_the_agreement(agreement: float, clear: bool) -> None:
+    """Unedited images have 0.99 of it, and an arm may lose 0.08."""
+    plain, edited = arms(
+        (UNEDITED, 0.0, [0.7, 0.3], 1.0, 0.99), (1, 1.0, [0.4, 0.6], 0.9, agreement)
+    )
+    assert debiasing.clear(edited, plain) is clear
+    assert debiasing.clear(plain._replace(agreement=edited.agreement), plain)
 
 
 def test_edits_that_take_the_distribution_are_not_mixed() -> None:
@@ -107,43 +120,147 @@ def test_the_plan_is_carried_out_on_as_many_images_as_it_says() -> None:
     assert set(moved.flatten(1).mean(1).round().tolist()) == {0.0, 2.0}
 
 
+def drawn(subject: Subject, edit: Edit | None = None, n: int = 4) -> Tensor:
+    return outcome.draw(subject, edit, n, 1, STEPS)
+
+
+def unedited(subject: Subject, n: int = 4) -> Run:
+    return Run(outcome.judge(subject, drawn(subject, n=n)), 1, STEPS)
+
+
 def test_a_plan_of_no_edit_leaves_every_image(subject) -> None:
     rows = arms((UNEDITED, 0.0, [0.5, 0.5], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
     found = searched(rows, [(0.5, 0.5)])
-    got = debiasing.debias(subject, found, (0.5, 0.5), n=4, seed=1, steps=STEPS)
-    assert torch.equal(got.outcome.images, outcome.draw(subject, None, 4, 1, STEPS))
+    got = debiasing.debias(subject, found, (0.5, 0.5), unedited(subject))
+    assert torch.equal(got.outcome.images, drawn(subject))
+    assert len(got.mixture.arms) == 1 and got.mixture.weight.tolist() == [[1.0]] * 4
+
+
+def test_each_image_of_one_draw_is_as_the_arm_that_it_drew_makes_it(subject) -> None:
+    """In its two draws an image may be under two arms, but in one of them under one alone."""
+    rows = arms((UNEDITED, 0.0, [0.7, 0.3], 1.0, 1.0), (1, 2.0, [0.2, 0.8], 0.9, 1.0))
+    search, run = searched(rows, BASE), unedited(subject, 10)
+    got = debiasing.debias(subject, search, (0.5, 0.5), run)
+    twice = debiasing.carried_out(subject, search, got.plans, run).weight
+    assert set(twice.flatten()) == {0.0, 0.5, 1.0}
+    np.testing.assert_allclose(twice.mean(0), [0.6, 0.4])
+    each = [drawn(subject, n=10), drawn(subject, pushing().towards(1, 2.0), n=10)]
+    weight = got.mixture.weight
+    for seen, images, share in zip(got.mixture.arms, each, weight.T, strict=True):
+        mine = torch.from_numpy(share > 0)
+        torch.testing.assert_close(seen.images[mine], images[mine], atol=2e-3, rtol=2e-3)
+        again = outcome.judge(subject, seen.images)
+        torch.testing.assert_close(again.scored, seen.scored, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(again.second, seen.second, atol=1e-4, rtol=1e-3)
+        assert again.prompt.equal(seen.prompt)
+    assert set(weight.flatten()) == {0.0, 1.0}
+    np.testing.assert_allclose(weight.sum(1), 1)
+    np.testing.assert_allclose(weight.mean(0), [0.6, 0.4])
+    np.testing.assert_allclose(got.expected, [[0.5, 0.5]])
+    under = [(got.outcome.images - images).flatten(1).abs().amax(1) < 2e-3 for images in each]
+    assert [int(rows.sum()) for rows in under] == [6, 4]
+    assert not (under[0] & under[1]).any()
+
+
+def test_what_is_expected_of_a_mixture_is_the_mean_over_its_draws(subject) -> None:
+    plain = unedited(subject).before
+    rng = np.random.default_rng(0)
+    weight, values = rng.dirichlet((1, 1, 1), 4), rng.normal(size=(3, 4, 5))
+    seen = [replace(plain, features=torch.from_numpy(own)) for own in values]
+    mixture = Mixture(seen, weight)
+    want = np.einsum("nm,mnk->nk", weight, values)
+    np.testing.assert_allclose(mixture.expected(lambda part: part.features), want)
+    np.testing.assert_allclose(mixture.expected(lambda part: part.features[:, 0]), want[:, 0])
+    one = mixture.drawn(torch.tensor([2, 0, 1, 0])).features
+    np.testing.assert_array_equal(one, values[[2, 0, 1, 0], range(4)])
 
 
 def test_responses_start_with_no_edit(subject) -> None:
     got = debiasing.respond(subject, pushing(grid=(0.01, 5.0)), "gender", n=4, seed=1, steps=STEPS)
-    assert [(a.target, a.strength) for a in got] == [
-        (UNEDITED, 0.0),
-        (0, 0.01),
-        (0, 5.0),
-        (1, 0.01),
-        (1, 5.0),
-    ]
-    assert (
-        got[0].similar.value == pytest.approx(1.0) and got[1].similar.value > got[2].similar.value
-    )
-    plain = outcome.judge(subject, outcome.draw(subject, None, 4, 1, STEPS))
-    edited = outcome.judge(
-        subject, outcome.draw(subject, edits.push(torch.ones(STEPS, 24, 4, 4), 5.0), 4, 1, STEPS)
-    )
+    plain = outcome.judge(subject, drawn(subject))
     own = metrics.shares(plain.scored["gender"])
-    assert got[0].shares(own) == pytest.approx(own) and got[0].shares((0.1, 0.9)) == pytest.approx(
-        (0.1, 0.9)
-    )
-    assert got[4].shares(own) == pytest.approx(metrics.shares(edited.scored["gender"]))
+    assert (got[0].target, got[0].strength) == (UNEDITED, 0.0)
+    assert got[0].similar.value == pytest.approx(1.0)
+    assert got[0].shares(own) == pytest.approx(own)
+    assert got[0].shares((0.1, 0.9)) == pytest.approx((0.1, 0.9))
+    assert [arm.target for arm in got] == sorted(arm.target for arm in got)  # class by class
+    assert path(got, 0, 0)[:1] == path(got, 0, 1)[:1] == [0.01]
+    assert path(got, 0, 0)[1] == 5.0 and path(got, 0, 1) == [0.01]  # all are of class 1 already
+    assert own.tolist() == [0.0, 1.0]
+    for arm in got[1:]:
+        edit = pushing().towards(arm.target, arm.strength)
+        seen = outcome.judge(subject, drawn(subject, edit))
+        shares = metrics.shares(seen.scored["gender"])
+        assert arm.shares(own) == pytest.approx(shares)
+        assert arm.reached == pytest.approx(shares)
+        assert arm.similar.value == pytest.approx(float((plain.clip * seen.clip).sum(1).mean()))
+
+
+Told = Callable[[float], tuple[list[float], float, float]]
+
+
+@pytest.mark.parametrize(
+    ("told", "strengths"),
+    [
+        (lambda b: ([1 - b / 3, b / 3], 0.9, 1.0), [1.0, 2.0, 3.0]),  # all are of the class
+        (lambda b: ([0.9, 0.1], 1 - b / 8, 1.0), [1.0, 2.0, 3.0, 4.5]),  # half is lost
+        (lambda b: ([0.9, 0.1], 0.9, 1 - b / 30), [1.0, 2.0, 3.0]),  # evaluators disagree
+        (lambda b: ([0.9, 0.1], 0.49, 1.0), [1.0]),
+        (lambda b: ([0.9, 0.1], 0.9, 1.0), [1.0, *(2 * 1.5**i for i in range(7))]),
+    ],
+)
+def test_a_path_goes_on_as_long_as_something_is_gained(
+    subject, monkeypatch: pytest.MonkeyPatch, told: Told, strengths: list[float]
+) -> None:
+    """What the edits of a strength do is planted."""
+
+    def under(_: object, method: methods.Method, target: int, strength: float) -> Arm:
+        shares, similar, agreement = told(strength)
+        shares = shares if target == 1 else shares[::-1]
+        return arms((target, strength, shares, similar, agreement))[0]
+
+    monkeypatch.setattr(debiasing._Trial, "under", under)
+    method = methods.in_all_ways(pushing(grid=(1.0, 2.0)), STEPS)
+    got = debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)
+    assert [(arm.way, arm.target) for arm in got[1:]] == [
+        (way, target) for way in range(3) for target in (0, 1) for _ in path(got, way, target)
+    ]
+    assert path(got, 0, 0) == path(got, 1, 1) == pytest.approx(strengths)
+
+
+def path(found: list[Arm], way: int, target: int) -> list[float]:
+    """The strengths that were tried in a way towards a class."""
+    return [arm.strength for arm in found if (arm.way, arm.target) == (way, target)]
+
+
+def test_a_path_of_distributions_ends_where_it_leads_away_from_equal_shares(
+    subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shares are equal at strength 2. One worse place may be noise, and two are not."""
+
+    def under(_: object, method: methods.Method, target: int, strength: float) -> Arm:
+        more = 0.1 * (strength - 2)
+        return arms((target, strength, [0.5 - more, 0.5 + more], 0.9, 1.0))[0]
+
+    monkeypatch.setattr(debiasing._Trial, "under", under)
+    method = pushing(grid=(1.0, 2.0), whole=True)
+    got = debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)
+    assert [(arm.target, arm.strength) for arm in got] == [
+        (UNEDITED, 0.0),
+        (EVERY, 1.0),
+        (EVERY, 2.0),
+        (EVERY, 3.0),
+        (EVERY, 4.5),
+    ]
 
 
 def test_a_method_that_takes_the_distribution_has_one_arm_per_strength(subject) -> None:
     heads = Heads(torch.randn(STEPS, 2, 24, 4, 4), torch.zeros(STEPS, 2))
     method = replace(methods.guided(heads, (0.5, 0.5)), grid=(1.0, 1000.0))
-    assert [
-        (a.target, a.strength)
-        for a in debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)
-    ] == [(UNEDITED, 0.0), (EVERY, 1.0), (EVERY, 1000.0)]
+    plain, *others = debiasing.respond(subject, method, "gender", n=4, seed=1, steps=STEPS)
+    assert plain.target == UNEDITED and {arm.target for arm in others} == {EVERY}
+    strengths = [arm.strength for arm in others]
+    assert strengths[:2] == [1.0, 1000.0] and strengths == sorted(set(strengths))
 
 
 def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> None:
@@ -152,19 +269,19 @@ def test_an_edit_that_takes_the_distribution_is_planned_per_prompt(subject) -> N
         outcome.judge(subject, outcome.draw(subject, None, 4, 1, STEPS)),
         prompt=torch.tensor([0, 1, 0, 1]),
     )
-    plain.scored["gender"] = torch.tensor([[0.1, 0.9], [0.9, 0.1]]).repeat(2, 1)
+    either = {"gender": torch.tensor([[0.1, 0.9], [0.9, 0.1]]).repeat(2, 1)}
+    plain = replace(plain, scored=plain.scored | either, labelled=plain.labelled | either)
     female = {"gender": torch.tensor([[0.9, 0.1]]).repeat(4, 1)}
     edited = replace(plain, scored=plain.scored | female, labelled=plain.labelled | female)
-    rows = [
-        debiasing._arm(plain, plain, "gender", UNEDITED, 0.0),
-        debiasing._arm(plain, edited, "gender", EVERY, 1.0),
-    ]
+    trial = debiasing._Trial(subject, "gender", 1, STEPS, plain)
+    rows = [trial.arm(plain, UNEDITED, 0.0), trial.arm(edited, EVERY, 1.0)]
+    assert (rows[0].reached, rows[1].reached) == ([0.5, 0.5], [1.0, 0.0])
     assert rows[1].shares([[0.2, 0.8], [0.7, 0.3]]) == pytest.approx(
         np.array([[1.0, 0.0], [0.7, 0.3]])
     )
     planned = debiasing.plans(searched(rows, [[0.2, 0.8], [0.7, 0.3]]), (0.9, 0.1))
     assert [p.weights.tolist() for p in planned] == [[0.0, 1.0], [1.0, 0.0]]
-    assert np.ndim(debiasing._arm(plain, edited, "gender", 0, 1.0).transitions) == 2
+    assert np.ndim(trial.arm(edited, 0, 1.0).transitions) == 2
 
 
 def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(
@@ -191,34 +308,6 @@ def test_a_search_ships_and_is_taken_only_if_nothing_that_determines_it_differs(
     monkeypatch.setattr(debiasing, "respond", lambda *a, **k: made[:1])
     monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "none")
     assert search() == made[:1]
-
-
-def test_scores_of_an_unedited_set(subject) -> None:
-    before = outcome.judge(subject, outcome.draw(subject, None, 40, 1, STEPS))
-    before = replace(before, features=torch.randn(40, 8))
-    got = scoring.score(
-        subject, before, before, "gender", (0.5, 0.5), {"reference": before.features + 1}, 0
-    )
-    assert (
-        got["clip_i"].value == pytest.approx(1.0)
-        and got["leak"].value == got["leak_worst"].value == 0.0
-    )
-    assert got["frechet_unedited"].value == pytest.approx(0.0, abs=1e-3)
-    assert got["frechet_reference"].value == pytest.approx(
-        8.0, rel=1e-3
-    )  # |mean difference|^2, equal covariances
-    assert got["fd"].value == pytest.approx(
-        np.linalg.norm(before.scored["gender"].mean(0) - 0.5), abs=1e-6
-    )
-
-
-def test_what_depends_on_an_attribute_is_related(subject) -> None:
-    assert scoring.unrelated(subject, "gender") == [
-        f for f in subject.factors if f not in ("gender", *subject.world.effects("gender"))
-    ]
-    assert "glasses" in scoring.unrelated(subject, "tone") and "gender" in scoring.unrelated(
-        subject, "tone"
-    )
 
 
 def test_base_shares_are_those_of_the_scorer(subject) -> None:

@@ -74,3 +74,25 @@ def test_one_factor_alone_is_not_disentangled() -> None:
     )
     assert np.isnan(found.disentanglement.value)
     assert found.informativeness.value > 0.9 and 0 <= found.completeness.value <= 1
+
+
+def test_disentanglement_is_a_weighted_mean_over_resampled_units() -> None:
+    """A unit that no tree leans on changes neither the figure nor its interval."""
+    values, weights = RNG.random(30), np.r_[RNG.random(20), np.zeros(10)]
+    found = disentanglement._weighted_mean(values, weights, seed=3)
+    assert found.value == pytest.approx((values * weights).sum() / weights.sum())
+    rng = np.random.default_rng(3)
+    chosen = [rng.integers(30, size=30) for _ in range(1000)]
+    drawn = np.array([np.average(values[rows], weights=weights[rows]) for rows in chosen])
+    assert found.draws == pytest.approx(drawn - drawn.mean() + found.value)
+    same = disentanglement._weighted_mean(np.full(30, 0.4), weights, seed=3)
+    assert (same.low, same.value, same.high) == pytest.approx((0.4, 0.4, 0.4))
+
+
+def test_units_of_two_dictionaries_are_resampled_apart() -> None:
+    axes = np.c_[A, B, RNG.normal(size=3000), A + B][:400].astype(float)
+    factors = {"a": A[:400], "b": B[:400]}
+    one, other = (disentanglement.dci(axes, factors, resampling=seed) for seed in (0, 1))
+    assert one.disentanglement.value == other.disentanglement.value
+    together = np.corrcoef(one.disentanglement.draws, other.disentanglement.draws)[0, 1]
+    assert abs(together) < 0.15

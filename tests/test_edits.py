@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from difflens_utils import edits, sampling
-from difflens_utils.features import random_features
+from difflens_utils.features import random_features, random_set
 from difflens_utils.ksae import Neurons, map_to_vectors
 from difflens_utils.probes import Heads
 from difflens_utils.sampling import Step
@@ -191,6 +191,14 @@ def test_random_features_match_density_and_differ():
     assert random_features(features[:0], density, 1).dtype == torch.int64
     with pytest.raises(ValueError, match="latents must be more than 4"):
         random_features(torch.tensor([0, 1, 2]), torch.rand(4), 1)
+
+
+def test_a_random_set_may_hold_what_it_stands_for():
+    density = torch.linspace(0, 1, 12)
+    features = torch.arange(12)
+    assert sorted(random_set(features, density, 1).tolist()) == list(range(12))
+    few = [set(random_set(features[:3], density, seed).tolist()) for seed in range(40)]
+    assert all(len(drawn) == 3 for drawn in few) and any(drawn & {0, 1, 2} for drawn in few)
 
 
 @pytest.mark.parametrize(

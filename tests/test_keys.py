@@ -9,6 +9,7 @@ import json
 import shutil
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from difflens_utils.ksae.stored import train
 from difflens_utils.methods import Method, latent_editing
 from difflens_utils.runtime import artifacts, keys, precision
 from difflens_utils.subjects import registry
-from difflens_utils.subjects.pipelines import MODELS, _fingerprint
+from difflens_utils.subjects.pipelines import MODELS, Subject, _fingerprint
 
 GENERATED = {
     "recording",
@@ -71,6 +72,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         AttributeNet("strided", classes, features=8).save(folder / "evaluators" / name)
     clip().save(folder / "clip")
+    torch.manual_seed(2)
+    clip().save(folder / "clip/second")
     return folder
 
 
@@ -181,6 +184,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         {"latent_editing", "search"},
     ),
     "CLIP's vocabulary": (merges_shortened, {"latent_editing", "search"}),
+    "the second CLIP, which no method sees": (
+        one_weight("clip/second/model.safetensors", "visual_projection.weight"),
+        set(),
+    ),
     "an image": (one_pixel, {"mediation"}),
     "a label": (in_text("images/labels.csv", "01.png,light", "01.png,dark"), {"mediation"}),
     "the planted shares": (
@@ -283,6 +290,42 @@ def test_a_stage_that_reads_what_its_key_lacks_is_refused(store: Path) -> None:
         artifacts.stored("stage")(work)(Judged())
     assert len(artifacts.stored("stage", reads=("scorer",))(work)(Judged())["x"]) == 6
     assert Judged().scorer == "scorer"
+
+
+def test_the_second_clip_is_in_the_key_of_who_reads_it(made: Path, store: Path) -> None:
+    study = registry.load(str(made), "cpu")
+    read = []
+
+    @artifacts.stored("kept", reads=("second_clip",))
+    def kept(subject: Subject) -> dict[str, torch.Tensor]:
+        read.append(subject.second_clip)
+        return {"x": torch.ones(1)}
+
+    kept(study)
+    kept(study)
+    assert read == [study.second_clip] and study.second_clip is not study.clip
+    alone = replace(study, evaluators=lambda: study._judges[:3])
+    assert alone.second_clip is alone.clip is study.clip
+    kept(alone)
+    assert read == [study.second_clip, study.clip]
+    assert "a second CLIP" in study.second_measure
+    assert alone.second_measure == "CLIP-I (its CLIP), which methods learn from"
+
+
+def test_a_search_does_not_see_the_second_clip(made: Path, store: Path) -> None:
+    study = registry.load(str(made), "cpu")
+    images = torch.zeros(2, 3, 16, 16)
+
+    @artifacts.stored("search", reads=("texts", "labeller", "scorer", "clip"))
+    def search(subject: Subject) -> dict[str, torch.Tensor]:
+        return {"second": outcome.judge(subject, images).second}
+
+    assert search(study)["second"].shape == (2, 0)
+    judged = outcome.judge(study, images)
+    assert judged.second.shape == judged.clip.shape and not judged.second.equal(judged.clip)
+    assert judged.of(0).second.equal(judged.second)
+    alone = replace(study, evaluators=lambda: study._judges[:3])
+    assert outcome.judge(alone, images).second.equal(judged.clip)
 
 
 def test_every_argument_is_in_the_key_defaults_included(store: Path) -> None:

@@ -25,6 +25,7 @@ from difflens_utils.ksae import (
     top_k,
     train,
 )
+from difflens_utils.runtime import keys
 
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
 
@@ -361,6 +362,38 @@ def test_training_is_deterministic_and_takes_any_stream(precision):
     assert first.fingerprint() == second.fingerprint() != scrambled().fingerprint()
 
 
+@pytest.mark.parametrize("dead_after", [640, 128])  # without dead latents, and with AuxK at work
+def test_a_random_decoder_stays_where_it_starts_and_all_else_is_trained(dead_after: int) -> None:
+    config = KSAEConfig(**(vars(TINY) | {"dead_after": dead_after, "random_decoder": True}))
+    start = module.Trainer(config, stream(config)(0)).ksae
+    ksae, _ = train(config, stream(config), progress=False)
+    assert torch.equal(ksae.W_dec, start.W_dec) and torch.equal(ksae.W_dec, KSAE(TINY).W_dec)
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert (ksae.get_parameter(name) - start.get_parameter(name)).abs().max() > 1e-3
+    unseen = vectors(2000, 12, seed=1000)
+    assert fvu(ksae, [unseen]) < fvu(start, [unseen])
+    assert not any(p.requires_grad for p in ksae.parameters())
+
+
+def test_a_first_step_beside_a_random_decoder_is_that_of_a_learned_one() -> None:
+    """Bit for bit, in all that both train."""
+    x, runs = vectors(64, 12), []
+    for random_decoder in (False, True):
+        config = KSAEConfig(**(vars(TINY) | {"random_decoder": random_decoder}))
+        runs.append(module.Trainer(config, x))
+        runs[-1].update(x)
+    learned, random = (run.ksae for run in runs)
+    for name in ("W_enc", "b_enc", "b_dec"):
+        assert torch.equal(learned.get_parameter(name), random.get_parameter(name))
+    assert not torch.equal(learned.W_dec, random.W_dec)
+
+
+def test_a_random_decoder_is_part_of_what_identifies_a_ksae() -> None:
+    random = KSAEConfig(**(vars(TINY) | {"random_decoder": True}))
+    assert keys.described(TINY, ()) != keys.described(random, ())
+    assert KSAE(TINY).fingerprint() != KSAE(random).fingerprint()
+
+
 # -------------------------------------------------------------------------------- metrics
 
 
@@ -402,6 +435,24 @@ def test_fvu_per_group_against_both_means():
         total_error, total_spread = total_error + error, total_spread + common
     assert ours.all == pytest.approx(total_error / total_spread, rel=1e-5)
     assert ours.all == pytest.approx(fvu(ksae, [every.float()]), rel=1e-6)
+
+
+def test_fvu_over_images_resamples_whole_images():
+    ksae = scrambled()
+    x = vectors(7 * 5, 12).view(7, 5, 12)
+    ours = dictionaries.fvu_over_images(ksae, x)
+    wide, found = x.double().numpy(), oracle(ksae, x.view(-1, 12))[1].reshape(7, 5, 12)
+
+    def share(chosen: np.ndarray) -> float:
+        own = wide[chosen].reshape(-1, 12)
+        lost = ((own - found[chosen].reshape(-1, 12)) ** 2).sum()
+        return lost / ((own - own.mean(0)) ** 2).sum()
+
+    assert ours.value == pytest.approx(share(np.arange(7)), rel=1e-5) and ours.n == 7
+    assert ours.value == pytest.approx(fvu(ksae, [x]), rel=1e-6)
+    rng = np.random.default_rng(0)
+    drawn = np.array([share(rng.integers(7, size=7)) for _ in range(1000)])
+    assert ours.draws == pytest.approx(drawn - drawn.mean() + ours.value, rel=1e-5)
 
 
 def test_density_l0_dead_and_cosines():
@@ -468,17 +519,30 @@ def damage(folder, kind: str) -> None:
         save_file({"encoder.weight": tensors["W_enc"]}, weights)
     elif kind == "one too many":
         save_file(tensors | {"W_gate": tensors["W_enc"].clone()}, weights)
-    elif kind == "half precision":
-        save_file({name: tensor.half() for name, tensor in tensors.items()}, weights)
+    elif kind == "double precision":
+        save_file({name: tensor.double() for name, tensor in tensors.items()}, weights)
     elif kind == "not finite":
         tensors["b_dec"][0] = torch.nan
         save_file(tensors, weights)
 
 
+def test_half_precision_takes_half_the_space_and_keeps_what_it_holds(tmp_path):
+    ksae = scrambled()
+    for folder, half in (("full", False), ("half", True)):
+        ksae.save(tmp_path / folder, half=half)
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = KSAE.load(tmp_path / "half").state_dict()
+    for name, tensor in ksae.state_dict().items():
+        rounded = tensor.numpy().astype(np.float16).astype(np.float32)
+        assert loaded[name].dtype == torch.float32
+        assert (loaded[name].numpy() == rounded).all()
+
+
 @pytest.mark.parametrize("kind", [
     "no weights", "no settings", "cut short", "not safetensors", "not JSON", "bad settings",
     "another library's settings", "a list", "another shape", "another key", "one too many",
-    "half precision", "not finite",
+    "double precision", "not finite",
 ])  # fmt: skip
 def test_load_refuses_in_one_line(tmp_path, kind):
     scrambled().save(tmp_path)

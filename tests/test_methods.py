@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -26,9 +27,12 @@ class Tiny:
     seeds = Seeds.of(0)
 
     def __init__(self) -> None:
+        self.changes: list[dict[str, object]] = []
         self.subject, self.sae = tiny.subject(), tiny.ksae()
         self.rec = activations.record(self.subject, 12, 0, STEPS)
         self.known = {"gender": torch.arange(12) % 2}
+        others = self.subject.unrelated("gender")
+        self.seen = {name: torch.arange(12) // 5 % 2 for name in others} | self.known
         self.counts = {"gender": torch.tensor([6, 6])}
         means = self.class_means(self.sae, "gender")
         self.gaps = [features.contrast(means, c, self.counts["gender"]) for c in (0, 1)]
@@ -43,7 +47,8 @@ class Tiny:
     def class_means(self, dictionary: KSAE | Neurons, attribute: str) -> Tensor:
         return features.class_means(self.rec, dictionary, self.known, {"gender": 2})["gender"]
 
-    def features(self) -> features.BiasFeatures:
+    def features(self, **changes: object) -> features.BiasFeatures:
+        self.changes.append(changes)
         chosen = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])]
         return features.BiasFeatures(
             self.sae,
@@ -53,7 +58,7 @@ class Tiny:
             self.counts,
             torch.rand(48, generator=torch.Generator().manual_seed(0)),
             {},
-            {},
+            dict,
         )
 
     def labels(self, stage: str) -> dict[str, Tensor]:
@@ -76,6 +81,7 @@ class Tiny:
 def study(store: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     made = Tiny()
     monkeypatch.setattr(latent_editing, "learn", lambda *_, **__: made.learned)
+    monkeypatch.setattr(features, "labelled", lambda *_: made.seen)
     return made
 
 
@@ -94,9 +100,10 @@ def test_every_method_is_the_identity_at_strength_0_and_moves_h_at_2(study: Tiny
         "Act@S",
         "Attr@L",
         "Act@L",
+        "random decoder",
         "random features",
         "mean difference",
-        "h-classifier direction",
+        "regression direction",
         "latent editing",
     ]
     h = study.rec.at(1)
@@ -117,10 +124,33 @@ def test_neurons_by_activation_are_the_largest_channels(study: Tiny) -> None:
     torch.testing.assert_close(moved[0, largest], want, atol=1e-3, rtol=1e-2)
 
 
+def test_a_random_dictionary_is_made_when_an_edit_of_it_is_asked_for(study: Tiny) -> None:
+    rows = methods.dictionary_methods(study, "gender")
+    random = next(method for method in rows if method.name == "random decoder")
+    assert study.changes == [{}] and random.recipe == {"random_decoder": True}
+    moved = changed(random, study.rec.at(1), 1)
+    changed(random, study.rec.at(1), 0)
+    assert study.changes == [{}, {"random_decoder": True}]
+    torch.testing.assert_close(moved, changed(rows[0], study.rec.at(1), 1))
+
+
 def test_dense_methods_are_equally_long(study: Tiny) -> None:
     rows = dense_methods(study)
     lengths = [changed(m, study.rec.at(1), 0)[0].norm().item() for m in rows]
-    assert lengths == pytest.approx([lengths[0]] * 3, rel=1e-3)
+    h = torch.from_numpy(study.rec.h.copy()).double()[:, 1]
+    longest = 2 * (h[::2].mean(0) - h[1::2].mean(0)).norm().item()  # at strength 2
+    assert lengths == pytest.approx([longest] * 3, rel=1e-3)
+
+
+def test_the_regression_direction_is_that_of_least_squares(study: Tiny) -> None:
+    """H is a linear model of the class and of what the evaluators see beside it."""
+    others = [study.seen[name] for name in study.subject.unrelated("gender")]
+    columns = [np.eye(2)[study.known["gender"]], *(other.numpy()[:, None] for other in others)]
+    h = study.rec.h[:, 1].reshape(12, -1).astype(np.float64)
+    slopes = np.linalg.lstsq(np.hstack(columns), h, rcond=None)[0]
+    assert others
+    found = dense.partial(study, "gender")[1][1].flatten().double().numpy()
+    np.testing.assert_allclose(found, slopes[1] - slopes[0], atol=1e-4)
 
 
 def test_scaling_turns_the_latents_of_the_class_up_and_the_others_down(study: Tiny) -> None:

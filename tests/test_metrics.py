@@ -19,6 +19,11 @@ def one_class(classes: int, n: int = 10) -> np.ndarray:
     return np.eye(classes)[np.zeros(n, dtype=int)]
 
 
+def ends(estimate: metrics.Estimate) -> list[float]:
+    """The value of a figure, and its interval."""
+    return [estimate.value, estimate.low, estimate.high]
+
+
 # Intervals ----------------------------------------------------------------------------------------
 
 
@@ -26,15 +31,42 @@ def test_bootstrap_and_its_vectorised_form_agree(rng):
     x = rng.normal(3, 2, 300)
     slow = metrics.bootstrap(np.mean, x, seed=4)
     fast = metrics.bootstrap_means(lambda mean: mean, x, seed=4)
-    np.testing.assert_allclose(slow, fast, atol=1e-12)
-    assert slow.n == 300 and slow.low < slow.value < slow.high
+    np.testing.assert_allclose(ends(slow), ends(fast), atol=1e-12)
+    np.testing.assert_allclose(slow.draws, fast.draws, atol=1e-12)
+    assert slow.n == fast.n == 300 and slow.low < slow.value < slow.high
     assert (slow.high - slow.low) / 2 == pytest.approx(1.96 * x.std() / 300**0.5, rel=0.1)
 
 
 def test_bootstrap_pairs_its_arrays(rng):
     a = rng.normal(size=200)
     difference = metrics.bootstrap(lambda x, y: (y - x).mean(), a, a + 1)
-    np.testing.assert_allclose(difference[:3], 1.0)
+    np.testing.assert_allclose(ends(difference), 1.0)
+    np.testing.assert_allclose(difference.draws, 1.0)
+
+
+def test_resamples_are_moved_until_their_mean_is_the_value():
+    draws = np.linspace(3, 5, 2001)
+    moved = metrics.from_draws(1.0, draws, 7)
+    np.testing.assert_allclose(ends(moved), [1, 1 - 0.95, 1 + 0.95])
+    np.testing.assert_allclose(moved.draws, draws - 3)
+    kept = metrics.from_draws(1.0, draws, 7, centred=False)
+    np.testing.assert_allclose(ends(kept), [1, 1, 4.95])  # the interval still holds the value
+    assert moved.n == kept.n == 7
+
+
+def test_a_figure_that_is_missing_has_no_interval():
+    """Some resamples may reach what the images themselves do not."""
+    missing = metrics.from_draws(np.nan, [np.nan, 0.5, 0.7], 3)
+    np.testing.assert_equal(ends(missing), [np.nan] * 3)
+    np.testing.assert_equal(missing.draws, [np.nan, 0.5, 0.7])
+
+
+def test_resamples_are_no_part_of_what_makes_figures_equal():
+    shown = metrics.Estimate(0.5, 0.25, 0.75, 4)
+    assert metrics.from_draws(0.5, np.linspace(0.25, 0.75, 3), 4, centred=False) != shown
+    assert metrics.Estimate(0.5, 0.25, 0.75, 4, np.ones(3)) == shown
+    with pytest.raises(AttributeError):
+        shown.value = 0.6
 
 
 def test_bootstrap_covers_a_known_share():
@@ -51,9 +83,9 @@ def test_bootstrap_covers_a_known_share():
 def test_wilson_is_scipys():
     for k, n in [(0, 20), (1, 30), (15, 30), (999, 1000), (50, 50)]:
         expected = stats.binomtest(k, n).proportion_ci(method="wilson")
-        np.testing.assert_allclose(
-            metrics.wilson(k, n), (k / n, expected.low, expected.high, n), atol=1e-12
-        )
+        found = metrics.wilson(k, n)
+        np.testing.assert_allclose(ends(found), (k / n, *expected), atol=1e-12)
+        assert found.n == n
 
 
 # Fairness -----------------------------------------------------------------------------------------
@@ -117,7 +149,7 @@ def test_clip_scores(rng):
     ]
     score = metrics.clip_i(a, b)
     assert score.raw.value == pytest.approx(np.mean(cosines))
-    np.testing.assert_allclose(score.rescaled[:3], (np.array(score.raw[:3]) + 1) / 2)
+    np.testing.assert_allclose(ends(score.rescaled), (np.array(ends(score.raw)) + 1) / 2)
     assert metrics.clip_i(a, 3 * a).raw.value == pytest.approx(1)
     text = a[0]
     assert metrics.clip_t(text, b) == metrics.clip_t(np.tile(text, (50, 1)), b)
@@ -135,7 +167,7 @@ def test_leakage_is_zero_for_identical_inputs_and_sees_a_moved_factor(rng):
     }
     rows = metrics.leakage(before, before)
     assert [r.factor for r in rows] == ["age", "smile"]
-    assert all(r.shift[:3] == (0, 0, 0) and r.changed.value == 0 and r.chance == 0 for r in rows)
+    assert all(ends(r.shift) == [0, 0, 0] and r.changed.value == r.chance == 0 for r in rows)
     after = dict(before, smile=np.eye(2)[np.ones(400, dtype=int)])  # now everyone smiles
     smile = metrics.leakage(before, after)[1]
     without = 1 - before["smile"][:, 1].mean()
@@ -182,7 +214,9 @@ def test_what_there_is_not_is_shown_as_a_dash():
 
 def test_a_resample_without_a_prompt_does_not_undo_the_interval(rng):
     fd = metrics.fairness_discrepancy(rng.dirichlet([1, 1], 4), groups=[0, 1, 0, 1]).soft
-    assert np.isfinite(fd).all() and fd.low <= fd.high
+    assert np.isfinite(ends(fd)).all() and fd.low <= fd.value <= fd.high
+    lacking = np.isnan(fd.draws).mean()  # a resample of four takes one prompt alone in 2 / 2^4
+    assert lacking == pytest.approx(1 / 8, abs=0.04)
 
 
 # Errors -------------------------------------------------------------------------------------------

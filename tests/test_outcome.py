@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from scipy import stats
 
 from difflens_utils import edits, outcome, sampling
 
@@ -16,8 +17,7 @@ def certain(classes: list[int]) -> outcome.Outcome:
         torch.zeros(len(classes), 3, 4, 4),
         hot,
         hot,
-        torch.zeros(len(classes), 5),
-        torch.zeros(len(classes), 5),
+        *[torch.zeros(len(classes), 5)] * 3,
         torch.zeros(len(classes), dtype=torch.int64),
     )
 
@@ -26,8 +26,9 @@ def test_a_gain_is_paired_by_seed() -> None:
     before, after = certain([0, 0, 1, 0, 1, 1]), certain([1, 0, 1, 1])
     gain = after.gain(before, "gender", 1)
     assert gain.value == pytest.approx(0.5) and gain.n == 4
-    # No image turned back, so no resample falls.
-    assert 0 <= gain.low <= gain.value <= gain.high <= 1
+    # Two of four images turned and none turned back: resamples are those of four fair coins.
+    coins = stats.binom.ppf([0.025, 0.975], 4, 0.5) / 4
+    assert [gain.low, gain.high] == pytest.approx(coins, abs=0.03)  # of a thousand resamples
     assert after.gain(before, "gender", 0).value == pytest.approx(-0.5)
 
 

@@ -6,6 +6,7 @@ That is what `make digits` does, here with a few steps of each training.
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("labeller", "scorer"):
         call("evaluators.train", name, "--world", folder, "--images", 512)
     call("clip.train", "--world", folder, "--images", 128)
+    out = folder / "clip/second"
+    call("clip.train", "--world", folder, "--images", 128, "--seed", 37, "--out", out)
     call("own.train", folder, "--size", 8, "--images", 128)
     return folder
 
@@ -74,6 +77,35 @@ def test_a_folder_becomes_a_subject(folder: Path) -> None:
     }
     assert evaluators.embed(study.clip, images).shape[0] == 2
     assert "mid_block" in str(registry.describe(study))
+
+
+def weights(clip: evaluators.Clip) -> dict[str, torch.Tensor]:
+    """The matrices: what else there is begins with ones and zeros."""
+    return {name: value for name, value in clip.model.named_parameters() if value.ndim > 1}
+
+
+def test_a_second_clip_differs_in_all_that_is_random(folder: Path) -> None:
+    study = registry.load(str(folder), "cpu")
+    paths = [folder / name / "card.json" for name in ("clip", "clip/second")]
+    cards = [json.loads(path.read_text()) for path in paths]
+    assert [card["seed"] for card in cards] == [31, 37]
+    assert [card["held_out"]["planted"]["seed"] for card in cards] == [231, 237]
+    first, second = weights(study.clip), weights(study.second_clip)
+    assert all(not value.equal(second[name]) for name, value in first.items())
+
+
+def test_a_second_clip_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "study.yml").read_text()
+    for place, told in ((folder / "clip", None), (tmp_path, "evaluator weights in .* are missing")):
+        (folder / "study.yml").write_text(f"{text}second_clip: {place}\n")
+        study = registry.load(str(folder), "cpu")
+        if told is None:
+            first, second = weights(study.clip), weights(study.second_clip)
+            assert all(value.equal(second[name]) for name, value in first.items())
+        else:
+            with pytest.raises(ValueError, match=told):
+                _ = study.second_clip
+    (folder / "study.yml").write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +130,7 @@ def test_a_folder_becomes_a_subject(folder: Path) -> None:
             ["--images", 127, "--world"],
             "--images must be at least 128 .one batch., got 127",
         ),
+        ("clip.train", ["--seed", -1, "--world"], "--seed must be at least 0, got -1"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(

@@ -449,13 +449,14 @@ def test_an_edit_of_the_network_has_no_asymmetric_step(subject):
     assert "\n" not in str(error.value)
 
 
-def test_the_clean_images_behind_a_fork_are_those_of_every_version_alone(subject):
-    """Two versions of h of three images: each row meets the x_t that it was made of."""
+@pytest.mark.parametrize("module", ["mid_block", "mid_block.resnets.1"])
+def test_the_clean_images_of_several_versions_are_those_of_every_version_alone(subject, module):
+    """Two versions of h of three images, forked or not: each row meets the x_t of its image."""
+    subject = replace(subject, module=module)
     s = sampling.trajectory(subject, 4)
     x = torch.randn(3, *subject.shape, generator=torch.Generator().manual_seed(0))
     moment = sampling.Moment(subject, x, [""] * 3, s, 2)
-    with moment.forking(lambda h, _call: torch.cat([h + 1, h * 2])) as forked:
-        plain, edited = forked.split(moment.predict(), len(x))
+    plain, edited = moment.answers(lambda h, _call: torch.cat([h + 1, h * 2]))
     assert edited.shape == (6, *subject.shape)
     for rows, change in ((slice(0, 3), lambda h, _: h + 1), (slice(3, 6), lambda h, _: h * 2)):
         with moment.editing(change):

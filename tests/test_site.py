@@ -23,9 +23,9 @@ from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils.metrics import Estimate, intervals
-from difflens_utils.pages import descriptions, figures, scorecard
-from workflow import assemble, execute, library, sitecheck, verdicts
+from difflens_utils.metrics import Estimate
+from difflens_utils.pages import descriptions, figures
+from workflow import assemble, execute, library, sitecheck
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -435,9 +435,14 @@ def test_graphs_and_cards_say_what_they_show() -> None:
         "A causal graph. Arrows from gender to hair length; independent of all: smile."
     )
     images, maps = torch.zeros(3, 3, 8, 8), torch.zeros(3, 2, 2)
-    words = descriptions.words(figures.card(images, maps, "latent 7", [0.1, 0.3], [900, 400]))
-    assert words.startswith("Latent 7. Above, the 3 images")
-    assert words.endswith("Attribution per step: timestep t: largest at t = 400.")
+    turned = {label: torch.zeros(2, 3, 8, 8) for label in ("turned down", "turned up")}
+    changes = {"hair: grey": Estimate(0.25, 0.125, 0.375, 8)}
+    card = figures.card(images, maps, "latent 7", {900: 0.1, 400: 0.3}, turned, changes)
+    words = descriptions.words(card)
+    assert words.startswith("Latent 7. Left, the 3 images in which it fires most")
+    assert "middle, rows of the same 2 images: turned down, turned up." in words
+    assert "Attribution per step: timestep t: largest at t = 400." in words
+    assert "hair: grey" in words and "0.25" in words
 
 
 def test_the_slider_announces_the_chosen_strength() -> None:
@@ -449,70 +454,3 @@ def test_the_slider_announces_the_chosen_strength() -> None:
     assert 'img.alt = "2 images: " + values[input.value]' in shown
     values = re.search(r"values = (\[.*?\]);", shown)[1]
     assert json.loads(values) == [words, 'male</script>, "β" = 3'] and shown.count("</script>") == 1
-
-
-# Values that lie outside their own interval -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "outside"),
-    [
-        (0.0756, 0.0839, 0.176, True),
-        (0.2, 0.0839, 0.176, True),
-        (0.1, 0.0839, 0.176, False),
-        (0.0839, 0.0839, 0.176, False),
-        (-1.9e-10, 0.0, 17.2, False),
-        (0.1, None, None, False),
-        (None, None, None, False),
-        (float("nan"), float("nan"), float("nan"), False),
-    ],
-)
-def test_a_value_outside_its_interval_is_marked(
-    value: float | None, low: float | None, high: float | None, outside: bool
-) -> None:
-    assert intervals.is_outside(value, low, high) is outside
-    assert scorecard.estimate({"value": value, "low": low, "high": high}).endswith("†") is outside
-    if low is not None:
-        assert str(Estimate(value, low, high, 10)).endswith("†") is outside
-
-
-def result(value: float) -> list[dict]:
-    record = {"name": "tone.difflens.fd", "value": value, "low": 0.08, "high": 0.18}
-    return [
-        {
-            "notebook": "06_debiasing",
-            "records": [record],
-            "verdicts": [
-                {
-                    "claim": "balanced",
-                    "record": record["name"],
-                    "target": "< 0.2",
-                    "verdict": "holds",
-                }
-            ],
-        }
-    ]
-
-
-@pytest.mark.parametrize("value", [0.07, 0.1])
-def test_tables_say_why_where_a_value_is_marked_and_only_there(
-    value: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    marked = value < 0.08
-    claim = scorecard.Claim(
-        "C1", "it balances", "0.1", "06", "S", ("balanced",), ("FD {tone.difflens.fd:i}.",)
-    )
-    monkeypatch.setattr(verdicts, "judged", lambda found: scorecard.scorecard(found, [claim]))
-    card = verdicts.scorecard({"a": [result(value)[0] | {"notebook": "06"}]})
-    for table in (verdicts.markdown(result(value)), verdicts.text(result(value)), card):
-        assert " ".join(table.split()).endswith(intervals.WHY) is marked
-        assert (intervals.MARK in table) is marked
-
-
-def test_a_page_says_why_below_the_outputs_that_hold_a_mark() -> None:
-    frame = pd.DataFrame({"FD": [str(Estimate(0.07, 0.08, 0.18, 10))]})
-    table = new_output("display_data", {"text/html": frame.to_html(), "text/plain": str(frame)})
-    printed = new_output("stream", text="FD 0.1 [0.08, 0.18]\n")
-    assert assemble.shown_outputs([printed]) == [printed]
-    *kept, why = assemble.shown_outputs([printed, table])
-    assert kept == [printed, table] and why.data["text/markdown"] == intervals.WHY

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from shipped import empty
 
 import difflens_utils as dl
 from difflens_utils import debiasing, evaluators, features, methods, sampling
@@ -134,6 +135,7 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
     small.ksae(k=4)
     small.ksae(seed=2, latents=96)
     small.ksae(pre_bias=False)
+    small.ksae(random_decoder=True)
     assert small.history(auxk=0, train_steps=5) == "history"
     plain = KSAEConfig(width=24, latents=48, k=6, batch=2048, steps=3, seed=0)
     assert trained == [
@@ -141,8 +143,36 @@ def test_a_change_of_a_setting_or_an_option_makes_another_ksae(
         replace(plain, k=4),
         replace(plain, seed=2, latents=96),
         replace(plain, pre_bias=False),
+        replace(plain, random_decoder=True),
         replace(plain, auxk=0, steps=5),
     ]
+
+
+def test_a_ksae_of_one_step_is_trained_on_that_step_alone(
+    small: Study, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recording] = []
+
+    def train(rec: Recording, config: KSAEConfig) -> tuple[object, str]:
+        seen.append(rec)
+        assert config.steps == 1
+        return tiny.ksae(), "history"
+
+    monkeypatch.setattr("difflens_utils.ksae.stored.train", train)
+    small.ksae(train_steps=1)
+    small.ksae(step=1, train_steps=1)
+    assert small.history(step=0, train_steps=1) == "history"
+    whole = small.recording("learn")
+    assert [rec.timesteps for rec in seen] == [
+        whole.timesteps,
+        whole.timesteps[1:],
+        whole.timesteps[:1],
+    ]
+    assert torch.equal(seen[1].at(0), whole.at(1))
+    with pytest.raises(ValueError, match="^step must be between 0 and 1, got 2"):
+        small.ksae(step=2)
+    with pytest.raises(ValueError, match="^change must be one of "):
+        small.features(step=1)
 
 
 @pytest.mark.parametrize("make", ["ksae", "history", "features"])
@@ -164,7 +194,7 @@ def test_features_are_found_with_changed_settings_and_know_them(
         subject: Subject, sae: object, rec: object, settings: Settings, attributes: object
     ) -> features.BiasFeatures:
         found.append((settings, attributes))
-        return features.BiasFeatures(sae, {}, {}, {}, {}, torch.zeros(48), {}, {})
+        return features.BiasFeatures(sae, {}, {}, {}, {}, torch.zeros(48), {}, dict)
 
     monkeypatch.setattr(features, "find", find)
     assert small.features().recipe == {}
@@ -182,7 +212,14 @@ def test_features_are_found_with_changed_settings_and_know_them(
 def test_the_recipe_of_a_search_is_the_settings_with_their_changes(small: Study) -> None:
     plain = small.recipe({})
     assert plain["k"] == 6 and "auxk" not in plain and "n_tuned" not in plain
-    assert small.recipe({"k": 4, "auxk": 0}) == plain | {"k": 4, "auxk": 0}
+    assert plain["ksae"] == small.ksae().fingerprint()
+    assert small.recipe({"n_features": 3, "target": [1.0]}) == plain | {
+        "n_features": 3,
+        "target": [1.0],
+    }
+    other = small.ksae(k=4, auxk=0).fingerprint()
+    assert other != plain["ksae"]
+    assert small.recipe({"k": 4, "auxk": 0}) == plain | {"k": 4, "auxk": 0, "ksae": other}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +275,7 @@ def test_one_attribute_may_be_named_as_it_is(
 
     def find(*arguments: object) -> features.BiasFeatures:
         asked.append(arguments[-1])
-        return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, {})
+        return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, dict)
 
     def through_image(_subject: Subject, _units: object, names: object, _support: object) -> object:
         asked.append(names)
@@ -271,9 +308,10 @@ def test_prompts_that_no_plan_is_for_are_refused(
     small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image would draw from the plan of another prompt."""
+    monkeypatch.setattr(Study, "draw", lambda *_, **__: None)  # the unedited images
     monkeypatch.setattr(debiasing, "debias", not_computed)
     method = known("DiffLens", methods.SPARSE)
-    search = debiasing.Search(method, "gender", [], np.full((2, 2), 0.5))
+    search = debiasing.Search(method, "gender", [], np.full((2, 2), 0.5), 10)
     three, half = [Prompt(name) for name in "abc"], [0.5, 0.5]
     with pytest.raises(ValueError, match="^prompts must be 2, .* got 3: take search.on"):
         small.debias(search, half, n=6, prompts=three)
@@ -285,7 +323,8 @@ def test_prompts_that_no_plan_is_for_are_refused(
 def test_no_prompts_are_not_those_of_the_evaluation(small: Study) -> None:
     """A model that has no held-out prompts has no images of them."""
     none = small.prompts.held_out
-    search = debiasing.Search(known("DiffLens", methods.SPARSE), "gender", [], np.full((1, 2), 0.5))
+    method = known("DiffLens", methods.SPARSE)
+    search = debiasing.Search(method, "gender", [], np.full((1, 2), 0.5), 10)
     calls: list[Callable[[], object]] = [
         lambda: small.draw(n=4, prompts=none),
         lambda: small.judge(torch.zeros(4, 3, 16, 16), none),
@@ -325,8 +364,9 @@ def test_a_search_for_another_target_keeps_the_shares_that_it_plans_from(
     monkeypatch.setattr(debiasing, "search", lambda *_, **__: [])
     monkeypatch.setattr(debiasing, "base_shares", lambda *_: {"gender": np.full((1, 2), 0.5)})
     monkeypatch.setattr(Study, "recording", lambda study: SimpleNamespace(images=None))
+    monkeypatch.setattr(Study, "recipe", lambda *_: {})  # it asks for the k-SAE
     other = np.array([[0.1, 0.9], [0.2, 0.8]])
-    search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other)
+    search = debiasing.Search(known("H-Distribution", methods.GUIDED), "gender", [], other, 10)
     assert (small.retarget(search, [0.3, 0.7]).base == other).all()
 
 
@@ -339,11 +379,11 @@ def test_other_targets_have_searches_of_other_names(
 
     def search_for(_study: Study, method: Method, attribute: str) -> debiasing.Search:
         found.append(method.key)
-        return debiasing.Search(method, attribute, [], np.full((1, 3), 1 / 3))
+        return debiasing.Search(method, attribute, [], np.full((1, 3), 1 / 3), 10)
 
     monkeypatch.setattr(Study, "search", search_for)
     whole = known("H-Distribution", methods.GUIDED)
-    search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3))
+    search = debiasing.Search(whole, "gender", [], np.full((1, 3), 1 / 3), 10)
     for target in ([0.3, 0.7], [0.25, 0.25, 0.5], [0.1, 0.4, 0.5]):
         small.retarget(search, target)
     names = ["to_0_7", "to_0_5", "to_0_1_0_4_0_5"]
@@ -373,9 +413,8 @@ SHIPPED = (
     known("H-Distribution", methods.GUIDED),
     known("DiffLens", methods.SPARSE),
     known("k = 16", methods.SPARSE, k=16),
-    known("N = 5", methods.SPARSE, n_features=5),
+    known("N = 10", methods.SPARSE, n_features=10),
     known("seed 1", methods.SPARSE, seed=1),
-    known("no AuxK", methods.SPARSE, auxk=0.0),
     known("no pre-bias", methods.SPARSE, pre_bias=False),
 )
 
@@ -397,19 +436,27 @@ def test_a_search_that_ships_is_taken(
     method: Method, portraits: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debiasing, "respond", not_computed)
+    monkeypatch.setattr(Study, "recording", empty)
     arms = searched(portraits, method)
-    tried = [(arm.target, arm.strength) for arm in arms[1:]]
-    targets = [debiasing.EVERY] if method.whole else [0, 1]
     assert (arms[0].target, arms[0].strength) == (debiasing.UNEDITED, 0.0)
-    assert tried == [(target, strength) for target in targets for strength in method.grid]
+    paths: dict[tuple[int, int], list[float]] = {}
+    for arm in arms[1:]:
+        paths.setdefault((arm.way, arm.target), []).append(arm.strength)
+    targets = [debiasing.EVERY] if method.whole else [0, 1]
+    assert list(paths) == [(way, c) for way in range(len(method.ways)) for c in targets]
+    for (way, _), path in paths.items():
+        grid = method.ways[way].grid
+        rising = [*grid, *(grid[-1] * 1.5**power for power in range(1, 7))]
+        assert path == pytest.approx(rising[: len(path)])  # none is left out on the way
     assert not list(store.rglob("arms.json"))
 
 
-@pytest.mark.parametrize("recipe", [{"k": 31}, {"auxk": 0.0}])
+@pytest.mark.parametrize("recipe", [{"n_features": 21}, {"seed": 2}])
 def test_a_search_of_another_recipe_is_not_what_ships(
     recipe: dict[str, object], portraits: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(debiasing, "respond", not_computed)
+    monkeypatch.setattr(Study, "recording", empty)
     with pytest.raises(Computed):
         searched(portraits, known("latent editing", methods.DENSE, **recipe))
 

@@ -154,7 +154,7 @@ def test_fairness_is_taken_per_prompt() -> None:
     hot = torch.eye(2)[torch.tensor([0, 1] * 20)].double()
     zeros = torch.zeros(40, 3)
     images = outcome.Outcome(
-        zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, sampling.assigned(40, 2)
+        zeros, {"gender": hot}, {"gender": hot}, zeros, zeros, zeros, sampling.assigned(40, 2)
     )
     assert images.fairness("gender").soft.value == pytest.approx(0.5**0.5)
     assert images.of(0).share("gender", 0).value == 1.0
@@ -166,8 +166,7 @@ def test_what_a_prompt_names_is_looked_for(subject) -> None:
         torch.zeros(4, 3),
         {"gender": hot},
         {"gender": hot},
-        torch.zeros(4, 3),
-        torch.zeros(4, 3),
+        *[torch.zeros(4, 3)] * 3,
         sampling.assigned(4, 2),
     )
     got = outcome.obeyed(

@@ -19,7 +19,7 @@ import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from difflens_utils.pages import results, scorecard
+from difflens_utils.pages import results, rules, scorecard
 from difflens_utils.settings import Settings
 from difflens_utils.subjects import registry
 from difflens_utils.subjects.real import weights
@@ -204,70 +204,60 @@ def test_an_executed_notebook_appears_whole_or_not_at_all(
         execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", []))
 
 
-RESULTS = [
-    {
-        "notebook": "00_bias",
+def judged(*verdicts: tuple[str, str | None, bool, float | None]) -> dict[str, dict]:
+    """Result files {notebook: result} with verdicts: (says, claim, holds, stability) each."""
+    entry = {"rule": "x", "records": ["gender.fd"], "asks": "above 0.2", "chance": "gender.chance"}
+    names = ("says", "claim", "holds", "stability")
+    values = {"gender.fd": 0.27812, "gender.chance": 0.05, "gender.original.fd": 0.5}
+    values["gender.difflens_best.fd"] = 0.1
+    result = {
+        "notebook": "06_debiasing",
+        "subject": "a",
+        "rules": rules.fingerprint(),
         "records": [
-            {
-                "name": "gender.fd",
-                "value": 0.27812,
-                "low": 0.26,
-                "high": 0.2999,
-                "n": 1000,
-                "seed": 0,
-            }
+            {"name": name, "value": value, "low": 0.26, "high": 0.2999, "n": 1000, "seed": 0}
+            for name, value in values.items()
         ],
-        "verdicts": [
-            {"claim": "biased | so", "target": "> 0.2", "verdict": "holds", "record": "gender.fd"},
-            {
-                "claim": "in words",
-                "measured": "0.9 both ways",
-                "target": 0.9,
-                "verdict": "partly",
-                "record": "gender.fd",
-            },
-            {
-                "claim": "no record",
-                "measured": 12345.6,
-                "target": 10000,
-                "verdict": "holds",
-                "record": "missing",
-            },
-        ],
+        "verdicts": [entry | dict(zip(names, verdict, strict=True)) for verdict in verdicts],
     }
-]
+    return {"06_debiasing": result}
 
 
-def test_verdicts_are_rows_with_intervals() -> None:
-    assert verdicts.rows(RESULTS) == [
-        ("00_bias", "biased | so", "0.278 [0.26, 0.3]", "> 0.2", "holds"),
-        ("00_bias", "in words", "0.9 both ways", "0.9", "partly"),
-        ("00_bias", "no record", "12,346", "10,000", "holds"),
+RESULTS = judged(
+    ("it is clear", None, True, None),
+    ("biased | so", "C1", True, 1.0),
+    ("fair", "C1", False, 0.6),
+    ("best", "C12", False, 0.98),
+)
+
+
+def test_verdicts_are_rows_in_the_order_of_the_claims_and_checks_stand_apart() -> None:
+    counted, checks = verdicts.rows(RESULTS)
+    figures = ("06_debiasing", "0.278 [0.26, 0.3]", "above 0.2", "0.05")
+    assert counted[1:] == [
+        ("C12", "best", *figures, "does not hold", "98 %"),
+        ("C1", "biased | so", *figures, "holds", "100 %"),
+        ("C1", "fair", *figures, "undecided, holds in 40 % of resamples", "60 %"),
     ]
+    assert checks[1:] == [("it is clear", *figures, "holds", "")]
     table = verdicts.markdown(RESULTS, lambda name: f"[{name}](x)").splitlines()
-    assert table[0] == "| notebook | claim | measured | target | verdict |"
-    assert table[2] == r"| [00_bias](x) | biased \| so | 0.278 [0.26, 0.3] | > 0.2 | holds |"
+    assert table[0].startswith("| claim | statement | notebook | measured | asked | by chance |")
+    assert table[3].startswith(r"| C1 | biased \| so | [06_debiasing](x) | 0.278 [0.26, 0.3] | ")
+    assert "Checks, which belong to no claim:" in table
     assert len({len(line) for line in verdicts.text(RESULTS).splitlines()[:2]}) == 1
 
 
-def test_a_close_verdict_is_marked() -> None:
-    assert verdicts.with_close("partly", False) == "partly"
-    assert verdicts.with_close("partly", True) == "partly (close)"
-
-
-def test_the_scorecard_says_every_claim_once_and_each_subject_below_it() -> None:
-    names = ("portraits", "digits")
-    known = {name: verdicts.load(REPOSITORY / "results/book" / name) for name in names}
-    card = verdicts.scorecard(known, lambda name: f"[{name}](x)")
-    claims = card.split("\n\n**C")
-    assert len(claims) == len(scorecard.CLAIMS)
-    for claim, entry in zip(scorecard.CLAIMS, claims, strict=True):
-        lines = [line for line in entry.splitlines() if line.startswith("- ")]
-        assert claim.text in " ".join(entry.split()) and f"[{claim.notebook}](x)" in entry
-        assert [line.split("`")[1] for line in lines] == list(names)
-    assert "Shares asked for → drawn: 10 % → 13.5 %" in " ".join(claims[3].split())
-    assert max(map(len, card.splitlines())) <= verdicts.WIDTH + 40  # a link is not broken
-    assert verdicts.scorecard({"a": RESULTS}) == ""
+def test_the_scorecard_has_a_row_for_each_claim_with_its_counts_first() -> None:
+    other = judged(("best", "C12", True, 1.0))
+    card = verdicts.scorecard({"a": RESULTS, "b": other}, lambda name, text: f"[{text}]({name})")
+    header, _, *lines = card.splitlines()
+    assert header == "| `a` | `b` | claim, and what `a` shows of it |"
+    assert len(lines) == len(scorecard.CLAIMS) == 13
+    for claim, line in zip(scorecard.CLAIMS, lines, strict=True):
+        assert f"**[{claim.id}]({claim.notebook}) {claim.text}.**" in line
+    assert lines[0].startswith("| 0 of 1 hold | **1 of 1 hold** | **[C12]")
+    assert lines[1].startswith("| 1 of 2 hold, 1 undecided | cannot be tested here | **[C1]")
+    assert verdicts.scorecard({"a": {}}, lambda _name, text: text) == ""
 
 
 def executed_twin(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -304,6 +294,14 @@ def test_reference_keeps_the_outputs_of_checked_cells_only() -> None:
     assert nbformat.writes(again) == nbformat.writes(kept)
     with pytest.raises(ValueError, match="has changed since"):
         reference.with_checked_outputs(tiny("1", "3"), executed_twin(source))
+
+
+def test_what_becomes_the_reference_agrees_with_it() -> None:
+    notebook = tiny("1", "page.judge()")
+    notebook.cells[3].outputs = [new_output("stream", name="stdout", text="There are none.\n")]
+    reference.agree(notebook)
+    assert notebook.cells[3].outputs[0].text == f"{results.AGREED}\n"
+    assert [len(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"][:-1] == [0, 0]
 
 
 def test_the_picture_is_that_of_the_tagged_cell() -> None:
@@ -373,7 +371,7 @@ def test_a_page_says_nothing_of_other_subjects() -> None:
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:
-    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, has_bench=False)
+    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, ["bench", "law"])
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     assert files[:2] == ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
     assert "method" in files and "bench" not in files
@@ -474,6 +472,17 @@ def test_shards_are_jobs_before_their_notebook_and_none_by_default() -> None:
         "_build/results/quick/portraits/02_ksae.json",
     )
     assert "shards must name notebooks among 00_bias" in snakemake("--config", "shards={02_x: 3}")
+
+
+def test_a_subject_can_be_executed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBJECT", "digits")
+    monkeypatch.setenv("PARTLY", "portraits:02_ksae")
+    told = snakemake("--", "_build/html/index.html")
+    for name, wanted in {"02_ksae": True, "03_probes": False}.items():
+        assert (f"_build/executed/book/portraits/{name}.ipynb" in told) is wanted
+    assert "_build/executed/book/digits/09_scorecard.ipynb" in told
+    monkeypatch.setenv("PARTLY", "portraits:10_none")
+    assert "PARTLY must end with one of 00_bias" in snakemake("--", "_build/html/index.html")
 
 
 def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:

@@ -16,17 +16,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import yaml
-from nbformat.v4 import new_output
 
-from difflens_utils.metrics import intervals
 from difflens_utils.pages.scorecard import number
-from workflow import cost, sitecheck, verdicts
+from workflow import cost, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -108,16 +106,12 @@ def _repeats_defaults(executed: nbformat.NotebookNode) -> bool:
 
 
 def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """A cell's outputs without progress bars, and with the reason if a value in them is marked."""
-    kept = [
+    """A cell's outputs without progress bars."""
+    return [
         output
         for output in outputs
         if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
     ]
-    texts = [str(output.get("text", "")) + str(output.get("data", {})) for output in kept]
-    if any(intervals.MARK in text for text in texts):
-        kept.append(new_output("display_data", {"text/markdown": intervals.WHY}))
-    return kept
 
 
 def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
@@ -138,11 +132,11 @@ def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
         table = verdicts.markdown(files, partial(_link, subject))
         tables.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{table}\n")
     card = verdicts.scorecard(results, partial(_link, subjects[0]))
-    return {"markdown": "\n".join(tables), "scorecard": f"Profile `{profile}`.\n\n{card}\n"}
+    return {"verdicts": "\n".join(tables), "scorecard": f"{card}\n"}
 
 
-def _link(subject: str, notebook: str) -> str:
-    return f"[{notebook}](notebooks/{slug(subject)}/{notebook}.ipynb)"
+def _link(subject: str, notebook: str, text: str | None = None) -> str:
+    return f"[{text or notebook}](notebooks/{slug(subject)}/{notebook}.ipynb)"
 
 
 def _row(*cells: object) -> str:
@@ -267,8 +261,10 @@ def measured_scaling() -> str:
     return scaling_tables(rates, results)
 
 
-def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool) -> dict:
-    """_toc.yml, with a part per subject before its own parts, without the bench page if none ran.
+def contents(
+    subjects: list[str], notebooks: Mapping[str, str], missing: Collection[str] = ()
+) -> dict:
+    """_toc.yml, with a part per subject before its own parts, without pages that are `missing`.
 
     `notebooks` are their titles by their names. In the contents they stand without the part, which
     is the caption above them.
@@ -285,7 +281,7 @@ def contents(subjects: list[str], notebooks: Mapping[str, str], has_bench: bool)
         for subject in subjects
     ]
     for part in toc["parts"]:
-        part["chapters"] = [c for c in part["chapters"] if has_bench or c["file"] != "bench"]
+        part["chapters"] = [c for c in part["chapters"] if c["file"] not in missing]
     toc["parts"] = [part for part in study + toc["parts"] if part["chapters"]]
     return toc
 
@@ -310,17 +306,20 @@ def gather(profile: str, subjects: list[str]) -> None:
             page.write_text(
                 page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
             )
-    bench = ROOT / "results/bench.json"
-    if bench.exists():
-        (SOURCE / "bench.md").write_text(bench_page(json.loads(bench.read_text())))
+    measured = {name: ROOT / f"results/{name}.json" for name in ("bench", "law")}
+    missing = [name for name, path in measured.items() if not path.exists()]
+    if "bench" not in missing:
+        (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
     with (SOURCE / "scaling.md").open("a") as scaling:
         scaling.write("\n" + measured_scaling())
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
+    if "law" not in missing:
+        law.write(json.loads(measured["law"].read_text()), SOURCE)
     for name, text in results_pages(profile, subjects).items():
         (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
-    toc = contents(subjects, titles, bench.exists())
+    toc = contents(subjects, titles, missing)
     (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 
 

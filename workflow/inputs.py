@@ -63,7 +63,8 @@ def _declared(folder: Path) -> list[Part]:
     except (OSError, ValueError, yaml.YAMLError):  # the notebook says what is wrong
         return []
     entries = content if isinstance(content, dict) else {}
-    endings = {"images": ANY, "evaluators": SUFFIXES, "clip": SUFFIXES}
+    judges = ("evaluators", "clip", "second_clip")
+    endings = {"images": ANY, **dict.fromkeys(judges, SUFFIXES)}
     places = {name: entries.get(name) for name in endings}
     return [(folder / p, endings[name]) for name, p in places.items() if isinstance(p, str)]
 

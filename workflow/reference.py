@@ -17,6 +17,7 @@ from typing import Any
 
 import nbformat
 
+from difflens_utils.pages.results import AGREED
 from difflens_utils.pages.scorecard import estimate
 from difflens_utils.runtime.artifacts import atomic
 from workflow import verdicts
@@ -180,10 +181,22 @@ def _promote_outputs(path: Path) -> None:
         reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
     except ValueError as error:
         raise ValueError(f"{path.stem}: {error}") from None
+    agree(reference)
     replace(path, nbformat.writes(reference) + "\n")
     image = picture(executed)
     if image is not None:
         replace(ROOT / "book/_static/result.png", image)
+
+
+def agree(notebook: nbformat.NotebookNode) -> None:
+    """Where a notebook compares its verdicts with the reference, it finds that they agree.
+
+    They are the reference from now on. When it was executed there was another one, or none.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source == "page.judge()":
+            text = AGREED + "\n"
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
 
 
 def write_card(subject: str) -> None:
@@ -201,7 +214,7 @@ def write_readme(subjects: list[str]) -> None:
     results = {
         name: verdicts.load(ROOT / "results/book" / name) for name in dict.fromkeys(first + names)
     }
-    card = verdicts.scorecard(results, lambda name: f"[{name}](notebooks/{name}.ipynb)")
+    card = verdicts.scorecard(results, lambda name, text: f"[{text}](notebooks/{name}.ipynb)")
     readme = ROOT / "README.md"
     replace(readme, with_results(readme.read_text(), card))
 
@@ -223,10 +236,10 @@ def main() -> None:
             if not args.texts:
                 promote(subject)
             write_card(subject)
+        if "portraits" in subjects:
+            write_readme(subjects)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    if "portraits" in subjects:
-        write_readme(subjects)
 
 
 if __name__ == "__main__":

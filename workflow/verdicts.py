@@ -4,114 +4,100 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from difflens_utils.metrics.intervals import MARK, WHY, explained
-from difflens_utils.pages.scorecard import UNTESTED, Row, estimate, number
-from difflens_utils.pages.scorecard import scorecard as judged
+from difflens_utils.pages import scorecard as cards
+from difflens_utils.pages.scorecard import CLAIMS, Line, Statement
 from workflow.execute import result_path, slug, subjects_of
 
-HEADER = ("notebook", "claim", "measured", "target", "verdict")
-WIDTH = 110  # characters of a line of the scorecard's Markdown
+FIGURES = ("measured", "asked", "by chance", "verdict", "stability")
+COUNTED = ("claim", "statement", "notebook", *FIGURES)
+CHECKS = ("check", "notebook", *FIGURES)
 
-Result = dict[str, Any]
-
-
-def load(folder: Path) -> list[Result]:
-    """The result files of one profile and subject, in the notebooks' order."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+Results = Mapping[str, Mapping[str, Any]]  # the result files of one subject, {notebook: result}
+Rows = list[tuple[str, ...]]
 
 
-def measured(verdict: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The record that a verdict names, with its interval, or what the verdict states itself."""
-    if "measured" in verdict:
-        return number(verdict["measured"])
-    return estimate(records.get(verdict.get("record", ""), {}))
+def load(folder: Path) -> dict[str, dict[str, Any]]:
+    """The result files of one profile and subject, {notebook: result}, in the notebooks' order."""
+    files = sorted(folder.glob("[0-9][0-9]_*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in files}
 
 
-def with_close(verdict: str, close: bool) -> str:
-    """A verdict, marked where its figure lies within noise of its target."""
-    return f"{verdict} (close)" if close else verdict
+def rows(results: Results, link: Callable[[str], str] = str) -> tuple[Rows, Rows]:
+    """The statements of all claims, in the claims' order, and the checks, each below a header.
 
-
-def rows(results: list[Result]) -> list[tuple[str, ...]]:
-    """One row per verdict, in the order of HEADER."""
-    lines: list[tuple[str, ...]] = []
-    for result in results:
-        records = {record["name"]: record for record in result.get("records", [])}
-        for verdict in result.get("verdicts", []):
-            line = (
-                result["notebook"],
-                verdict["claim"],
-                measured(verdict, records),
-                number(verdict["target"]),
-                with_close(verdict["verdict"], verdict.get("close", False)),
-            )
-            lines.append(line)
-    return lines
-
-
-def markdown(results: list[Result], link: Callable[[str], str] = str) -> str:
-    """A Markdown table; `link` turns a notebook's name into what its column shows."""
-    lines = [HEADER, tuple("---" for _ in HEADER)]
-    lines += [(link(notebook), *rest) for notebook, *rest in rows(results)]
-    table = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
-    return explained("\n".join(f"| {line} |" for line in table))
-
-
-def scorecard(results: Mapping[str, list[Result]], link: Callable[[str], str] = str) -> str:
-    """The paper's claims in Markdown, each followed by a sentence per subject.
-
-    `results` are the result files of each subject, and `link` turns a notebook's name into what is
-    shown. Empty if nothing was measured of any claim.
+    `link` turns a notebook's name into what its column shows.
     """
-    cards = {
-        subject: judged({result["notebook"]: result for result in files})
-        for subject, files in results.items()
-    }
-    if all(row.verdict == UNTESTED for card in cards.values() for row in card):
+    known = cards.statements(results)
+    counted: Rows = [COUNTED]
+    for claim in CLAIMS:
+        own = [one for one in known if one.verdict.claim == claim.id]
+        counted += [(claim.id, *_row(one, link)) for one in own]
+    checks = [_row(one, link) for one in known if not one.verdict.counts]
+    return counted, [CHECKS, *checks]
+
+
+def _row(one: Statement, link: Callable[[str], str]) -> tuple[str, ...]:
+    verdict = one.verdict
+    stability = "" if verdict.stability is None else f"{100 * verdict.stability:.0f} %"
+    figures = (one.measured, verdict.asks, one.chance, verdict.in_words, stability)
+    return (verdict.says, link(one.notebook), *figures)
+
+
+def markdown(results: Results, link: Callable[[str], str] = str) -> str:
+    """The statements that count as a Markdown table, and the checks, which do not, as another."""
+    counted, checks = (_table(found) for found in rows(results, link))
+    return f"{counted}\n\nChecks, which belong to no claim:\n\n{checks}"
+
+
+def scorecard(results: Mapping[str, Results], link: Callable[[str, str], str]) -> str:
+    """One row per claim: how many of its statements hold on each subject, and what was found.
+
+    `results` are the result files of each subject; the sentences are about the first one. `link`
+    makes a link to a notebook, of its name and a text. Empty if nothing was judged.
+    """
+    judged = {subject: cards.scorecard(files) for subject, files in results.items()}
+    if not any(line.statements for lines in judged.values() for line in lines):
         return ""
-    entries = []
-    for claim in zip(*cards.values(), strict=True):
-        lines = [_claim(claim[0], link)]
-        lines += [_finding(subject, row) for subject, row in zip(cards, claim, strict=True)]
-        entries.append("\n".join(lines))
-    if any(MARK in entry for entry in entries):
-        entries.append(_wrapped(WHY))
-    return "\n\n".join(entries)
+    subjects = [f"`{subject}`" for subject in judged]
+    table: Rows = [(*subjects, f"claim, and what {subjects[0]} shows of it")]
+    for lines in zip(*judged.values(), strict=True):
+        claim = lines[0].claim
+        said = [f"**{link(claim.notebook, claim.id)} {claim.text}.**", *lines[0].ours[:1]]
+        table.append((*map(_count, lines), " ".join(said)))
+    return _table(table)
 
 
-def _claim(row: Row, link: Callable[[str], str]) -> str:
-    """What the paper claims, and where this study measures it."""
-    where = f"{link(row.notebook)}, *{row.section}*"
-    return _wrapped(f"**{row.id}. {row.claim}.** The paper: {row.paper}. Here: {where}.") + "\n"
+def _count(line: Line) -> str:
+    """How many statements hold, in bold where all do."""
+    holds_whole = line.statements and len(line.that(cards.HOLDS)) == len(line.statements)
+    return f"**{line.verdict}**" if holds_whole else line.verdict
 
 
-def _finding(subject: str, row: Row) -> str:
-    """What was measured on one subject."""
-    verdict = f"*{with_close(row.verdict, row.close)}*"
-    return _wrapped(f"- `{subject}`: {verdict}. {row.ours}", indent="  ")
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, whose first line is its header."""
+    header, *rest = lines
+    table = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, *rest)]
+    table.insert(1, " | ".join("---" for _ in header))
+    return "\n".join(f"| {line} |" for line in table)
 
 
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+def text(results: Results) -> str:
+    """The tables of `markdown` for a terminal."""
+    return "\n\n".join(_aligned(found) for found in rows(results))
 
 
-def text(results: list[Result]) -> str:
-    """The table of `markdown` for a terminal."""
-    lines = [HEADER, *rows(results)]
+def _aligned(lines: Rows) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
+    ruled = [lines[0], tuple("-" * width for width in widths), *lines[1:]]
     shown = []
-    for line in lines:
+    for line in ruled:
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         shown.append("  ".join(padded).rstrip())
-    return explained("\n".join(shown))
+    return "\n".join(shown)
 
 
 def main() -> None:
@@ -123,7 +109,10 @@ def main() -> None:
     args = parser.parse_args()
     for subject in subjects_of(args.subject):
         print(f"\nVerdicts: subject {slug(subject)}, profile {args.profile}\n")
-        print(text(load(result_path(args.profile, subject, "").parent)), end="\n\n")
+        try:
+            print(text(load(result_path(args.profile, subject, "").parent)), end="\n\n")
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..ksae import KSAE, ErrorSums, chunks
+from ..metrics import Array, Estimate, bootstrap_means
 from ..runtime.errors import positive
 
 
@@ -59,6 +60,25 @@ def fvu_per_group(
         within[group] = s.errors / s.variation(f" in group {group!r}")
         pooled[group] = s.errors / spread
     return GroupFVU(within, pooled, sum(s.errors for s in sums.values()) / common)
+
+
+@torch.no_grad()
+def fvu_over_images(ksae: Callable[[Tensor], Tensor], vectors: Tensor) -> Estimate:
+    """FVU of vectors (n, P, d), P of each image, with its interval over the images.
+
+    Of the same images the resamples are the same, whatever the k-SAE.
+    """
+    positions = vectors.shape[1]
+    lost = [(x.double() - ksae(x).double()).square().sum(1) for x in chunks([vectors])]
+    errors = torch.cat(lost).reshape(len(vectors), positions).sum(1)
+    centred = vectors.double() - vectors.double().mean((0, 1))
+    squares = centred.square().sum((1, 2))
+
+    def fvu(errors: Array, squares: Array, means: Array) -> Array:
+        share: Array = errors / (squares - positions * (means**2).sum(-1))
+        return share
+
+    return bootstrap_means(fvu, errors, squares, centred.mean(1))
 
 
 def l0(density: Tensor) -> float:

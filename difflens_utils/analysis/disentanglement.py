@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
-from ..metrics import NOTHING, Estimate, mean
+from ..metrics import NOTHING, Estimate, bootstrap_means, mean
 from ..runtime.errors import positive
 
 Array = NDArray[np.float64]
@@ -110,12 +110,18 @@ def scores(importance: ArrayLike) -> tuple[Array, Array, Array]:
 
 
 def dci(
-    units: ArrayLike, factors: Mapping[str, ArrayLike], *, trees: int = 40, seed: int = 0
+    units: ArrayLike,
+    factors: Mapping[str, ArrayLike],
+    *,
+    trees: int = 40,
+    seed: int = 0,
+    resampling: int = 0,
 ) -> DCI:
     """DCI with extremely randomised trees; every fourth image is held out.
 
-    Intervals are over units (weighted) and over factors. Of one factor alone there is nothing to
-    disentangle: disentanglement is `metrics.NOTHING`.
+    Intervals are over units (weighted) and over factors. `resampling` is the seed of the resamples
+    of units: dictionaries that are compared take one each, since their units are no pairs. Of one
+    factor alone there is nothing to disentangle: disentanglement is `metrics.NOTHING`.
     """
     x = np.asarray(units, dtype=np.float32)
     held = np.arange(len(x)) % 4 == 3
@@ -133,6 +139,12 @@ def dci(
         accuracy.append((balanced - chance) / (1 - chance))
     by_unit, weight, by_factor = scores(np.stack(importance, 1))
     disentangled = NOTHING
-    if len(factors) > 1:  # the weighted mean, as a mean over units
-        disentangled = mean(by_unit * weight * len(weight))
+    if len(factors) > 1 and weight.any():
+        disentangled = _weighted_mean(by_unit, weight, resampling)
     return DCI(disentangled, mean(by_factor), mean(accuracy))
+
+
+def _weighted_mean(values: Array, weights: Array, seed: int) -> Estimate:
+    """The weighted mean of one value per unit (U,), with its interval over units."""
+    with np.errstate(invalid="ignore"):  # a resample may hold no unit of any weight
+        return bootstrap_means(lambda a, b: a / b, values * weights, weights, seed=seed)

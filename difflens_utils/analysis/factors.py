@@ -16,16 +16,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from .. import metrics, sampling
+from ..metrics import Array
 from ..settings import Seeds
 from ..subjects.pipelines import Subject
 from ..worlds import Scenes
 
 BATCH = 128
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear reader, in mean squared lengths of h
 
 
 class FactorSet(NamedTuple):
@@ -79,11 +83,73 @@ def best_factor(
     response: ArrayLike, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]
 ) -> list[Tracked]:
     """For each unit of `response` (n, U) the class that it tells best from the rest."""
-    names = [(factor, name) for factor in labels for name in classes[factor]]
-    columns = [y == c for factor, y in labels.items() for c in range(len(classes[factor]))]
-    scores = metrics.auroc(response, torch.stack(columns, 1).numpy())  # (U, classes)
-    best = scores.argmax(1)
+    names, scores = _aurocs(response, labels, classes)
+    best = [names[number] for number in scores.argmax(1)]
     return [
         Tracked(factor, name, float(score))
-        for (factor, name), score in zip([names[b] for b in best], scores.max(1), strict=True)
+        for (factor, name), score in zip(best, scores.max(1), strict=True)
     ]
+
+
+def told(
+    response: ArrayLike, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]
+) -> dict[str, Array]:
+    """How well each unit of `response` (n, U) tells each factor: {factor: (U,)}.
+
+    It is the AUROC of the class of the factor that the unit tells best from the rest.
+    """
+    names, scores = _aurocs(response, labels, classes)
+    return {factor: scores[:, _own(factor, names)].max(1) for factor in labels}
+
+
+def read_linearly(probe: FactorSet, classes: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """How well a linear function of all of h tells each factor: {factor: AUROC}.
+
+    It is that of the class and the timestep where it is best, on every fourth image, which the
+    function (ridge regression) was not fitted to. `metrics.NAN` for a factor without a class that
+    both kinds of images have and lack.
+    """
+    names, columns = _columns(probe.labels, classes)
+    out = np.arange(len(columns)) % 4 == 3
+    both = [columns[rows].any(0) & ~columns[rows].all(0) for rows in (out, ~out)]
+    told = np.flatnonzero(both[0] & both[1])
+    best = np.full(len(names), np.nan)
+    for h in probe.h.flatten(2).double().numpy():
+        centred = h - h[~out].mean(0)
+        size = (centred[~out] ** 2).sum(1).mean()
+        ridge = RidgeCV(alphas=[size * share for share in PENALTIES])
+        ridge.fit(centred[~out], columns[~out].astype(float))
+        scores = ridge.predict(centred[out])
+        for j in told:
+            area = metrics.auroc(scores[:, [j]], columns[out, j])[0]
+            best[j] = np.fmax(best[j], area)
+    found = {factor: best[_own(factor, names)] for factor in probe.labels}
+    return {
+        factor: float(np.nanmax(areas)) if np.isfinite(areas).any() else metrics.NAN
+        for factor, areas in found.items()
+    }
+
+
+Names = list[tuple[str, str]]  # factors and their classes
+
+
+def _own(factor: str, names: Names) -> list[int]:
+    """The numbers of a factor's classes."""
+    return [number for number, name in enumerate(names) if name[0] == factor]
+
+
+def _columns(
+    labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]
+) -> tuple[Names, NDArray[np.bool_]]:
+    """Every class of every factor, and whether each image is of it: (n, classes)."""
+    names = [(factor, name) for factor in labels for name in classes[factor]]
+    columns = [y == c for factor, y in labels.items() for c in range(len(classes[factor]))]
+    return names, torch.stack(columns, 1).numpy()
+
+
+def _aurocs(
+    response: ArrayLike, labels: Mapping[str, Tensor], classes: Mapping[str, tuple[str, ...]]
+) -> tuple[Names, Array]:
+    """Every class of every factor, and how well each unit tells it from the rest: (U, classes)."""
+    names, columns = _columns(labels, classes)
+    return names, metrics.auroc(response, columns)

@@ -39,6 +39,11 @@ class KSAEConfig:
 
     0 turns it off.
     """
+    random_decoder: bool = False
+    """Whether the decoder keeps the random directions that it starts from.
+
+    Encoder and biases are trained alone. It is the control of a learned dictionary.
+    """
     aux_latents: int | None = None
     """Dead latents that AuxK uses per vector; None is width / 2, as in Gao et al."""
     dead_after: int = 200_000

@@ -161,11 +161,16 @@ class KSAE(nn.Module):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, folder: str | Path) -> None:
-        """Writes cfg.json and model.safetensors into `folder`, each atomically."""
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Writes cfg.json and model.safetensors into `folder`, each atomically.
+
+        The weights are float32, or `half` precision in half of the space.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        if half:
+            tensors = {name: tensor.half() for name, tensor in tensors.items()}
         with atomic(folder / "model.safetensors") as temporary:
             temporary.write_bytes(serialize(tensors))
         with atomic(folder / "cfg.json") as temporary:
@@ -188,6 +193,7 @@ class KSAE(nn.Module):
             reason = f"{type(error).__name__}: {line(error)[:200]}"
             raise ValueError(f"folder {folder} holds no readable k-SAE: {reason}") from None
         ksae = cls(config)
+        tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
         _check_tensors(folder / "model.safetensors", tensors, ksae.state_dict())
         ksae.load_state_dict(tensors)
         return ksae.eval().requires_grad_(False)

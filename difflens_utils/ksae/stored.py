@@ -1,8 +1,13 @@
-"""A k-SAE on all timesteps of a recording, with its curves; trained once and then stored."""
+"""A k-SAE on all timesteps of a recording, with its curves; trained once and then stored.
+
+Those of the book ship with its subjects, in `ksae/`, beside the searches that were made with them:
+the last bits of a k-SAE differ between machines, and a search holds for one k-SAE.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -25,7 +30,7 @@ def held_out(n: int) -> slice:
 
 def _save(trained: tuple[KSAE, History], folder: Path) -> None:
     model, history = trained
-    model.save(folder)
+    model.save(folder, half=True)
     (folder / "history.json").write_text(json.dumps(history._asdict()))
 
 
@@ -33,9 +38,31 @@ def _load(folder: Path) -> tuple[KSAE, History]:
     return KSAE.load(folder), History(**json.loads((folder / "history.json").read_text()))
 
 
-@artifacts.stored("ksae", form=artifacts.Form(_save, _load))
+def _place(rec: Recording, config: KSAEConfig) -> Path | None:
+    """Where a k-SAE ships: `ksae/k_32`, and `ksae/k_32-seed_1` of one with another seed."""
+    if rec.run is None:
+        return None
+    usual = KSAEConfig(
+        config.width, config.latents, config.k, batch=config.batch, steps=config.steps
+    )
+    named = {f.name: getattr(config, f.name) for f in fields(config)}
+    changed = [f"{name}_{value}" for name, value in named.items() if value != getattr(usual, name)]
+    return rec.run.subject.folder / "ksae" / "-".join([f"k_{config.k}", *changed])
+
+
+@artifacts.stored(
+    "ksae",
+    form=artifacts.Form(_save, _load),
+    describe={"rec": Recording.made},
+    shipped=lambda a: _place(a["rec"], a["config"]),
+    beyond=lambda a: a["rec"].key,
+)
 def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
-    """A k-SAE trained on all timesteps of a recording, with its curves; from the store."""
+    """A k-SAE trained on all timesteps of a recording, with its curves.
+
+    It comes from what ships with the subject, or from the store, if it is there. Its weights are
+    those that half precision holds.
+    """
     rows = held_out(len(rec))
     vectors = torch.cat([rec.vectors(step, rows) for step in range(rec.h.shape[1])])
     stride = len(vectors) // VALIDATION_VECTORS

@@ -123,9 +123,10 @@ class Trainer:
         self.config = config
         self.ksae = KSAE(config).to(first.device)
         self.ksae.start_from(first)
+        self.ksae.W_dec.requires_grad_(not config.random_decoder)
         # Gao et al.'s small epsilon: a normalised loss over D·d weights has gradients near
         # Adam's default one.
-        parameters = self.ksae.parameters()
+        parameters = [p for p in self.ksae.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(parameters, lr=config.rate, eps=6.25e-10, fused=True)
         # (D,) vectors since a latent fired
         self.silent = torch.zeros(config.latents, dtype=torch.long, device=first.device)
@@ -181,15 +182,15 @@ class Trainer:
     @torch.no_grad()
     def _apply(self) -> None:
         directions = self.ksae.W_dec
-        gradient = directions.grad
-        assert gradient is not None
-        # No step changes a direction's length.
-        gradient -= (gradient * directions).sum(1, keepdim=True) * directions
+        gradient = directions.grad  # None of a decoder that stays
+        if gradient is not None:  # no step changes a direction's length
+            gradient -= (gradient * directions).sum(1, keepdim=True) * directions
         warm_up = (self.step + 1) / (0.05 * self.config.steps)
         decay = (self.config.steps - self.step) / (0.2 * self.config.steps)
         self.adam.param_groups[0]["lr"] = self.config.rate * min(1.0, warm_up, decay)
         self.adam.step()
-        directions.div_(directions.norm(dim=1, keepdim=True))
+        if gradient is not None:
+            directions.div_(directions.norm(dim=1, keepdim=True))
 
     def log(self, validation: Tensor | None) -> None:
         """Adds an entry to the curves."""

@@ -26,6 +26,7 @@ from ..ksae import Dictionary
 from ..sampling import Edit
 
 # Strengths that searches try. 1 is one difference between the class and the others.
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # beta - 1, where latents are scaled
 SPARSE = (0.5, 1.0, 2.0, 3.0, 4.0)
 DENSE = (0.125, 0.25, 0.5, 1.0, 1.5)
 GUIDED = (125.0, 250.0, 500.0, 1e3, 2e3, 4e3, 8e3, 1.6e4)
@@ -47,8 +48,17 @@ class Method:
     """Whether it aims at a distribution and moves a whole set of images towards it."""
     network: bool = False
     """Whether it changes the network itself, with one strength for all prompts."""
+    equal: bool = False
+    """Whether it asks for every class equally often, at one strength, as the paper does."""
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Settings that it was made with and that differ from the study's."""
+    variants: Sequence[Method] = field(default=(), repr=False)
+    """Other ways to take its edits, such as the symmetric step; a plan may mix all of them."""
+
+    @property
+    def ways(self) -> tuple[Method, ...]:
+        """The method and its variants."""
+        return (self, *self.variants)
 
     @property
     def key(self) -> str:
@@ -101,7 +111,30 @@ def of_length(direction: Tensor, like: Tensor) -> Tensor:
 
 def symmetric(method: Method, name: str = "symmetric step") -> Method:
     """The same edits in the symmetric step, in which both halves of Eq. 11 feel them."""
-    return replace(method, name=name, asymmetric=False)
+    return replace(method, name=name, asymmetric=False, variants=())
+
+
+def late(method: Method, steps: int, share: float = 0.5, name: str = "late half") -> Method:
+    """The same edits at the cleanest `share` of the `steps` only, as much stronger."""
+    first = steps - max(1, round(share * steps))
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.only(method.towards(c, strength), range(first, steps))
+
+    grid = [strength * steps / (steps - first) for strength in method.grid]
+    return replace(method, name=name, towards=towards, grid=grid, variants=())
+
+
+def in_all_ways(method: Method, steps: int) -> Method:
+    """The method with the ways in which its edits may be taken beside its own.
+
+    They are those with the symmetric step, and those at the cleaner half of the steps only, which
+    Asyrp calls t_edit. A method that moves whole sets or the network has its own alone, and so has
+    one that asks for every class equally often, as the paper does.
+    """
+    if method.whole or method.network or method.equal:
+        return method
+    return replace(method, variants=(symmetric(method), late(method, steps)))
 
 
 def cleanest(method: Method, steps: int, name: str = "cleanest fifth") -> Method:

@@ -1,4 +1,4 @@
-"""Dense controls: the mean difference of h, and the direction of the h-classifier.
+"""Dense controls: the mean difference of h, and that at equal other factors.
 
 A direction of length 5 gets the length 10 of another:
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .. import features
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """The mean difference, and the h-classifier's weights at its length."""
-    heads = study.heads()[attribute]
+    """The mean difference, and at its length the direction of a regression of h.
+
+    It explains h by the class and the other factors.
+    """
     difference = differences(study, attribute)
-    mean = heads.weight.mean(1)
-    toward = [heads.weight[:, c] - mean for c in range(heads.weight.shape[1])]  # (T, *h) each
     return [
         pushed("mean difference", difference),
-        pushed("h-classifier direction", lengthened(toward, difference)),
+        pushed("regression direction", lengthened(partial(study, attribute), difference)),
     ]
 
 
@@ -42,6 +43,19 @@ def differences(study: Study, attribute: str) -> list[Tensor]:
     labels = study.labels("learn")[attribute]
     classes = range(len(study.attribute(attribute).classes))
     return [features.mean_difference(rec, labels == c) for c in classes]
+
+
+def partial(study: Study, attribute: str) -> list[Tensor]:
+    """The difference that a class makes to h while other factors stay: (T, *h) per class.
+
+    It is that of a linear model (`features.partial_weights`) of the factors that do not depend on
+    the attribute.
+    """
+    rec = study.recording("learn")
+    weights = features.adjusted(study.subject, rec, attribute)  # (n, classes)
+    steps = range(rec.h.shape[1])
+    found = [torch.tensordot(weights.T, rec.at(step), 1) for step in steps]  # (classes, *h) each
+    return list(torch.stack(found, 1))
 
 
 def lengthened(directions: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""DiffLens and its parts: other units, other pickers, random latents (Table 3).
+"""DiffLens and its parts: other units, other pickers, random directions and latents (Table 3).
 
 Neurons stand in for a k-SAE here. Towards class 1, neuron 0 is moved by twice its class difference:
 
@@ -6,7 +6,7 @@ Neurons stand in for a k-SAE here. Towards class 1, neuron 0 is moved by twice i
 >>> from difflens_utils import features, ksae, methods, sampling
 >>> chosen = {"gender": [torch.tensor([1]), torch.tensor([0])]}  # per class
 >>> gaps = {"gender": [torch.zeros(1, 1, 2), torch.tensor([[[5.0, 7.0]]])]}  # (T, P, D)
->>> found = features.BiasFeatures(ksae.Neurons(2), chosen, gaps, {}, {}, torch.ones(2), {}, {})
+>>> found = features.BiasFeatures(ksae.Neurons(2), chosen, gaps, {}, {}, torch.ones(2), {}, dict)
 >>> edit = methods.difflens(found, "gender").towards(1, 2.0)
 >>> edit(torch.zeros(1, 2, 1, 1), sampling.Step(0, 900, torch.arange(1))).flatten().tolist()
 [10.0, 0.0]
@@ -23,16 +23,38 @@ from .. import attribution, edits, features
 from ..features import BiasFeatures
 from ..ksae import Neurons
 from ..sampling import Edit
-from .base import Method, shifted
+from .base import SCALES, Method, shifted
 
 if TYPE_CHECKING:
     from ..study import Study
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """Act@L (the paper's *Activation*), DiffLens, and random features as its control."""
+    """Act@L (the paper's *Activation*), DiffLens twice, and random features as its control.
+
+    DiffLens as published comes before that of this book.
+    """
     by_name = {method.name: method for method in dictionary_methods(study, attribute)}
-    return [by_name[name] for name in ("Act@L", "DiffLens", "random features")]
+    by_name["DiffLens, published"] = published(study, attribute)
+    names = ("Act@L", "DiffLens, published", "DiffLens", "random features")
+    return [by_name[name] for name in names]
+
+
+def published(study: Study, attribute: str, n: int = 30) -> Method:
+    """DiffLens as it was published: every choice is the paper's.
+
+    The latents of a class are the `n` with the largest integrated gradients from zero of the
+    h-classifier's probability (Eq. 6). They are scaled, s_j <- (1 + strength) s_j (Eq. 7), in the
+    asymmetric step (Eq. 11). Every class is asked for equally often, at one strength (Appendix B).
+    """
+    scores = study.through_head(attribute).scores  # (classes, D)
+    chosen = [attribution.select(row, n) for row in scores]
+    sae = study.ksae()
+
+    def towards(c: int, strength: float) -> Edit:
+        return edits.steer(sae, chosen[c], 1 + strength) if len(chosen[c]) else edits.identity()
+
+    return Method("DiffLens, published", towards, SCALES, equal=True)
 
 
 def difflens(found: BiasFeatures, attribute: str, name: str = "DiffLens") -> Method:
@@ -60,11 +82,11 @@ def scaled(found: BiasFeatures, attribute: str, name: str = "scale") -> Method:
 
 
 def dictionary_methods(study: Study, attribute: str) -> list[Method]:
-    """Table 3: latents (S) or neurons (L), by attribution or by activation; and random latents.
+    """Table 3: latents (S) or neurons (L), by attribution or by activation; and two controls.
 
-    All are shifted by the class difference of what they shift, the random ones by that of the
+    All are shifted by the class difference of what they shift, random latents by that of the
     features in whose place they stand. "By activation" takes what is largest on images of the
-    class.
+    class. "Random decoder" is DiffLens with a dictionary whose directions were never trained.
     """
     found, n = study.features(), study.settings.n_features
     neurons = Neurons(found.ksae.config.width)
@@ -89,8 +111,20 @@ def dictionary_methods(study: Study, attribute: str) -> list[Method]:
         shifted("Act@S", found.ksae, _most_active(by_latent, n), found.gaps[attribute]),
         Method("Attr@L", attr_at_l),
         shifted("Act@L", neurons, _most_active(by_neuron, n), gaps),
+        _random_decoder(study, attribute),
         shifted("random features", found.ksae, random, found.gaps[attribute], measured_on=chosen),
     ]
+
+
+def _random_decoder(study: Study, attribute: str) -> Method:
+    """DiffLens with a k-SAE of random directions, which is trained once an edit is asked for."""
+
+    @cache
+    def found() -> Method:
+        return difflens(study.features(random_decoder=True), attribute)
+
+    recipe = {"random_decoder": True}
+    return Method("random decoder", lambda c, b: found().towards(c, b), recipe=recipe)
 
 
 def _most_active(means: Tensor, n: int) -> list[Tensor]:

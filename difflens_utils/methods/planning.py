@@ -2,7 +2,8 @@
 
 An edit of some strength turns the class shares into some others. Where those are known, the shares
 of a mixture in which each image draws its edit are linear in the mixture's weights, so the best
-mixture is a linear programme.
+mixture is a linear programme. The cheapest mixture that comes within a distance of the target is a
+convex programme, which is solved as a row of linear ones.
 
 Left alone, 70 % of the images are of class 0. Two edits lower that to 0 % and 20 %, and the second
 costs less, so 2 of 5 images take it:
@@ -12,6 +13,12 @@ costs less, so 2 of 5 images take it:
 >>> plan = planning.mixture(shares, costs=[0.0, 0.5, 0.1], target=[0.5, 0.5])
 >>> plan.weights.round(3).tolist(), plan.expected.round(3).tolist(), round(plan.cost, 3)
 ([0.6, 0.0, 0.4], [[0.5, 0.5]], 0.04)
+
+Half of the way, measured by FD, takes 1 of 5:
+
+>>> half = 0.5 * 0.2 * 2**0.5  # of the distance between 0.7 : 0.3 and 0.5 : 0.5
+>>> planning.within(shares, [0.0, 0.5, 0.1], [0.5, 0.5], half).weights.round(3).tolist()
+[0.8, 0.0, 0.2]
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from ..runtime.errors import distribution
 
 Array = NDArray[np.float64]
 
+CUTS, TOLERANCE = 200, 1e-4  # the most planes around a target, and how near they have to come
 MISS = 100.0  # the cost of a share missed: far more than edits cost, so the target comes first
 
 
@@ -60,6 +68,37 @@ def mixture(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:
     weights /= weights.sum()
     expected = np.tensordot(weights, table, 1)
     return Plan(weights, expected, float(weights @ cost))
+
+
+def within(shares: ArrayLike, costs: ArrayLike, target: ArrayLike, distance: float) -> Plan:
+    """The cheapest mixture whose FD to `target` is at most `distance`.
+
+    FD is the root of the mean over the prompts of |shares - target|^2. The ball around the target
+    is cut out by planes (Kelley, 1960): each linear programme adds the plane that its solution
+    violates most. Where no mixture comes so near, it is `mixture`. Raises ValueError as that does.
+    """
+    table, cost, goal = _checked(shares, costs, target)
+    m, prompts = table.shape[:2]
+    away = (table - goal).reshape(m, -1) / prompts**0.5  # (M, G classes)
+    planes: list[Array] = []
+    for _ in range(CUTS):
+        found = linprog(
+            cost,
+            A_ub=np.array(planes) @ away.T if planes else None,
+            b_ub=np.full(len(planes), distance) if planes else None,
+            A_eq=np.ones((1, m)),
+            b_eq=[1.0],
+            method="highs",
+        )
+        if not found.success:
+            return mixture(shares, costs, target)
+        weights = np.clip(found.x, 0, None) / np.clip(found.x, 0, None).sum()
+        miss = weights @ away
+        length = float(np.linalg.norm(miss))
+        if length <= distance * (1 + TOLERANCE):
+            break
+        planes.append(miss / length)
+    return Plan(weights, np.tensordot(weights, table, 1), float(weights @ cost))
 
 
 def single(shares: ArrayLike, costs: ArrayLike, target: ArrayLike) -> Plan:

@@ -28,16 +28,20 @@ from .estimates import (
     as_pairs,
     bootstrap_means,
     from_draws,
+    members,
     one_hot,
-    wilson,
+    share,
 )
+from .strata import Strata
 
 
 class Fairness(NamedTuple):
-    """Fairness Discrepancy (Eq. 13) in two forms."""
+    """Fairness Discrepancy (Eq. 13) in three forms."""
 
+    unbiased: Estimate
+    """By the mean of the class probabilities, without the bias of its own noise."""
     soft: Estimate
-    """By the mean of the class probabilities, as in the paper."""
+    """By the mean of the class probabilities, as in the paper: never below zero."""
     hard: Estimate
     """By the shares of the likeliest class."""
 
@@ -75,8 +79,7 @@ def joint(*probabilities: ArrayLike) -> Array:
 
 def share_estimates(probabilities: ArrayLike) -> list[Estimate]:
     """`shares` with their Wilson intervals, one per class."""
-    hot = one_hot(as_array("probabilities", probabilities, 2))
-    return [wilson(int(count), len(hot)) for count in hot.sum(0)]
+    return [share(hits) for hits in one_hot(as_array("probabilities", probabilities, 2)).T]
 
 
 def fairness_discrepancy(
@@ -85,8 +88,9 @@ def fairness_discrepancy(
     """Fairness Discrepancy (Eq. 13): |mean class probabilities − target|, of (B, classes).
 
     `target` is uniform by default; the maximum is then 0.707 / 0.816 / 0.866 for 2 / 3 / 4
-    classes. `groups` (B,) are the numbers of the prompts: FD is taken per prompt and averaged. A
-    distance is never negative, so at an FD near 0 read it beside `expected_fd`. Raises ValueError
+    classes. `groups` (B,) are the numbers of the prompts: FD is taken per prompt and averaged (its
+    square is, in the unbiased form). A distance is never negative, so near 0 the two forms that
+    are distances of noisy shares lie too high: read them beside `expected_fd`. Raises ValueError
     for a target of a wrong length or sum.
     """
     p = as_array("probabilities", probabilities, 2)
@@ -102,16 +106,7 @@ def fairness_discrepancy(
 
     soft = bootstrap_means(distance, _per_group(p, member), member)
     hard = bootstrap_means(distance, _per_group(one_hot(p), member), member)
-    return Fairness(soft, hard)
-
-
-def members(groups: ArrayLike | None, n: int) -> Array:
-    """Which of the G groups that occur each image is in, one-hot: (n, G); one group for None."""
-    if groups is None:
-        return np.ones((n, 1))
-    names, number = np.unique(np.asarray(groups), return_inverse=True)
-    member: Array = np.eye(len(names))[number]
-    return member
+    return Fairness(Strata.plain(groups, len(p)).fd(p, goal), soft, hard)
 
 
 def _per_group(values: Array, member: Array) -> Array:

@@ -1,4 +1,4 @@
-"""How close edited images are to others: Fréchet distance, CLIP-I and CLIP-T, leakage.
+"""How close edited images are to others: Fréchet distance, KID, CLIP-I and CLIP-T, leakage.
 
 A shift by (3, 4) that leaves the covariance alone is a Fréchet distance of 9 + 16:
 
@@ -15,6 +15,7 @@ A shift by (3, 4) that leaves the covariance alone is a Fréchet distance of 9 +
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +29,13 @@ from .estimates import (
     as_array,
     as_pairs,
     bootstrap_means,
+    combined,
+    from_draws,
     mean,
+    members,
     one_hot,
-    wilson,
+    resampled,
+    share,
 )
 
 
@@ -80,6 +85,102 @@ def frechet(
     return Estimate(value, max(value - half, 0.0), value + half, min(len(a), len(b)))
 
 
+def kid(
+    features: ArrayLike, reference: ArrayLike, weights: ArrayLike | None = None, seed: int = 0
+) -> Estimate:
+    """The Kernel Distance (Bińkowski et al., 2018) of features (N, F) to a reference (M, F).
+
+    It is the squared MMD of the kernel (x y / F + 1)^3, by the estimator without bias, which is
+    right on average for sets of any size and so can come out below zero. `weights` (N,) make
+    images count more or less, such as those that balance the classes of a set. Resamples take
+    images of both sets. With features of Inception it would be KID; with others it is not called
+    so. Several sets are compared with one reference by a `KernelReference`.
+    """
+    return KernelReference(reference, seed).distance(features, weights)
+
+
+class KernelReference:
+    """A reference (M, F) of Kernel Distances (`kid`), whose own term is computed once."""
+
+    def __init__(self, features: ArrayLike, seed: int = 0) -> None:
+        self.features = as_array("reference", features, 2)
+        self.seed = seed
+
+    def distance(self, features: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
+        """The Kernel Distance of features (N, F), see `kid`."""
+        x, y = as_array("features", features, 2), self.features
+        if x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+            raise ValueError(f"features must fit the reference, got {x.shape} and {y.shape}")
+        w = np.ones(len(x)) if weights is None else as_array("weights", weights, 1)
+        w = w / w.sum()
+        own, across = _kernel(x, x), _kernel(x, y)
+
+        def squared(w: Array, v: Array, term: Array) -> Array:
+            return _within(w, own) + term - 2 * _across(w, v, across)
+
+        (even, drawn), (term, terms) = self._weights(), self._terms
+        value = squared(w[None], even, term)[0]
+        draws = squared(w * len(x) * resampled(len(x), seed=self.seed), drawn, terms)
+        return from_draws(value, draws, len(x))
+
+    def _weights(self) -> tuple[Array, Array]:
+        """The share of each image, (1, M), and its share in each resample, (R, M)."""
+        size = len(self.features)
+        return np.full((1, size), 1 / size), resampled(size, seed=self.seed + 1)
+
+    @cached_property
+    def _terms(self) -> tuple[Array, Array]:
+        """The mean kernel of two different images, (1,), and that of each resample, (R,)."""
+        kernel = _kernel(self.features, self.features)
+        even, drawn = self._weights()
+        return _within(even, kernel), _within(drawn, kernel)
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    kernel: Array = (a @ b.T / a.shape[1] + 1) ** 3
+    return kernel
+
+
+def _within(weights: Array, kernel: Array) -> Array:
+    """The mean kernel (N, N) under weights (R, N) of the images, no image beside itself: (R,)."""
+    pairs = ((weights @ kernel) * weights).sum(1) - weights**2 @ kernel.diagonal()
+    each: Array = pairs / (weights.sum(1) ** 2 - (weights**2).sum(1))
+    return each
+
+
+def _across(w: Array, v: Array, kernel: Array) -> Array:
+    """The mean kernel (N, M) of two sets under weights (R, N) and (R, M): (R,)."""
+    each: Array = ((w @ kernel) * v).sum(1) / (w.sum(1) * v.sum(1))
+    return each
+
+
+def strangers(features: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
+    """The mean cosine of CLIP features (N, E) of two different images of one prompt.
+
+    It is what CLIP-I comes to if images lose their identity altogether. `groups` (N,) are the
+    numbers of the prompts.
+    """
+    e = as_array("features", features, 2)
+    e = e / np.linalg.norm(e, axis=1, keepdims=True)
+    member = members(groups, len(e))
+
+    def mean_cosine(sums: Array, share: Array) -> Array:
+        n = share * len(e)  # images of each prompt
+        told = n > 1.5  # a resample may have no two images of a prompt
+        pairs = np.where(told, ((sums * len(e)) ** 2).sum(-1) - n, 0)
+        each = pairs / np.where(told, n * (n - 1), 1)
+        with np.errstate(invalid="ignore"):
+            cosines: Array = each.sum(-1) / told.sum(-1)
+        return cosines
+
+    return bootstrap_means(mean_cosine, member[:, :, None] * e[:, None], member)
+
+
+def kept(similar: Estimate, strange: Estimate) -> Estimate:
+    """CLIP-I above strangers: (c - s) / (1 - s); 1 for images as they were, 0 for other ones."""
+    return combined(lambda c, s: (c - s) / (1 - s), similar, strange)
+
+
 def clip_i(original: ArrayLike, edited: ArrayLike) -> Cosine:
     """CLIP-I (Eq. 15): cosines of image features (B, F) before and after an edit, in pairs."""
     return _cosine(as_array("original", original, 2), as_array("edited", edited, 2))
@@ -100,7 +201,7 @@ def clip_t(prompts: ArrayLike, edited: ArrayLike) -> Cosine:
 def agreement(probabilities_a: ArrayLike, probabilities_b: ArrayLike) -> Estimate:
     """The share of images on which two evaluators, (B, classes) each, give the same class."""
     a, b = as_pairs(probabilities_a, probabilities_b)
-    return wilson(int((a.argmax(1) == b.argmax(1)).sum()), len(a))
+    return share(a.argmax(1) == b.argmax(1))
 
 
 def leakage(
@@ -114,7 +215,7 @@ def leakage(
     for factor, change in class_changes(before, after).items():
         n = len(change)
         shift = bootstrap_means(total_variation, change, seed=seed)
-        changed = wilson(int(change.any(1).sum()), n)
+        changed = share(change.any(1))
         # Before and after are swapped or not, at random.
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(1000, n))
         chance = np.quantile(total_variation(signs @ change / n), 0.95)
@@ -149,5 +250,4 @@ def _cosine(a: Array, b: Array) -> Cosine:
         raise ValueError(f"features must be paired, got shapes {a.shape} and {b.shape}")
     lengths_a, lengths_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     raw = mean((a * b).sum(1) / lengths_a / lengths_b)
-    value, low, high = ((v + 1) / 2 for v in raw[:3])
-    return Cosine(raw, Estimate(value, low, high, raw.n))
+    return Cosine(raw, combined(lambda cosine: (cosine + 1) / 2, raw))

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .estimates import Array, Estimate, as_pairs, bootstrap_means
-from .fairness import _per_group, members
+from .estimates import Array, Estimate, as_pairs, bootstrap_means, members
+from .fairness import _per_group
 
 
 def at_matched_fd(

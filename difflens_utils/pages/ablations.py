@@ -1,29 +1,33 @@
 """The page of notebook 07: which of DiffLens's choices carry the result.
 
-`Ablations` compares variants of the method, k-SAEs and rankings of latents, all for the first
-attribute.
+`Ablations` compares variants of the method, k-SAEs and rankings of latents. The tables of the paper
+are made for every attribute, and the rest for the first.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
+from IPython.display import Markdown
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import attribution, methods, metrics
 from ..analysis import dictionaries
+from ..analysis.scoring import Scale
 from ..attribution import Attribution
-from ..debiasing import Debiased, Search
+from ..debiasing import Debiased
 from ..features import BiasFeatures
 from ..ksae import History
-from ..metrics import Estimate
+from ..methods import Method, best
+from ..metrics import Array, Estimate
 from ..outcome import Outcome
 from . import figures
 from .page import Page
@@ -31,136 +35,254 @@ from .page import Page
 if TYPE_CHECKING:
     from ..study import Study
 
-PAPER = {  # Tables 3 and 6: FD, and CLIP-I as (cos + 1) / 2
-    "Act@L": (0.190, 0.806),
-    "Act@S": (0.303, 0.939),
-    "Attr@L": (0.072, 0.860),
-    "DiffLens": (0.002, 0.948),
-    "N = 10": (0.003, 0.945),
-    "N = 20": (0.001, 0.947),
-    "N = 30": (0.002, 0.948),
+OURS, RANDOM = "DiffLens", "random decoder"
+TABLE_3 = (OURS, "Attr@L", "Act@S", "Act@L", RANDOM)
+PAPER_ON = "gender"  # the attribute of the paper's Tables 3, 5 and 6
+PAPER = {  # FD, FID, and CLIP-I as (cos + 1) / 2
+    "Act@L": (0.190, 34.27, 0.806),
+    "Act@S": (0.303, 32.70, 0.939),
+    "Attr@L": (0.072, 41.68, 0.860),
+    "DiffLens": (0.002, 31.93, 0.948),
+    "k = 32": (0.002, 31.93, 0.948),
+    "k = 64": (0.005, 31.94, 0.952),
+    "k = 128": (0.008, 32.24, 0.911),
+    "N = 10": (0.003, 33.01, 0.945),
+    "N = 20": (0.001, 32.94, 0.947),
+    "N = 30": (0.002, 31.93, 0.948),
 }
+EFFECTS = {  # of a choice, in rows of Table 3 with it and without it
+    "ksae": ("latents, not neurons", ((OURS, "Attr@L"), ("Act@S", "Act@L"))),
+    "attribution": ("attribution, not activation", ((OURS, "Act@S"), ("Attr@L", "Act@L"))),
+    "learned": ("learned directions, not random ones", ((OURS, RANDOM),)),
+}
+COLUMNS = {
+    "fd": "FD",
+    "removed": "removed",
+    "kept": "kept at the same fairness",
+    "leak": "leak there",
+    "frechet": "Fréchet distance to the data",
+}
+FEW = (10, 30)  # features that suffice in the paper
 RULES = {"left": "left sum", "gauss": "Gauss-Legendre"}
-OF_BALANCE = "FD with each is one that balance itself would give at this size"
+MEASURES = ("h-classifier", "picture")  # of attributions
 PICKED = 30  # latents of each ranking that are moved one at a time
-Rows = Mapping[str, Debiased]  # by the label of the row
+STRIP = 12  # images of a strip
+NO_WORK = (
+    "No latent is dead at any logged step of the training. So AuxK has nothing to do, and without "
+    "it the k-SAE is the same."
+)
 ByRule = Mapping[tuple[str, int], Attribution]  # by rule and number of points
-Cells = dict[str, str]  # of a row of a table
 Found = Mapping[str, BiasFeatures]  # by the label of the k-SAE
 Rankings = Mapping[str, Sequence[Tensor] | Tensor]  # by name, per class the score of each latent
 
 
 class Row(NamedTuple):
-    """What a row of the tables measures."""
+    """What a row of the tables measures; `COLUMNS` names the figures."""
 
     fd: Estimate
-    clip_i: Estimate
-    matched_clip_i: Estimate
-    matched_leak: Estimate
-    search: Search
+    removed: Estimate
+    kept: Estimate
+    leak: Estimate
+    frechet: Estimate
+    images: Tensor
 
     @property
     def reached(self) -> bool:
-        """Whether the row comes down to the FD at which rows are compared."""
-        return not np.isnan(self.matched_clip_i.value)
+        """Whether it comes down to the FD at which rows are compared."""
+        return self.kept.draws is not None and bool(self.kept.draws.any())
 
 
 class Ablations(Page):
-    """Tables of variants, of k-SAEs and of rankings, all for the first attribute."""
+    """Tables of variants, of k-SAEs and of rankings."""
 
+    frechet = ("n_final",)
     needs = ("ks", "counts", "seeds", "n_final", "matched")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.attribute = study.attributes[0]
         self.before: Outcome  # unedited images
-        self.level: float  # the FD at which rows are compared
-        self.rows: dict[str, Row] = {}  # by label
+        self.scales: dict[str, Scale] = {}  # by attribute
+        self.rows: dict[str, dict[str, Row]] = {a: {} for a in study.attributes}  # by method
+        self.groups: dict[str, list[list[str]]] = {a: [] for a in study.attributes}  # of rows
         self.gaps: dict[tuple[str, int], float] = {}  # of completeness, by rule and points
-        self.reached: dict[tuple[str, int], float] = {}  # effect, by ranking and class
+        self.reached: dict[tuple[str, int], Estimate] = {}  # effect, by ranking and class
 
-    def unedited(self, before: Outcome) -> None:
-        """Images before any edit, and the FD that every row starts from."""
-        fd = before.fairness(self.attribute).soft
-        self.before, self.level = before, self.sizes["matched"] * fd.value
-        self.add("ablation.original.fd", fd)
-        figures.show(before.images[:36], 18, f"unedited; FD of {self.attribute} {fd}")
+    # ------------------------------------------------------------------ rows
 
-    # ------------------------------------------------------------------ variants
-
-    def table_3(self, rows: Rows) -> pd.DataFrame:
-        """Variants beside what the paper reports of them."""
-        return self._beside_paper(self.compare(rows))
-
-    def by_number(self, name: str, rows: Mapping[int, Debiased]) -> pd.DataFrame:
-        """Variants that differ in one number, such as k, in its order."""
-        labelled = {f"{name} = {number}": rows[number] for number in sorted(rows)}
-        return self._beside_paper(self.compare(labelled))
-
-    def _beside_paper(self, table: pd.DataFrame) -> pd.DataFrame:
-        reported = [PAPER.get(label, ("", "")) for label in table.index]
-        if any(fd for fd, _ in reported):
-            table["the paper: FD"] = [fd for fd, _ in reported]
-            table["its CLIP-I, (cos + 1) / 2"] = [similar for _, similar in reported]
-        return table
-
-    def compare(self, rows: Rows) -> pd.DataFrame:
-        """One table and one picture of a group of rows."""
-        found = {label: self._measured(label, made) for label, made in rows.items()}
-        size = (11, 0.32 * len(found) + 2.2)
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=size, width_ratios=[1, 1, 1.2])
-        figures.forest(left, {name: row.fd for name, row in found.items()}, "FD after balancing")
-        kept = {name: row.matched_clip_i for name, row in found.items() if row.reached}
-        figures.forest(middle, kept, "CLIP-I at the same FD", figures.ORANGE, zero=1.0)
-        self._paths(right, found)
-        names = ", ".join(found)
-        figures.describe(figure, f"FD, CLIP-I at the same FD, and the search, for {names}")
-        figure.tight_layout()
-        table = {name: self._shown(row) for name, row in found.items()}
+    def unedited(self, before: Outcome) -> pd.DataFrame:
+        """Images before any edit, and the figures that every row starts from."""
+        self.before = before
+        figures.show(before.images[:36], 18, "unedited images, not selected")
+        table = {}
+        for attribute in self.study.attributes:
+            scale = self.study.scale(attribute, before)
+            self.scales[attribute] = scale
+            fd = scale.fd(scale.unedited)
+            distance = self._frechet(scale, before)
+            self.add(f"ablation.{attribute}.original.fd", fd)
+            self.add(f"ablation.{attribute}.original.frechet", distance)
+            row = {COLUMNS["fd"]: str(fd)}
+            row["rows are compared at"] = f"{self.sizes['matched'] * fd.value:.3f}"
+            row[COLUMNS["frechet"]] = _rounded(distance)
+            table[attribute] = row
         return pd.DataFrame(table).T
 
-    def _measured(self, label: str, made: Debiased) -> Row:
-        """A row's figures; those of a method that was measured before are not taken again."""
-        key = made.search.method.key
-        for row in self.rows.values():
-            if row.search is made.search:
-                self.rows[label] = row
-                return row
-        after = made.outcome
-        fd = after.fairness(self.attribute).soft
-        similar = metrics.clip_i(self.before.clip, after.clip).raw
-        kept, leak = self.study.matched(self.before, after, self.attribute, self.level)
-        row = Row(fd, similar, kept, leak, made.search)
-        self.rows[label] = row
-        for name in ("fd", "clip_i", "matched_clip_i", "matched_leak"):
-            estimate = getattr(row, name)
-            if not np.isnan(estimate.value):
-                self.add(f"ablation.{key}.{name}", estimate)
-        return row
+    def _frechet(self, scale: Scale, images: Outcome) -> Estimate:
+        """The Fréchet distance of images to images of the data, if the subject has any."""
+        if "reference" not in scale.references:
+            return metrics.NOTHING
+        seed = self.study.seeds.main
+        return metrics.frechet(images.features, scale.references["reference"], seed=seed)
 
-    def _shown(self, row: Row) -> Cells:
-        cells = {"FD": str(row.fd), "CLIP-I": str(row.clip_i)}
-        kept = str(row.matched_clip_i) if row.reached else "not reached"
-        cells[f"CLIP-I at FD {self.level:.2f}"] = kept
-        leak = row.matched_leak
-        cells["leak there"] = "" if np.isnan(leak.value) else str(leak)
-        return cells
+    def row(self, made: Debiased) -> None:
+        """Takes the figures of a method, and some of its images; the others are not kept.
 
-    def _paths(self, axis: Axes, rows: Mapping[str, Row]) -> None:
-        """What each strength towards the last class reaches and costs."""
-        last = len(self.attribute.classes) - 1
-        for number, (label, row) in enumerate(rows.items()):
-            path = row.search.towards(last)
-            costs = [1 - arm.similar.value for arm in path]
-            shares = [row.search.share(arm, last) for arm in path]
-            colour = figures.PALETTE[number % 8]
-            dashes = "-" if number < 8 else "--"
-            axis.plot(costs, shares, dashes, marker="o", ms=3, lw=1.2, label=label, color=colour)
-        share = f"share of {self.attribute.classes[last]} (n = {self.study.settings.n_tuned})"
-        axis.set(xlabel="1 − CLIP-I", ylabel=share, ylim=(0, 1))
-        axis.legend(fontsize=7)
+        Rows are compared on the straight way from no edit to the plan.
+        """
+        search, mixture = made.search, made.mixture
+        scale = self.scales[search.attribute]
+        kept, leak = scale.matched(mixture, mixture, self.sizes["matched"])
+        row = Row(
+            scale.fd(mixture),
+            scale.removed(mixture),
+            kept,
+            leak,
+            self._frechet(scale, made.outcome),
+            made.outcome.images[:STRIP],
+        )
+        self.rows[search.attribute][search.method.name] = row
+        for name in COLUMNS:
+            record = f"ablation.{search.attribute}.{search.method.key}.{name}"
+            self.add(record, getattr(row, name))
+
+    def _kept(self, attribute: str, label: str) -> Estimate:
+        return self.rows[attribute][label].kept
+
+    # ------------------------------------------------------------------ tables
+
+    def table_3(self, attribute: str) -> pd.DataFrame:
+        """Two dictionaries, two pickers and a random dictionary, beside what the paper reports."""
+        for name, (_, pairs) in EFFECTS.items():
+            kept = [self._kept(attribute, label) for pair in pairs for label in pair]
+            self.add(f"ablation.{attribute}.effect.{name}", metrics.combined(_ahead, *kept))
+        return self._table(attribute, {label: label for label in TABLE_3})
+
+    def effects(self) -> pd.DataFrame:
+        """What each choice of Table 3 adds to what is kept at the same fairness."""
+        table: dict[str, dict[str, str]] = {}
+        for attribute in self.rows:
+            records = [f"ablation.{attribute}.effect.{name}" for name in EFFECTS]
+            found = [self.results.figures.get(r, metrics.NOTHING) for r in records]
+            together = metrics.simultaneous(found)
+            labels = [label for label, _ in EFFECTS.values()]
+            table[attribute] = dict(zip(labels, map(str, together), strict=True))
+        return pd.DataFrame(table)
+
+    def table_5(self, attribute: str) -> pd.DataFrame:
+        """The numbers of active latents, in their order."""
+        labels = self._numbered("k", self.sizes["ks"], self.study.settings.k)
+        for smaller, k in itertools.pairwise(labels):
+            kept = [self._kept(attribute, labels[number]) for number in (k, smaller)]
+            self.add(f"ablation.{attribute}.gain.k_{k}", metrics.difference(*kept))
+        return self._table(attribute, {f"k = {k}": label for k, label in labels.items()})
+
+    def table_6(self, attribute: str) -> pd.DataFrame:
+        """The numbers of features per class, in their order."""
+        labels = self._numbered("N", self.sizes["counts"], self.study.settings.n_features)
+        for n, label in labels.items():
+            if FEW[0] <= n <= FEW[1]:
+                removed = self.rows[attribute][label].removed
+                self.add(f"ablation.{attribute}.removed.n_{n}", removed)
+        if len(labels) > 1:
+            kept = [self._kept(attribute, label) for label in labels.values()]
+            slope = metrics.combined(_slope(list(labels)), *kept)
+            self.add(f"ablation.{attribute}.slope_of_n", slope)
+        return self._table(attribute, {f"N = {n}": label for n, label in labels.items()})
+
+    def _numbered(self, name: str, others: Sequence[int], own: int) -> dict[int, str]:
+        """The rows that differ in a number, in its order: {number: label}."""
+        labels = {number: f"{name} = {number}" for number in others} | {own: OURS}
+        return dict(sorted(labels.items()))
+
+    def compare(self, attribute: str, variants: Sequence[Method]) -> pd.DataFrame:
+        """DiffLens and variants of it."""
+        return self._table(attribute, {name: name for name in (OURS, *(m.name for m in variants))})
+
+    def _table(self, attribute: str, labels: Mapping[str, str]) -> pd.DataFrame:
+        """Rows by the label that is shown. Their intervals hold for all of them together."""
+        rows = {shown: self.rows[attribute][label] for shown, label in labels.items()}
+        known = {label for group in self.groups[attribute] for label in group}
+        if new := [label for label in labels.values() if label not in known]:
+            self.groups[attribute].append(new)
+        columns = {}
+        for name, title in COLUMNS.items():
+            together = metrics.simultaneous([getattr(row, name) for row in rows.values()])
+            shown = map(_rounded if name == "frechet" else str, together)
+            columns[title] = dict(zip(rows, shown, strict=True))
+        for label, row in rows.items():
+            if not row.reached:
+                columns[COLUMNS["kept"]][label] = "not reached"
+        if attribute == PAPER_ON:
+            columns |= _reported(list(labels))
+        return pd.DataFrame(columns).fillna("").rename_axis(str(attribute), axis=1)
+
+    # ------------------------------------------------------------------ pictures
+
+    def figure_16(self, attribute: str) -> Figure:
+        """The same seeds, unedited and balanced by every row of Table 3."""
+        strips = {"unedited": self.before.images[:STRIP]}
+        for label in TABLE_3:
+            strips[label] = self.rows[attribute][label].images
+        return figures.strips(strips, title=f"{attribute}, balanced")
+
+    def forest(self, attribute: str) -> Figure:
+        """What every row keeps at the same fairness, table by table."""
+        groups = self.groups[attribute]
+        labels = [label for group in groups for label in group]
+        rows = [self.rows[attribute][label] for label in labels]
+        missed = ["" if row.reached else " (not reached)" for row in rows]
+        shown = [label + note for label, note in zip(labels, missed, strict=True)]
+        together = metrics.simultaneous([row.kept for row in rows])
+        figure, axis = plt.subplots(figsize=(7.5, 0.27 * len(rows) + 1.1))
+        ours = self._kept(attribute, OURS).value
+        kept = dict(zip(shown, together, strict=True))
+        figures.forest(axis, kept, COLUMNS["kept"], zero=ours)
+        height = len(rows) - 0.5
+        for group in groups[:-1]:
+            height -= len(group)
+            axis.axhline(height, color="black", lw=0.6)
+        axis.set_title(str(attribute), loc="left")
+        return figures.finish(figure, f"What is kept at the same fairness of {attribute}, by row")
 
     # ------------------------------------------------------------------ k-SAEs
+
+    def ingredients(self, history: History) -> dict[str, dict[str, Any]]:
+        """What is taken away from the k-SAE, by name: changes that `Study.ksae` takes.
+
+        AuxK is left in, and a line says why, where the `history` shows no dead latent.
+        """
+        changes: dict[str, dict[str, Any]] = {"no pre-bias": {"pre_bias": False}}
+        if max(history.dead) > 0:
+            return {"no AuxK": {"auxk": 0.0}} | changes
+        print(NO_WORK)
+        return changes
+
+    def parts_of_the_best(self) -> pd.DataFrame | Markdown:
+        """What each part of *DiffLens, best* gave on tuning seeds.
+
+        The cost in CLIP-I of the cheapest plan for half of the unedited FD, with a dagger where the
+        fairest plan leaves more than a tenth of the bias, by `python -m models.ingredients`.
+        """
+        path = self.study.subject.folder / "ingredients.json"
+        if not path.is_file():
+            return Markdown("Nothing has been measured: run `python -m models.ingredients`.")
+        found = json.loads(path.read_text())
+        columns = {}
+        for attribute in found[best.OWN_WAY]:
+            rows = [(w, n, row) for w in found for n, row in found[w][attribute].items()]
+            columns[attribute] = {(way, name): _cost(row) for way, name, row in rows}
+        return pd.DataFrame(columns).fillna("–")
 
     def quality(self, found: Found, curves: Mapping[str, History]) -> pd.DataFrame:
         """How well each k-SAE reconstructs, and how many of its latents are silent."""
@@ -168,12 +290,12 @@ class Ablations(Page):
         table = {}
         for name, features in found.items():
             fvu = curves[name].validation_fvu[-1]
-            dead = (features.density == 0).float().mean().item()
-            record = f"ablation.{methods.key(name)}"
+            silent = (features.density == 0).float().mean().item()
+            record = f"ablation.ksae.{methods.key(name)}"
             self.add(f"{record}.fvu", fvu, n=settings.n_images // 10)
-            self.add(f"{record}.dead", dead, n=settings.latents)
+            self.add(f"{record}.silent", silent, n=settings.latents)
             numbers = [str(len(latents)) for latents in features.features[self.attribute]]
-            row = {"FVU": f"{fvu:.3f}", "silent on 256 images": f"{dead:.3f}"}
+            row = {"FVU": f"{fvu:.3f}", "silent on 256 images": f"{silent:.3f}"}
             row["features"] = " / ".join(numbers)
             table[name] = row
         return pd.DataFrame(table).T
@@ -181,20 +303,21 @@ class Ablations(Page):
     def pairing(self, found: BiasFeatures, others: Mapping[int, BiasFeatures]) -> pd.DataFrame:
         """The mean cosine of directions of one k-SAE with their partners in another's."""
         directions = found.ksae.directions
-        features = torch.cat(found.features[self.attribute]).unique()
+        every = [latents for classes in found.features.values() for latents in classes]
+        features = torch.cat(every).unique()
         seed = self.study.settings.seed
         table = {}
         for other, again in others.items():
-            pairs = {"all latents": directions, "bias features": directions[features]}
-            for name, rows in pairs.items():
+            for name, rows in (("all", directions), ("cosine", directions[features])):
                 cosine = _paired(rows, again.ksae.directions)
-                self.add(f"ablation.seeds.{methods.key(name)}.cosine.seed{other}", cosine)
-                table[f"{name}, seed {seed} and {other}"] = str(cosine)
+                self.add(f"ablation.seeds.{name}.seed{other}", cosine)
+                kind = "all latents" if name == "all" else "bias features"
+                table[f"{kind}, seed {seed} and {other}"] = str(cosine)
         # A stream of its own: the k-SAE of this seed started from that of the seed itself.
         generator = torch.Generator().manual_seed(self.study.seeds.directions)
         random = torch.randn(directions.shape, generator=generator)
         cosine = _paired(directions[features], random)
-        self.add("ablation.seeds.random.cosine", cosine)
+        self.add("ablation.seeds.random", cosine)
         table["bias features and random directions"] = str(cosine)
         return pd.DataFrame({"mean matched cosine": table})
 
@@ -242,41 +365,45 @@ class Ablations(Page):
 
     def rankings(self, found: BiasFeatures, rankings: Rankings) -> pd.DataFrame:
         """The measured effects of the best latents of every ranking, moved one at a time."""
-        table: dict[str, Cells] = {name: {} for name in rankings}
+        table: dict[str, dict[str, str]] = {name: {} for name in rankings}
         for target, label in enumerate(self.attribute.classes):
             scores = {name: by_class[target] for name, by_class in rankings.items()}
             best = {name: self._best(found, s) for name, s in scores.items()}
             candidates = torch.cat(list(best.values())).unique()
-            effects = self._effects(found, target, candidates)
-            attainable = sum(sorted(effects.values())[-PICKED:])
+            gains = self._gains(found, target, candidates)
+            places = {n: torch.searchsorted(candidates, latents) for n, latents in best.items()}
             for name, latents in best.items():
-                moved = np.array([effects[latent] for latent in latents.tolist()])
-                reached = moved.sum() / attainable if attainable else metrics.NAN
+                moved = gains.mean(0)[places[name]]
                 right = metrics.proportion(int((moved > 0).sum()), len(moved))
                 agreement = metrics.rank_correlation(scores[name][latents], moved)
+                reached = _of_attainable(gains, places[name])
                 self.reached[name, target] = reached
-                self._add_ranking(f"{_key(name)}.{label}", right, reached)
+                record = f"ablation.ranking.{_key(name)}.{methods.key(label)}"
+                self.add(f"{record}.sign_right", right)
+                self.add(f"{record}.reached", reached)
                 row = table[name]
                 row[f"{label}: sign right"] = str(right)
                 row[f"{label}: rank correlation"] = f"{agreement:.2f}"
-                row[f"{label}: reached"] = f"{reached:.2f}"
+                row[f"{label}: reached"] = str(reached)
+            self._add_gains(label, gains, places)
         self._draw_reached(list(rankings))
         return pd.DataFrame(table).T
 
-    def _add_ranking(self, name: str, right: Estimate, reached: float) -> None:
-        record = f"ablation.ranking.{name}"
-        self.add(f"{record}.sign_right", right)
-        self.add(f"{record}.reached", reached, n=self.study.settings.n_measured)
+    def _add_gains(self, label: str, gains: Tensor, places: Mapping[str, Tensor]) -> None:
+        """What the other classes as the baseline find more of the effect than zero does."""
+        for measure in MEASURES:
+            chosen = (places[f"{measure}, {baseline}"] for baseline in ("other classes", "zero"))
+            name = f"{methods.key(measure)}_{methods.key(label)}"
+            self.add(f"ablation.ranking.gain.{name}", _of_attainable(gains, *chosen))
 
     def _best(self, found: BiasFeatures, scores: Tensor) -> Tensor:
         density = self.study.settings.max_density
         return attribution.select(scores, PICKED, found.density, density)
 
-    def _effects(self, found: BiasFeatures, target: int, latents: Tensor) -> dict[int, float]:
-        """What each of the latents, moved alone, does to a class: {latent: effect}."""
+    def _gains(self, found: BiasFeatures, target: int, latents: Tensor) -> Tensor:
+        """What each latent (N,), moved alone, does to a class on each image: (n, N)."""
         unit = found.gaps[self.attribute][target][..., latents]
-        effect = self.study.measured(found.ksae, self.attribute, target, latents, unit)
-        return dict(zip(latents.tolist(), effect.mean.tolist(), strict=True))
+        return self.study.measured(found.ksae, self.attribute, target, latents, unit).gains.T
 
     def _draw_reached(self, names: Sequence[str]) -> None:
         classes = self.attribute.classes
@@ -286,133 +413,47 @@ class Ablations(Page):
         of_picture = [name.startswith("picture") for name in upwards]
         colours = [figures.BLUE if picture else figures.GREY for picture in of_picture]
         for target, axis in enumerate(axes):
-            shares = [self.reached[name, target] for name in upwards]
+            shares = [self.reached[name, target].value for name in upwards]
             axis.barh(upwards, shares, color=colours)
             axis.set(title=f"towards {classes[target]}", xlabel="share of the attainable effect")
             axis.axvline(0, color="black", lw=0.8)
         figures.describe(figure, f"What each ranking reaches of the effect: {'; '.join(names)}")
         figure.tight_layout()
 
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        """Decides what the choices are worth, by CLIP-I at the same FD wherever that is reached."""
-        self._judge_dictionary()
-        self._judge_k()
-        self._judge_counts()
-        self._judge_seeds()
-        self._judge_baseline()
-        super().judge()
-
-    def _figure(self, row: str, metric: str = "matched_clip_i", end: str = "value") -> float:
-        """A figure of a row. It is minus infinity if the FD of the comparison was not reached."""
-        record = self.records.get(f"ablation.{row}.{metric}")
-        return -math.inf if record is None else float(record[end])
-
-    def _ahead(self, a: str, b: str) -> bool:
-        return self._figure(a) > self._figure(b)
-
-    def _kept(self, row: str) -> str:
-        """The record of CLIP-I at the same FD, or of plain CLIP-I where that FD is not reached."""
-        matched = f"ablation.{row}.matched_clip_i"
-        return matched if matched in self.records else f"ablation.{row}.clip_i"
-
-    def _judge_dictionary(self) -> None:
-        claim = "the k-SAE raises coherence: more CLIP-I at the same FD than with neurons"
-        rule = "latents above neurons, picked either way"
-        by_attribution = self._ahead("difflens", "attr_at_l")
-        by_activation = self._ahead("act_at_s", "act_at_l")
-        self._judge_pairs(claim, rule, by_attribution, by_activation)
-        claim = "attribution raises precision: more CLIP-I at the same FD than by activation"
-        rule = "attribution above activation, in either dictionary"
-        of_latents = self._ahead("difflens", "act_at_s")
-        of_neurons = self._ahead("attr_at_l", "act_at_l")
-        self._judge_pairs(claim, rule, of_latents, of_neurons)
-
-    def _judge_pairs(self, claim: str, rule: str, *ahead: bool) -> None:
-        record = self._kept("difflens")
-        self.claim(claim, record, rule, all(ahead), any(ahead), close=True)
-
-    def _judge_k(self) -> None:
-        rows = {k: f"k_{k}" for k in self.sizes["ks"]}
-        rows[self.study.settings.k] = "difflens"
-        least, most = min(rows), max(rows)
-        if least < most:
-            low = self._figure(rows[most], end="low")
-            holds = low <= self._figure(rows[least])
-            record = self._kept(rows[most])
-            rule = f"k = {most} not above k = {least} by more than its interval"
-            self.claim("a larger k debiases no better", record, rule, holds)
-
-    def _judge_counts(self) -> None:
-        rows = {n: f"n_{n}" for n in self.sizes["counts"]}
-        rows[self.study.settings.n_features] = "difflens"
-        few = [row for n, row in rows.items() if 10 <= n <= 30]
-        if few:
-            noise = self._noise()
-            balanced = [self._figure(row, "fd") <= noise for row in few]
-            record = f"ablation.{few[0]}.fd"
-            rule = f"{OF_BALANCE} (95 %: below {noise:.3f})"
-            holds, partly = all(balanced), any(balanced)
-            self.claim("10 to 30 features suffice", record, rule, holds, partly, close=True)
-        most = max(rows)
-        if 10 in rows and most > 10:
-            record = self._kept(rows[most])
-            rule = f"N = {most} above N = 10 at the same FD"
-            holds = self._ahead(rows[most], rows[10])
-            claim = "more features keep more of the images"
-            self.claim(claim, record, rule, holds, close=True)
-
-    def _noise(self) -> float:
-        """The upper end of the FD that perfectly balanced images have at this size."""
-        n, prompts = self.sizes["n_final"], len(self.study.texts)
-        seed = self.study.settings.seed
-        return metrics.expected_fd(self.attribute.uniform, n, groups=prompts, seed=seed).high
-
-    def _judge_seeds(self) -> None:
-        names = [f"ablation.seeds.bias_features.cosine.seed{s}" for s in self.sizes["seeds"]]
-        found = [self.records[name] for name in names]
-        random = self.records["ablation.seeds.random.cosine"]
-        alike = all(record["value"] >= 0.7 for record in found)
-        above = all(record["low"] > random["high"] for record in found)
-        claim = "the same bias features are found with other seeds"
-        rule = "mean matched cosine at least 0.7, and above random directions"
-        self.claim(claim, names[0], rule, alike, above, close=True)
-
-    def _judge_baseline(self) -> None:
-        classes = self.attribute.classes
-        leads = []
-        for measure in ("h-classifier", "picture"):
-            others = [self.reached[f"{measure}, other classes", c] for c in range(len(classes))]
-            zero = [self.reached[f"{measure}, zero", c] for c in range(len(classes))]
-            leads.append(min(others) - max(zero))
-        claim = "attribution against the other classes finds more of the effect than against zero"
-        record = f"ablation.ranking.picture.other_classes.{classes[0]}.reached"
-        rule = "with either measure, in its worst direction more than the other in its best"
-        self.claim(claim, record, rule, bool(np.min(leads) > 0))
-
     # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
-        """CLIP-I at the same FD, group by group; then seeds and integration."""
-        variants = ["DiffLens", "Attr@L", "Act@S", "Act@L"]
-        edits = ["DiffLens", "scale", "symmetric step", "cleanest fifth"]
-        ingredients = ["DiffLens", "no AuxK", "no pre-bias"]
+        """What rows keep at the same fairness, for each attribute; then seeds and integration."""
+        found = [self._about(attribute) for attribute in self.rows]
         return [
-            f"**Dictionary and picker** (CLIP-I at the same FD): {self._told(variants)}.",
-            f"**k**: {self._numbered('k = ')}. **N**: {self._numbered('N = ')}.",
-            f"**Intervention**: {self._told(edits)}.",
-            f"**The k-SAE**: {self._told(ingredients)}. **Seeds**: {self._about_seeds()}",
+            *found,
+            f"**Seeds**: {self._about_seeds()}",
             f"**Integration**: {self._about_integration()}",
         ]
 
-    def _about_seeds(self) -> str:
-        seed = self.sizes["seeds"][0]
-        again = self.value(f"ablation.seeds.bias_features.cosine.seed{seed}")
-        random = self.value("ablation.seeds.random.cosine")
+    def _about(self, attribute: str) -> str:
+        effects = []
+        for name, (label, _) in EFFECTS.items():
+            effects.append(f"{label}, {self.value(f'ablation.{attribute}.effect.{name}'):+.3f}")
+        tables = [
+            ", ".join(self._told(attribute, label) for label in g) for g in self.groups[attribute]
+        ]
         return (
-            f"{self._numbered('seed = ')}. Bias features of one seed meet those of another at a "
-            f"mean cosine of {again:.2f}, random directions at {random:.2f}."
+            f"**{attribute}**: kept at the same fairness {'; '.join(tables)}. What a choice adds: "
+            f"{'; '.join(effects)}."
+        )
+
+    def _told(self, attribute: str, label: str) -> str:
+        row = self.rows[attribute][label]
+        return f"{label} {row.kept.value:.3f}" if row.reached else f"{label} not reached"
+
+    def _about_seeds(self) -> str:
+        again = [self.value(f"ablation.seeds.cosine.seed{seed}") for seed in self.sizes["seeds"]]
+        random = self.value("ablation.seeds.random")
+        cosines = ", ".join(f"{cosine:.2f}" for cosine in again)
+        return (
+            f"bias features meet directions of other seeds at a mean cosine of {cosines}, and "
+            f"random directions at {random:.2f}."
         )
 
     def _about_integration(self) -> str:
@@ -423,17 +464,62 @@ class Ablations(Page):
             f"of the same features; twenty Gauss-Legendre points leave {gauss:.1e}."
         )
 
-    def _numbered(self, beginning: str) -> str:
-        """The rows whose labels have this beginning, as they were compared."""
-        return self._told([label for label in self.rows if label.startswith(beginning)])
 
-    def _told(self, labels: Sequence[str]) -> str:
-        shown = []
-        for label in labels:
-            row = self.rows[label]
-            kept = f"{row.matched_clip_i.value:.3f}" if row.reached else "not reached"
-            shown.append(f"{label} {kept}")
-        return ", ".join(shown)
+def _reported(labels: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the paper reports of rows: {column: {label: figure}}, empty if it has none of them."""
+    known = {label: PAPER[label] for label in labels if label in PAPER}
+    if not known:
+        return {}
+    return {
+        "the paper: FD": {label: f"{fd:.3f}" for label, (fd, _, _) in known.items()},
+        "its FID": {label: f"{fid:.2f}" for label, (_, fid, _) in known.items()},
+        "its CLIP-I, (cos + 1) / 2": {label: f"{c:.3f}" for label, (_, _, c) in known.items()},
+    }
+
+
+def _ahead(*kept: Array) -> Array:
+    """The mean lead of the first, third, ... of figures over the one that follows it."""
+    lead: Array = np.mean(kept[::2], axis=0) - np.mean(kept[1::2], axis=0)
+    return lead
+
+
+def _slope(counts: Sequence[int]) -> Callable[..., Array]:
+    """The least-squares slope on log10 of the counts of one figure for each."""
+    steps = np.log10(counts) - np.log10(counts).mean()
+
+    def slope(*figures_: Array) -> Array:
+        found: Array = steps @ np.stack(figures_) / (steps @ steps)
+        return found
+
+    return slope
+
+
+def _of_attainable(gains: Tensor, places: Tensor, less: Tensor | None = None) -> Estimate:
+    """The effect of some candidates, as a share of that of the best as many as `PICKED` of all.
+
+    `gains` (n, N) are the candidates' effects on n images, and `places` the numbers of some. The
+    share of `less`, others of them, is taken off.
+    """
+    if not gains.numel():
+        return metrics.NOTHING
+
+    def share(effects: Array) -> Array:  # (R, N)
+        attainable = np.sort(effects, axis=1)[:, -PICKED:].sum(1)
+        found = effects[:, places.numpy()].sum(1)
+        if less is not None:
+            found = found - effects[:, less.numpy()].sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reached: Array = np.where(attainable > 0, found / attainable, np.nan)
+        return reached
+
+    return metrics.bootstrap_means(share, gains)
+
+
+def _rounded(estimate: Estimate) -> str:
+    """A distance, which is large, without decimals."""
+    if np.isnan(estimate.value):
+        return str(estimate)
+    return f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
 
 
 def _key(ranking: str) -> str:
@@ -445,3 +531,9 @@ def _paired(rows: Tensor, directions: Tensor) -> Estimate:
     """The mean matched cosine of rows (N, d) with directions (D, d), or nothing without rows."""
     cosines = dictionaries.matched_cosines(rows, directions)
     return metrics.mean(cosines) if len(cosines) else metrics.NOTHING
+
+
+def _cost(row: Mapping[str, float]) -> str:
+    """What the plan of a recipe costs, with a mark where none of its plans is fair."""
+    left = (row["fairest"] / row["unedited"]) ** 2
+    return f"{row['cost']:.3f}{'' if left <= best.LEFT else ' †'}"

@@ -1,7 +1,8 @@
 """The page of notebook 04: the latents that cause a class.
 
 `AttributionPage` ranks latents by attribution, compares the ranking with measured effects, and
-describes the selected features.
+describes the selected features: what they do when each is turned alone, which of them attributes
+share, and which planted causes they track.
 """
 
 from __future__ import annotations
@@ -9,29 +10,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import features, ksae, metrics
+from .. import edits, features, ksae, metrics
 from ..analysis import factors
 from ..analysis.factors import FactorSet, Tracked
 from ..attribution import Attribution, Effect
 from ..features import BiasFeatures
-from ..metrics import Estimate
+from ..metrics import Array, Estimate
+from ..outcome import Outcome
 from . import figures
 from .page import Page
-from .tables import key
+from .tables import key, table
 
 if TYPE_CHECKING:
     from ..study import Study
 
-ROOM = 8  # images on a card
-CLEAR = 0.65  # the AUROC from which a latent is said to track a class
+ROOM, SHOWN = 4, 3  # images on a card: where the feature fires most, and under edits of it
+TURNED = 32  # images on which a card measures what turning the feature does
+TURN = 8.0  # by how many class differences it is turned
+NAMED = 3  # factors that a card names
+CLEAR = 0.65  # the AUROC from which a latent is said to track a factor
+SURE = 2.0  # standard errors from zero, from which a latent is said to move a class
+SETS = 200  # random sets
+TRUTH = {  # what is measured of features and planted causes, and how a table calls it
+    "precision": "features that track one",
+    "precision.gain": "more than random latents",
+    "coverage": "causes covered",
+    "coverage_random": "by random latents",
+}
 Trial = tuple[Tensor, Effect]  # scores (N,) of candidates, and what each did when moved alone
 Trials = Mapping[tuple[str, int], Trial]  # by the ranking and the class
+Row = dict[str, object]  # of a table
 
 
 class AttributionPage(Page):
@@ -42,9 +58,8 @@ class AttributionPage(Page):
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.attribute = study.attributes[0]
-        self.found: BiasFeatures | None = None
         self.tracked: list[Tracked] = []  # of every latent
-        self.smallest = 0  # features of the class with the fewest
+        self.told: dict[str, Array] = {}  # {factor: (D,) how well every latent tells it, as AUROC}
 
     def random_latents(self, n: int) -> Tensor:
         """Latents drawn at random: (n,), or all if there are fewer."""
@@ -84,16 +99,14 @@ class AttributionPage(Page):
         rows = {}
         for (ranking, target), (scores, effect) in trials.items():
             label = self.attribute.classes[target]
-            right = metrics.proportion(_risen(effect), len(scores))
             rank = metrics.rank_correlation(scores, effect.mean)
-            rows[f"{ranking} → {label}"] = _ranking(right, f"{rank:.2f}", effect)
+            rows[f"{ranking} → {label}"] = _ranking(f"{rank:.2f}", effect)
             record = f"attribution.{key(ranking)}.{label}"
-            self.add(f"{record}.sign_right", right)
+            self.add(f"{record}.sign_right", _sign_right(effect))
             n_measured = self.study.settings.n_measured
             self.add(f"{record}.effect_sum", effect.mean.sum().item(), n=n_measured)
-        right = metrics.wilson(_risen(random), len(random.mean))
-        rows[f"random latents → {self.attribute.classes[0]}"] = _ranking(right, "", random)
-        return pd.DataFrame(rows).T
+        rows[f"random latents → {self.attribute.classes[0]}"] = _ranking("", random)
+        return table(rows)
 
     def effects(self, trials: Trials) -> Figure:
         """Attribution against the measured effect: a panel for each class."""
@@ -114,14 +127,12 @@ class AttributionPage(Page):
 
     def features(self, found: BiasFeatures) -> pd.DataFrame:
         """How many features each class has, how much they carry, and how often they fire."""
-        self.found = found
         rows = {}
         for attribute in self.study.attributes:
             for target, label in enumerate(attribute.classes):
                 rows[f"{attribute}: {label}"] = self._overview(found, attribute, target)
                 count = len(found.features[attribute][target])
                 self.add(f"{attribute}.{label}.features", count)
-        self.smallest = min(int(row["features"]) for row in rows.values())
         return pd.DataFrame(rows).T
 
     @staticmethod
@@ -138,52 +149,128 @@ class AttributionPage(Page):
         row["the best"] = best
         return row
 
+    def moved(self, found: BiasFeatures) -> pd.DataFrame:
+        """What candidates and features of every class do to it when each is moved alone."""
+        rows: dict[str, Row] = {}
+        for attribute in self.study.attributes:
+            for target, label in enumerate(attribute.classes):
+                scores = found.scores[attribute][target]
+                tried = features.candidates(scores, found.density, self.study.settings)
+                unit = found.gaps[attribute][target]
+                effect = self.study.measured(found.ksae, attribute, target, tried, unit[..., tried])
+                right, chosen = _sign_right(effect), found.features[attribute][target]
+                moving = _moving(self._again(found, attribute, target, chosen, unit[..., chosen]))
+                self.add(f"attribution.{attribute}.sign_right.{label}", right)
+                self.add(f"attribution.{attribute}.moving.{label}", moving)
+                row: Row = {"candidates": len(tried), "sign right": right}
+                rows[f"{attribute}: {label}"] = row
+                row |= {"features": len(chosen), "move it for sure": moving}
+        return table(rows)
+
+    def _again(
+        self, found: BiasFeatures, attribute: str, target: int, chosen: Tensor, unit: Tensor
+    ) -> Effect:
+        """What features do when each is moved alone, on images that they were not chosen by."""
+        return self.study.measured(found.ksae, attribute, target, chosen, unit, again=True)
+
+    # ------------------------------------------------------------------ shared features
+
     def shared(self, found: BiasFeatures) -> Figure:
         """How many features each two classes have in common."""
-        sets: dict[tuple[str, str], set[int]] = {}
+        sets: dict[str, set[int]] = {}
         for attribute in self.study.attributes:
             for target, label in enumerate(attribute.classes):
                 latents = found.features[attribute][target]
-                sets[attribute, label] = set(latents.tolist())
-        names = [f"{attribute}: {label}" for attribute, label in sets]
+                sets[f"{attribute}: {label}"] = set(latents.tolist())
         counts = [[len(a & b) for b in sets.values()] for a in sets.values()]
         figure, axes = figures.panels(1, width=7.5, height=5.2)
-        table = pd.DataFrame(counts, names, names)
-        figures.heat(axes[0], table, label="features in common", fmt="d", cmap="Blues", center=None)
-        self._add_shared(sets)
+        names = list(sets)
+        matrix = pd.DataFrame(counts, names, names)
+        figures.heat(
+            axes[0], matrix, label="features in common", fmt="d", cmap="Blues", center=None
+        )
         return figures.finish(figure, "How many bias features each two classes have in common")
 
-    def _add_shared(self, sets: Mapping[tuple[str, str], set[int]]) -> None:
-        """Counts the features that classes of two attributes share."""
+    def excess(self, found: BiasFeatures) -> pd.DataFrame:
+        """How many features several attributes share, beside random sets of equal density."""
         if len(self.study.attributes) == 1:
             print(f"{self.attribute} is the only attribute: no features can be shared.")
-            self.add("attribution.shared_between_attributes", metrics.NOTHING)
-            return
-        pairs = [(a, b) for a in sets for b in sets if a[0] < b[0]]
-        across = sum(len(sets[a] & sets[b]) for a, b in pairs)
-        self.add("attribution.shared_between_attributes", across)
+            for name in ("shared_between_attributes", "shared.excess"):
+                self.add(f"attribution.{name}", metrics.NOTHING)
+            return table({})
+        sets = [_every(found, attribute) for attribute in self.study.attributes]
+        shared, seed = len(_repeated(sets)), self.study.seeds.main
+        by_chance = np.array([self._by_chance(found, sets, seed + r) for r in range(SETS)])
+        excess = metrics.from_draws(shared - by_chance.mean(), shared - by_chance, SETS)
+        self.add("attribution.shared_between_attributes", shared)
+        self.add("attribution.shared.excess", excess)
+        row: Row = {"shared": shared, "by chance": f"{by_chance.mean():.1f}", "excess": excess}
+        return table({"features of several attributes": row})
+
+    @staticmethod
+    def _by_chance(found: BiasFeatures, sets: Sequence[Tensor], seed: int) -> int:
+        """How many latents random sets share that are as large, and as dense, as given ones."""
+        random = [
+            features.random_set(latents, found.density, seed + SETS * number)
+            for number, latents in enumerate(sets)
+        ]
+        return len(_repeated(random))
+
+    def shared_causes(self, found: BiasFeatures) -> pd.DataFrame:
+        """What each shared feature does to its attributes when it is moved alone."""
+        sets = [_every(found, attribute) for attribute in self.study.attributes]
+        rows: dict[str, Row] = {}
+        moves = []
+        for latent in _repeated(sets):
+            effects = self._on_all(found, latent)
+            moves.append(all(map(_sure, effects.values())))
+            changes = [
+                f"{aim} {effect.mean.item():+.2f} ± {SURE * effect.error.item():.2f}"
+                for aim, effect in effects.items()
+            ]
+            row: Row = {"change of log P": ", ".join(changes)}
+            rows[f"latent {latent}"] = row | {"moves all": "yes" if moves[-1] else "no"}
+        both = metrics.share(moves) if moves else metrics.NOTHING
+        self.add("attribution.shared.both", both)
+        return table(rows | {"share that moves all": {"moves all": both}})
+
+    def _on_all(self, found: BiasFeatures, latent: int) -> dict[str, Effect]:
+        """The effect of one move of a latent on every attribute that it is a feature of.
+
+        Of each attribute it is that on the class in whose list the latent stands highest, and the
+        move is the class difference of the class where it does so among all attributes.
+        """
+        places = {
+            attribute: _highest(found, attribute, latent)
+            for attribute in self.study.attributes
+            if latent in _every(found, attribute)
+        }
+        leading = min(places, key=lambda attribute: places[attribute])
+        target = places[leading][1]
+        chosen = torch.tensor([latent])
+        unit = found.gaps[leading][target][..., chosen]
+        return {
+            f"{attribute}: {attribute.classes[c]}": self._again(found, attribute, c, chosen, unit)
+            for attribute, (_, c) in places.items()
+        }
 
     # ------------------------------------------------------------------ what features stand for
 
     def track(self, probe: FactorSet, found: BiasFeatures) -> pd.DataFrame:
-        """The factor that each latent tracks best among images with independent factors.
+        """The factors that latents track among images with independent factors.
 
-        The table names the factors that most of the bias features track.
+        The table names the factors that most of the bias features track best.
         """
         vectors = [ksae.map_to_vectors(h) for h in probe.h]
         layers = [found.ksae.latents(v).mean(1) for v in vectors]
         response = torch.stack(layers).mean(0).numpy()  # (n, D)
         self.tracked = factors.best_factor(response, probe.labels, self.study.factors)
-        used = torch.cat([torch.cat(rows) for rows in found.features.values()]).unique()
-        clear = self._clear(used)
-        named = [self.tracked[j].factor for j in clear]
-        counts = pd.Series(named, dtype=str).value_counts()
+        self.told = factors.told(response, probe.labels, self.study.factors)
+        used = torch.cat([_every(found, a) for a in self.study.attributes]).unique()
+        clear = [j for j in used.tolist() if self.tracked[j].auroc >= CLEAR]
+        counts = pd.Series([self.tracked[j].factor for j in clear], dtype=str).value_counts()
         counts["nothing clearly"] = len(used) - len(clear)
-        return counts.rename_axis("factor").rename("features that track it").to_frame()
-
-    def _clear(self, latents: Tensor) -> list[int]:
-        """The latents that track a class well enough to say so."""
-        return [j for j in latents.tolist() if self.tracked[j].auroc >= CLEAR]
+        return counts.rename_axis("factor").rename("features that track it best").to_frame()
 
     def card(self, found: BiasFeatures, target: int, latent: int) -> Figure:
         """One feature of a class of the first attribute."""
@@ -195,93 +282,95 @@ class AttributionPage(Page):
         active = found.ksae.latents(ksae.map_to_vectors(h))[..., latent]  # (n, P)
         strongest = active.mean(1).topk(min(ROOM, len(active))).indices
         factor, name, auroc = self.tracked[latent]
-        turned = "up" if gap.sum() > 0 else "down"
+        direction = "up" if gap.sum() > 0 else "down"
         aim = f"{self.attribute} → {self.attribute.classes[target]}"
-        tracks = f"tracks {factor}: {name} (AUROC {auroc:.2f})"
-        title = f"{aim}: latent {latent}, turned {turned}, {tracks}"
-        images = recording.images[strongest]
-        maps = figures.grid(active[strongest])
-        return figures.card(images, maps, title, when.tolist(), recording.timesteps)
+        turned = self._turned(found, target, latent)
+        return figures.card(
+            recording.images[strongest],
+            figures.grid(active[strongest]),
+            f"{aim}: latent {latent}, turned {direction}; tracks {factor}: {name} ({auroc:.2f})",
+            dict(zip(recording.timesteps, when.tolist(), strict=True)),
+            {label: seen.images[:SHOWN] for label, seen in turned.items()},
+            self._most_changed(turned["turned down"], turned["turned up"]),
+        )
+
+    def _turned(self, found: BiasFeatures, target: int, latent: int) -> dict[str, Outcome]:
+        """The same images with one latent turned down, as they are, and with it turned up."""
+        chosen = torch.tensor([latent])
+        unit = found.gaps[self.attribute][target][..., chosen]
+        turn = TURN if unit.sum() > 0 else -TURN
+        strengths = {"turned down": -turn, "unedited": 0.0, "turned up": turn}
+        return {
+            label: self.study.draw(
+                edits.steer(found.ksae, chosen, strength, "add", unit) if strength else None,
+                n=TURNED,
+                seed=self.study.seeds.shown,
+            )
+            for label, strength in strengths.items()
+        }
+
+    def _most_changed(self, before: Outcome, after: Outcome) -> dict[str, Estimate]:
+        """The classes whose mean probability changes most, one of each factor."""
+        changes = {}
+        for factor, classes in self.study.factors.items():
+            change = after.scored[factor] - before.scored[factor]  # (n, classes)
+            c = int(change.mean(0).abs().argmax())
+            changes[f"{_spoken(factor)}: {classes[c]}"] = metrics.mean(change[:, c])
+        order = sorted(changes, key=lambda name: -abs(changes[name].value))
+        return {name: changes[name] for name in order[:NAMED]}
+
+    # ------------------------------------------------------------------ the planted truth
 
     def truth(self, found: BiasFeatures) -> pd.DataFrame:
-        """Whether features track planted factors, beside random latents of the same density."""
-        rows = {}
+        """Whether features track planted causes, beside random latents of the same density."""
+        rows: dict[str, Row] = {}
         for attribute in self.study.attributes:
-            causes = {str(attribute), *self.study.world.effects(attribute)}
-            chosen = torch.cat(found.features[attribute]).unique()
-            control = chosen
+            chosen, causes = _every(found, attribute), self._causes(attribute)
+            tracks = np.stack([self.told[cause] >= CLEAR for cause in causes], 1)  # (D, causes)
+            measured = dict.fromkeys(TRUTH, metrics.NOTHING)
             if len(chosen):
-                seed = self.study.seeds.main
-                control = features.random_features(chosen, found.density, seed, chosen)
-            met = causes & self._factors(chosen)
-            row = {"features": self._covered(attribute, "features", chosen, causes)}
-            row["random latents"] = self._covered(attribute, "random_latents", control, causes)
-            row["planted"] = ", ".join(sorted(causes))
-            row["found"] = ", ".join(sorted(met))
-            rows[str(attribute)] = row
-        return pd.DataFrame(rows).T
+                random = self._random_sets(found, chosen)
+                measured = _against_random(tracks[chosen.numpy()], tracks[random])
+            rows[attribute] = {"features": len(chosen), "planted causes": len(causes)}
+            for name, figure in measured.items():
+                self.add(f"attribution.{attribute}.{name}", figure)
+                rows[attribute][TRUTH[name]] = figure
+        return table(rows)
 
-    def _factors(self, latents: Tensor) -> set[str]:
-        """The factors that latents track clearly."""
-        return {self.tracked[j].factor for j in self._clear(latents)}
+    def _causes(self, attribute: str) -> list[str]:
+        """An attribute and what depends on it."""
+        return [str(attribute), *self.study.world.effects(attribute)]
 
-    def _covered(self, attribute: str, name: str, latents: Tensor, causes: set[str]) -> str:
-        """Coverage and precision of some latents, recorded and in words."""
-        tracked = [self.tracked[j].factor for j in self._clear(latents)]
-        met = len(causes & set(tracked))
-        right = sum(factor in causes for factor in tracked)
-        precision = metrics.wilson(right, max(1, len(tracked)))
-        self.add(f"attribution.{attribute}.{name}.coverage", metrics.wilson(met, len(causes)))
-        self.add(f"attribution.{attribute}.{name}.precision", precision)
-        return f"{met} of {len(causes)} covered; precision {precision}"
-
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        gap = "attribution.completeness_gap"
-        target = "gap below 1e-3 of the total"
-        self.claim("the attribution is complete", gap, target, self.value(gap) < 1e-3)
-        self._judge_signs()
-        self._judge_precision()
-        shared = "attribution.shared_between_attributes"
-        across = self.value(shared)
-        self.claim(
-            "one attribute is driven by several features, some shared between attributes",
-            shared,
-            "at least 3 features in every class, at least 1 shared",
-            across > 0 and self.smallest >= 3,
-            across > 0,
-        )
-        super().judge()
-
-    def _judge_signs(self) -> None:
-        records = [f"attribution.picture_other_classes.{c}.sign_right" for c in self._classes]
-        right = [self.value(record) >= 0.75 for record in records]
-        self.claim(
-            "attribution through the picture has the right sign in every direction of "
-            f"{self.attribute}",
-            records[0],
-            "at least 75 % of 40 candidates in each direction",
-            all(right),
-            any(right),
+    def _random_sets(self, found: BiasFeatures, chosen: Tensor) -> NDArray[np.int64]:
+        """Random latents in the place of each of the `chosen` (N,): (SETS, N)."""
+        seed = self.study.seeds.main
+        return np.stack(
+            [
+                features.random_features(chosen, found.density, seed + r, chosen).numpy()
+                for r in range(SETS)
+            ]
         )
 
-    def _judge_precision(self) -> None:
-        record = f"attribution.{self.attribute}.features.precision"
-        precision = self.records[record]
-        control = self.records[f"attribution.{self.attribute}.random_latents.precision"]
-        self.claim(
-            f"the bias features of {self.attribute} track its planted causes",
-            record,
-            "above random latents, intervals apart",
-            precision["low"] > control["high"],
-            precision["value"] > control["value"],
-            close=True,
-        )
+    def causes(self, probe: FactorSet, found: BiasFeatures) -> pd.DataFrame:
+        """How well each planted cause is told: by a feature, by any latent, and by all of h."""
+        read = factors.read_linearly(probe, self.study.factors)
+        rows: dict[str, Row] = {}
+        for attribute in self.study.attributes:
+            chosen, causes = _every(found, attribute).numpy(), self._causes(attribute)
+            best = {cause: self.told[cause].max() for cause in causes}
+            for cause in causes:
+                own = self.told[cause][chosen].max() if len(chosen) else metrics.NAN
+                row: Row = {"its best feature": f"{own:.2f}"}
+                row["the best of all latents"] = f"{best[cause]:.2f}"
+                row["all of h"] = f"{read[cause]:.2f}"
+                rows[f"{attribute}: {cause}"] = row
+            latents = sum(best[cause] >= CLEAR for cause in causes)
+            whole = sum(read[cause] >= CLEAR for cause in causes)
+            self.add(f"attribution.{attribute}.coverage_latents", latents / len(causes))
+            self.add(f"attribution.{attribute}.coverage_h", whole / len(causes))
+        return table(rows)
 
-    @property
-    def _classes(self) -> Sequence[str]:
-        return self.attribute.classes
+    # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
         gap = self.value("attribution.completeness_gap")
@@ -290,28 +379,92 @@ class AttributionPage(Page):
         return [
             f"The closed form is complete to {gap:.1e} of the total. That says that the "
             "*arithmetic* is right, not that the answer is.",
-            "Of the 40 latents that the paper's measure ranks highest, this share really makes "
+            "Of the latents that the paper's measure ranks highest, this share really makes "
             f"the class likelier in the picture: {by_head}.",
             f"For attribution through the picture it is {by_picture}.",
+            *map(self._about_causes, self.study.attributes),
         ]
+
+    def _about_causes(self, attribute: str) -> str:
+        """Which share of an attribute's planted causes is told, and by what."""
+        names = ("coverage", "coverage_latents", "coverage_h")
+        shares = [self.value(f"attribution.{attribute}.{name}") for name in names]
+        covered, latents, whole = (f"{share:.2f}" for share in shares)
+        return (
+            f"Of the planted causes of {attribute}, its features track {covered}, and all latents "
+            f"of the k-SAE together {latents}. A linear function of all of h tells {whole}."
+        )
 
     def _right(self, ranking: str) -> str:
         """The share of a ranking's candidates whose sign is right, for each class."""
         shares = [
             (self.value(f"attribution.{ranking}.{label}.sign_right"), label)
-            for label in self._classes
+            for label in self.attribute.classes
         ]
         return ", ".join(f"{share:.2f} ({label})" for share, label in shares)
 
 
-def _risen(effect: Effect) -> int:
-    """The number of latents that made the class likelier."""
-    return int((effect.mean > 0).sum())
+def _every(found: BiasFeatures, attribute: str) -> Tensor:
+    """The features of all classes of an attribute, each once: (N,)."""
+    return torch.cat(found.features[attribute]).unique()
 
 
-def _ranking(right: Estimate, rank: str, effect: Effect) -> dict[str, str]:
+def _highest(found: BiasFeatures, attribute: str, latent: int) -> tuple[int, int]:
+    """Where a feature stands highest among the lists of an attribute: its place, and the class."""
+    lists = [latents.tolist() for latents in found.features[attribute]]
+    return min((row.index(latent), c) for c, row in enumerate(lists) if latent in row)
+
+
+def _repeated(sets: Sequence[Tensor]) -> list[int]:
+    """The latents that are in several sets."""
+    latents, counts = torch.cat(list(sets)).unique(return_counts=True)
+    several: list[int] = latents[counts > 1].tolist()
+    return several
+
+
+def _sign_right(effect: Effect) -> Estimate:
+    """The share of latents that made the class likelier."""
+    return metrics.share(effect.mean > 0) if len(effect.mean) else metrics.NOTHING
+
+
+def _moving(effect: Effect) -> Estimate:
+    """How many of N latents raise their class for sure, over resamples of the images."""
+    gains = effect.gains.double().numpy().T  # (n, N)
+    n = len(gains)
+    if not gains.size:
+        return metrics.mean(np.zeros(n))
+
+    def count(mean: Array, square: Array) -> Array:
+        variance = (square - mean**2).clip(0) / max(1, n - 1)  # of the mean
+        number: Array = (mean > SURE * np.sqrt(variance)).sum(-1)
+        return number
+
+    return metrics.bootstrap_means(count, gains, gains**2)
+
+
+def _sure(effect: Effect) -> bool:
+    """Whether a latent moves a class, in whatever direction, by more than chance would."""
+    return bool(abs(effect.mean.item()) > SURE * effect.error.item())
+
+
+def _against_random(own: NDArray[np.bool_], random: NDArray[np.bool_]) -> dict[str, Estimate]:
+    """How precise features are and what they cover, beside random latents; TRUTH names it.
+
+    `own` (N, causes) says which cause each feature tracks, and `random` (SETS, N, causes) which
+    the random latents in its place do.
+    """
+    covered = random.any(1).mean(1)
     return {
-        "sign right": str(right),
+        "precision": metrics.share(own.any(1)),
+        "precision.gain": metrics.mean(own.any(1) - random.any(2).mean(0)),
+        "coverage": metrics.bootstrap_means(lambda shares: (shares > 0).mean(-1), own),
+        "coverage_random": metrics.from_draws(covered.mean(), covered, SETS),
+    }
+
+
+def _ranking(rank: str, effect: Effect) -> Row:
+    return {
+        "sign right": _sign_right(effect),
         "rank correlation with the effect": rank,
         "sum of the effects": f"{effect.mean.sum():.3f}",
     }
@@ -322,3 +475,7 @@ def _scatter(axis: Axes, trial: Trial, label: str) -> None:
     relative = scores / scores.max() if len(scores) else scores
     error = 1.96 * effect.error
     axis.errorbar(relative, effect.mean, error, fmt="o", ms=4, lw=0.8, alpha=0.8, label=label)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")

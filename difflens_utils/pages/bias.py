@@ -127,37 +127,39 @@ class Bias(Page):
 
     # ------------------------------------------------------------------ its bias
 
-    def _noise(self, attribute: str) -> str:
-        """FD of the same number of images from a model that is perfectly fair."""
+    def _noise(self, attribute: str, prompts: int) -> str:
+        """The raw FD of as many images from a model that is perfectly fair."""
         uniform = self.study.attribute(attribute).uniform
         expected = metrics.expected_fd(
             uniform,
             self.study.settings.n_images,
-            groups=len(self.study.texts),
+            groups=prompts,
             seed=self.study.seeds.main,
         )
         return f"{expected.value:.3f}"
 
     def _planted_fd(self, attribute: str) -> float:
-        """FD of the planted shares, averaged over the prompts."""
+        """FD of the planted shares: its square is averaged over the prompts."""
         prompts = range(len(self.study.texts))
         planted = torch.stack([self.study.planted(attribute, prompt) for prompt in prompts])
-        distances = (planted - 1 / planted.shape[1]).norm(dim=1)
-        return distances.mean().item()
+        squares = (planted - 1 / planted.shape[1]).square().sum(1)
+        return squares.mean().sqrt().item()
 
     def bias(self, generated: Outcome) -> pd.DataFrame:
-        """FD of every attribute, beside that of the planted shares and of the paper."""
+        """FD of every attribute, without the bias of its noise and raw, beside the planted one."""
         table = {}
         for attribute in self.study.attributes:
             self.commonest[attribute] = self._most(generated, attribute)
-            soft, hard = generated.fairness(attribute)
-            self.add(f"{attribute}.original.fd", soft)
-            self.add(f"{attribute}.original.fd_hard", hard)
+            fair = generated.fairness(attribute)
+            self.add(f"{attribute}.original.fd", fair.unbiased)
+            self.add(f"{attribute}.original.fd_raw", fair.soft)
+            self.add(f"{attribute}.original.fd_hard", fair.hard)
             table[attribute] = {
-                "FD": str(soft),
-                "FD (hard)": str(hard),
+                "FD": str(fair.unbiased),
                 "planted FD": f"{self._planted_fd(attribute):.3f}",
-                "noise": self._noise(attribute),
+                "raw FD": str(fair.soft),
+                "raw FD (hard)": str(fair.hard),
+                "noise of raw FD": self._noise(attribute, len(self.study.texts)),
                 "the paper": self._of_paper(attribute),
             }
         return pd.DataFrame(table).T
@@ -220,7 +222,7 @@ class Bias(Page):
         columns = {}
         for number, text in enumerate(self.study.texts):
             drawn = generated.of(number)
-            embedded = self.study.subject.clip.text_features([text])[0]
+            embedded = self.study.subject.clip.text_features([text])[0].cpu()
             aligned = metrics.clip_t(embedded, drawn.clip)
             self.add(f"prompts.{short[text]}.clip_t", aligned.raw)
             columns[text] = self._under(number, short[text], drawn)
@@ -231,7 +233,8 @@ class Bias(Page):
         column = {}
         for attribute in self.study.attributes:
             scored = drawn.scored[attribute]
-            self.add(f"{attribute}.original.fd.{name}", metrics.fairness_discrepancy(scored).soft)
+            fair = metrics.fairness_discrepancy(scored)
+            self.add(f"{attribute}.original.fd.{name}", fair.unbiased)
             planted = self.study.planted(attribute, number).tolist()
             shares = metrics.share_estimates(scored)
             for c, share, truth in zip(attribute.classes, shares, planted, strict=True):
@@ -273,35 +276,16 @@ class Bias(Page):
         seen = evaluators.read(self.study.subject.scorer, images)
         table = {}
         for attribute in self.study.attributes:
-            fd = metrics.fairness_discrepancy(seen[attribute]).soft
-            self.add(f"{attribute}.balanced_renders.fd", fd)
+            fair = metrics.fairness_discrepancy(seen[attribute])
+            self.add(f"{attribute}.balanced_renders.fd", fair.unbiased)
             table[attribute] = {
-                "FD of balanced renders": str(fd),
-                "noise": self._noise(attribute),
+                "FD of balanced renders": str(fair.unbiased),
+                "raw FD": str(fair.soft),
+                "noise of raw FD": self._noise(attribute, prompts=1),
             }
         return pd.DataFrame(table).T
 
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        for attribute in self.study.attributes:
-            record = f"{attribute}.original.fd"
-            paper = self._of_paper(attribute)
-            self.claim(
-                f"the unedited model is biased in {attribute}",
-                record,
-                "FD above 0.15" + (f" (the paper: {paper})" if paper else ""),
-                self.records[record]["low"] > 0.15,
-            )
-        first = self.study.attributes[0]
-        clear = f"quality.agreement.{first}"
-        self.claim(
-            f"generated images are clear: evaluators agree on {first}",
-            clear,
-            "at least 95 %",
-            self.value(clear) >= 0.95,
-        )
-        super().judge()
+    # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
         found = []

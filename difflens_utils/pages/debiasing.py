@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 
 from .. import methods, metrics, outcome, sampling
 from ..analysis import scoring
-from ..debiasing import UNEDITED, Debiased, Search
+from ..analysis.scoring import Scale
+from ..debiasing import UNEDITED, Debiased, Mixture, Search, clear
 from ..metrics import Estimate
+from ..metrics.estimates import Array
 from ..outcome import Outcome
 from ..sampling import Edit
 from . import figures
@@ -31,17 +33,25 @@ if TYPE_CHECKING:
     from ..subjects.attribute import Attribute
 
 Sets = Mapping[str, Debiased]  # by the name of the method, in the order of the table
-Sweep = Mapping[tuple[str, float], Debiased]  # by method and ratio
+Halves = Mapping[str, Mixture]  # images by the plans for the matched FD, by method
 AllSets = Mapping[str, Sets]  # by attribute
+AllHalves = Mapping[str, Halves]
+Sweep = Mapping[tuple[str, float], Debiased]  # by method and ratio
 Cells = dict[str, str]  # a row of a table
-OURS = "DiffLens"
+OURS, PUBLISHED, BEST = "DiffLens", "DiffLens, published", "DiffLens, best"
 STRIP = 14  # images of a strip
-AGREE = 0.9  # the evaluators agree on so large a share of images under every strength that is used
-UNUSED = f"Crosses: the evaluators agree on fewer than {AGREE:.0%}, so no plan uses the strength"
+UNUSED = "Crosses: the evaluators agree less than on unedited images, so no plan uses the strength"
 TIMED = 16  # images on which a method is timed
-LEVELS = 6  # of FD along which a method is drawn
-ORIGINAL = ("fd", "fd_hard", "frechet_reference", "frechet_balanced", "clip_t")  # records
-FAITHFUL = "(cos + 1) / 2 at least 0.9 (the paper: 0.91 to 0.95 without text, 0.85 to 0.91 with)"
+LEVELS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)  # shares of the unedited FD, of a method's curve
+ORIGINAL = (  # records of the unedited images
+    "fd",
+    "fd_soft",
+    "fd_hard",
+    "frechet_reference",
+    "frechet_balanced",
+    "kernel_balanced",
+    "clip_t",
+)
 Scores = dict[str, Estimate]
 
 
@@ -56,9 +66,8 @@ class Debiasing(Page):
         self.first = study.attributes[0]
         self.order: list[str] = []  # the methods, as they stand in the table
         self.scores: dict[tuple[str, str], Scores] = {}  # by attribute and row of the table
-        self.kept: dict[tuple[str, str], Estimate] = {}  # CLIP-I at the matched FD
-        self.shares: dict[tuple[str, float], Estimate] = {}  # of the sweep, by method and ratio
-        self.similar: dict[tuple[str, float], Estimate] = {}  # CLIP-I of the sweep
+        self.kept: dict[tuple[str, str], Estimate] = {}  # at the matched FD
+        self.scales: dict[str, Scale] = {}  # by attribute
 
     # ------------------------------------------------------------------ before anything is edited
 
@@ -113,15 +122,21 @@ class Debiasing(Page):
 
     # ------------------------------------------------------------------ the table
 
+    def scale(self, attribute: str, before: Outcome) -> Scale:
+        """What the sets of an attribute are measured by."""
+        if attribute not in self.scales:
+            self.scales[attribute] = self.study.scale(attribute, before)
+        return self.scales[attribute]
+
     def tables(self, attribute: Attribute, before: Outcome, sets: Sets) -> list[pd.DataFrame]:
         """Table 1 or 2 for one attribute: fairness and fidelity, then quality and leak."""
-        references = self.study.references(attribute, self.sizes["n_final"])
-        original = self.study.score(before, before, attribute, references)
+        scale = self.scale(attribute, before)
+        original = scale.original()
         self.scores[attribute, "original"] = original
         fair = {"original": _fair(attribute, before, original)}
         rest = {"original": _rest(original, edited=False)}
         for name, made in sets.items():
-            score = self.study.score(before, made.outcome, attribute, references)
+            score = scale.score(made)
             self.scores[attribute, name] = score
             self._add_row(attribute, made, score)
             fair[name] = _fair(attribute, made.outcome, score, made)
@@ -130,7 +145,7 @@ class Debiasing(Page):
         for metric in ORIGINAL:
             if metric in original:
                 self.add(f"{attribute}.original.{metric}", original[metric])
-        fair["balance itself"] = {"FD, hard": str(self.noise(attribute.uniform, "n_final"))}
+        fair["balance itself"] = {"FD, of one draw": str(self.noise(attribute.uniform, "n_final"))}
         return [_table(attribute, rows) for rows in (fair, rest)]
 
     def noise(self, target: Sequence[float], size: str) -> Estimate:
@@ -181,10 +196,10 @@ class Debiasing(Page):
         return (time.perf_counter() - began) / TIMED * 1000
 
     def per_batch(self, attribute: Attribute, sets: Sets, batched: Debiased) -> pd.DataFrame:
-        """FD where every image draws its edit, and where every batch does."""
-        fd = batched.outcome.fairness(attribute).soft
-        self.add(f"{attribute}.difflens.fd_per_batch", fd)
-        each = sets[OURS].outcome.fairness(attribute).soft
+        """FD of one draw, where every image draws its edit, and where every batch does."""
+        fd = batched.outcome.fairness(attribute).unbiased
+        self.add(f"{attribute}.difflens_best.fd_per_batch", fd)
+        each = sets[BEST].outcome.fairness(attribute).unbiased
         return pd.DataFrame({"every image draws": [str(each)], "every batch": [str(fd)]}, ["FD"])
 
     # ------------------------------------------------------------------ pictures
@@ -213,10 +228,11 @@ class Debiasing(Page):
         """FD of DiffLens with a plan per prompt, and with one for all."""
         table = {}
         for name, made in together.items():
-            each = sets[name][OURS].outcome
-            row = {"original": self._prompted(name, "original", before)}
-            row["a plan per prompt"] = self._prompted(name, "per_prompt", each)
-            row["one plan"] = self._prompted(name, "one_plan", made.outcome)
+            scale = self.scale(name, before)
+            row = {"original": self._prompted(name, "original", scale, scale.unedited)}
+            each = sets[name][BEST].mixture
+            row["a plan per prompt"] = self._prompted(name, "per_prompt", scale, each)
+            row["one plan"] = self._prompted(name, "one_plan", scale, made.mixture)
             table[name] = row
         return _nonempty(table)
 
@@ -224,13 +240,16 @@ class Debiasing(Page):
         """FD of unedited images, and of DiffLens, under prompts that nothing was learned from."""
         table = {}
         for name, (unseen, made) in fresh.items():
-            row = {"original": self._prompted(name, "held_out_original", unseen)}
-            row["balanced"] = self._prompted(name, "held_out", made.outcome)
-            table[name] = row
+            scale = self.study.scale(name, unseen, of=made.search)
+            row = {"original": self._prompted(name, "held_out_original", scale, scale.unedited)}
+            row["balanced"] = self._prompted(name, "held_out", scale, made.mixture)
+            removed = scale.removed(made.mixture)
+            self.add(f"prompts.{name}.held_out.removed", removed)
+            table[name] = row | {"removed": str(removed)}
         return _nonempty(table)
 
-    def _prompted(self, attribute: str, name: str, drawn: Outcome) -> str:
-        fd = drawn.fairness(attribute).soft
+    def _prompted(self, attribute: str, name: str, scale: Scale, mixture: Mixture) -> str:
+        fd = scale.fd(mixture)
         self.add(f"prompts.{attribute}.{name}.fd", fd)
         return str(fd)
 
@@ -253,67 +272,125 @@ class Debiasing(Page):
 
     # ------------------------------------------------------------------ at the same fairness
 
-    def level(self, attribute: str) -> float:
-        """The FD at which methods are compared: a share of the unedited one."""
-        unedited = self.scores[attribute, "original"]["fd"]
-        return float(self.sizes["matched"] * unedited.value)
-
-    def on_the_way(self, before: Outcome, sets: AllSets) -> None:
-        """CLIP-I and leak while more and more images take a method's edit."""
+    def on_the_way(self, before: Outcome, sets: AllSets, halves: AllHalves) -> None:
+        """What is kept, and the leak, at lower and lower FD."""
         figure, axes = plt.subplots(2, len(sets), figsize=(10, 6), sharex="col", squeeze=False)
         for column, attribute in zip(axes.T, sets, strict=True):
-            for made in sets[attribute].values():
-                self._way(column, attribute, before, made)
+            for name, made in sets[attribute].items():
+                self._way(column, self.scale(attribute, before), halves[attribute][name], made)
             for axis in column:
-                axis.axvline(self.level(attribute), color="black", lw=0.7, ls=":")
+                axis.axvline(self.sizes["matched"], color="black", lw=0.7, ls=":")
+                axis.invert_xaxis()
             column[0].set_title(str(attribute))
-            column[1].set_xlabel("FD (soft)")
-        axes[0, 0].set_ylabel("CLIP-I")
+            column[1].set_xlabel("FD, as a share of the unedited one")
+        axes[0, 0].set_ylabel("kept")
         axes[1, 0].set_ylabel("leak")
         _legend(figure, axes[0, 0], 4)
         figures.describe(figure, f"What is kept on the way to a lower FD: {_listed(self.order)}")
         figure.tight_layout()
 
-    def matched(self, before: Outcome, sets: AllSets) -> pd.DataFrame:
-        """CLIP-I and leak of every method at the same FD."""
+    def _way(self, axes: Sequence[Axes], scale: Scale, half: Mixture, made: Debiased) -> None:
+        """One method's curves, as far as it gets."""
+        name = made.search.method.name
+        points = []
+        for level in LEVELS:
+            kept, leak = scale.matched(half, made.mixture, level)
+            if kept.value > 0:
+                points.append((level, kept.value, leak.value))
+        levels, *curves = np.transpose([(1.0, 1.0, 0.0), *points])
+        for axis, curve in zip(axes, curves, strict=True):
+            axis.plot(levels, curve, _dashes(name), color=_colour(name), label=name)
+            axis.plot(levels[-1], curve[-1], "o", ms=4, color=_colour(name))
+
+    def matched(self, before: Outcome, sets: AllSets, halves: AllHalves) -> pd.DataFrame:
+        """What every method keeps, and its leak, at the same FD."""
         columns: dict[str, Cells] = {}
         for attribute, by_name in sets.items():
-            level = self.level(attribute)
-            similar = columns.setdefault(f"{attribute}: CLIP-I at FD {level:.2f}", {})
-            leaks = columns.setdefault(f"{attribute}: leak", {})
+            scale = self.scale(attribute, before)
+            kept_cells = columns.setdefault(f"{attribute}: kept", {})
+            leak_cells = columns.setdefault(f"{attribute}: leak", {})
             for name, made in by_name.items():
-                kept, leak = self.study.matched(before, made.outcome, attribute, level)
+                half = halves[attribute][name]
+                kept, leak = scale.matched(half, made.mixture, self.sizes["matched"])
                 self.kept[attribute, name] = kept
-                similar[name], leaks[name] = "not reached", ""
-                if not np.isnan(kept.value):
-                    similar[name], leaks[name] = str(kept), str(leak)
-                    row = f"{attribute}.{methods.key(name)}.matched"
-                    self.add(f"{row}.clip_i", kept)
-                    self.add(f"{row}.leak", leak)
+                row = f"{attribute}.{methods.key(name)}.matched"
+                self.add(f"{row}.kept", kept)
+                self.add(f"{row}.leak", leak)
+                kept_cells[name] = str(kept) if kept.value > 0 else "not reached"
+                leak_cells[name] = str(leak)
+        return pd.DataFrame(columns)
+
+    def leads(self) -> pd.DataFrame:
+        """How much more DiffLens at its best keeps than each other method, at the same FD.
+
+        Paired differences, with intervals that hold for all of an attribute together.
+        """
+        columns: dict[str, Cells] = {}
+        for attribute in self.study.attributes:
+            others = [name for name in self.order if name != BEST]
+            ours = self.kept[attribute, BEST]
+            found = [metrics.difference(ours, self.kept[attribute, name]) for name in others]
+            cells = columns.setdefault(f"{attribute}: kept more than", {})
+            together = metrics.simultaneous(found)
+            for name, lead, shown in zip(others, found, together, strict=True):
+                self.add(f"{attribute}.lead.{_kind(name)}", lead)
+                cells[name] = str(shown)
         return pd.DataFrame(columns)
 
     # ------------------------------------------------------------------ other targets
 
     def sweep(self, attribute: Attribute, plain: Outcome, swept: Sweep) -> None:
-        """The drawn share of the last class against the requested one, and CLIP-I."""
+        """The drawn share of the last class against the requested one, and what images lose.
+
+        That is what is kept, how well they go with the text of the class (CLIP-D, Eq. 17), and the
+        kernel distance to the data, where there are some.
+        """
         last = len(attribute.classes) - 1
+        scale = self.study.scale(attribute, plain)
+        found: dict[str, dict[tuple[str, float], Estimate]] = {}
         for (name, ratio), made in swept.items():
-            share = made.outcome.share(attribute, last)
-            similar = metrics.clip_i(plain.clip, made.outcome.clip).raw
-            self.shares[name, ratio], self.similar[name, ratio] = share, similar
-            row = f"sweep.{methods.key(name)}"
-            self.add(f"{row}.share.r{ratio:g}", share)
-            self.add(f"{row}.clip_i.r{ratio:g}", similar)
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-        self._curves(left, self.shares)
-        self._curves(right, self.similar)
-        left.plot([0, 1], [0, 1], color="black", lw=0.7, ls=":")
-        asked = f"share of {attribute.classes[last]} asked for"
-        left.set(xlabel=asked, ylabel="share reached", ylim=(0, 1))
-        n_sweep = self.sizes["n_sweep"]
-        right.set(xlabel=asked, ylabel=f"CLIP-I (n = {n_sweep} per point)")
-        left.legend()
-        figures.describe(figure, "What comes out when a ratio is asked for, and what is kept")
+            for figure, value in self._swept(scale, made, last).items():
+                found.setdefault(figure, {})[name, ratio] = value
+                self.add(f"sweep.{methods.key(name)}.{figure}.r{ratio:g}", value)
+        self._add_sweep(scale.share(scale.unedited, last), found["share"], found["kept"])
+        self._draw_sweep(found, attribute.classes[last])
+
+    @staticmethod
+    def _swept(scale: Scale, made: Debiased, target: int) -> dict[str, Estimate]:
+        figures_ = {
+            "share": scale.share(made.mixture, target),
+            "kept": scale.kept(made.mixture),
+            "clip_d": scale.clip_d(made.mixture, target),
+        }
+        if "reference" in scale.references and len(made.outcome.features) > 1:
+            reference = scale.compared["reference"]
+            figures_["kernel"] = reference.distance(made.outcome.features)
+        return figures_
+
+    def _draw_sweep(
+        self, found: Mapping[str, Mapping[tuple[str, float], Estimate]], label: str
+    ) -> None:
+        labels = {
+            "share": "share reached",
+            "kept": f"kept (n = {self.sizes['n_sweep']} per point)",
+            "clip_d": f"CLIP-D: cosine to the text of {label}",
+            "kernel": "kernel distance to the data",
+        }
+        rows = (len(found) + 1) // 2
+        figure, axes = plt.subplots(rows, 2, figsize=(10, 3.5 * rows), squeeze=False)
+        for axis, (name, points) in zip(axes.flat, found.items(), strict=False):
+            self._curves(axis, points)
+            axis.set(xlabel=f"share of {label} asked for", ylabel=labels[name])
+        for axis in axes.flat[len(found) :]:
+            axis.set_axis_off()
+        first = axes[0, 0]
+        first.plot([0, 1], [0, 1], color="black", lw=0.7, ls=":")
+        first.set(ylim=(0, 1))
+        first.legend()
+        text = (
+            "What comes out when a ratio is asked for, what is kept, and how it fits text and data"
+        )
+        figures.describe(figure, text)
         figure.tight_layout()
 
     def _curves(self, axis: Axes, found: Mapping[tuple[str, float], Estimate]) -> None:
@@ -323,22 +400,48 @@ class Debiasing(Page):
             estimates = [found[name, ratio] for ratio in ratios]
             figures.curve(axis, ratios, estimates, name, _colour(name))
 
+    def _add_sweep(
+        self,
+        start: Estimate,
+        shares: Mapping[tuple[str, float], Estimate],
+        kept: Mapping[tuple[str, float], Estimate],
+    ) -> None:
+        """Records the miss of DiffLens (RMS over the ratios), and its leads at equal shares."""
+        ratios = np.array(self.sizes["ratios"])
+
+        def miss(*reached: Array) -> Array:
+            misses = np.stack(reached, -1) - ratios
+            rms: Array = np.sqrt((misses**2).mean(-1))
+            return rms
+
+        ours = [shares[BEST, ratio] for ratio in ratios]
+        self.add("sweep.difflens_best.miss", metrics.combined(miss, *ours))
+        upper = [ratio for ratio in self.sizes["ratios"] if ratio >= 0.5]
+        untouched = metrics.combined(lambda share: np.ones_like(share), start)
+        for name in dict.fromkeys(name for name, _ in shares if name != BEST):
+            paths = []
+            for method in (BEST, name):
+                paths += [start, *(shares[method, ratio] for ratio in upper)]
+                paths += [untouched, *(kept[method, ratio] for ratio in upper)]
+            lead = metrics.combined(_lead_at_equal_shares, *paths)
+            self.add(f"sweep.lead.{methods.key(name)}", lead)
+
     def wanted(self, plain: Outcome, made: Sets) -> pd.DataFrame:
         """Requested distributions by attribute, and the drawn shares."""
         table = {}
         for name, got in made.items():
             attribute, target = self.study.attribute(name), got.target
-            before = plain.fairness(name, target).hard
-            after = got.outcome.fairness(name, target).hard
+            scale = self.study.scale(name, plain, target)
+            before, after = scale.fd(scale.unedited), scale.fd(got.mixture)
+            removed = scale.removed(got.mixture)
             self.add(f"wanted.{name}.fd_before", before)
             self.add(f"wanted.{name}.fd", after)
+            self.add(f"wanted.{name}.removed", removed)
             row: Cells = {"asked for": joined(target)}
             row["unedited"] = _shares(plain, attribute)
             row["planned"] = joined(got.expected.mean(0))
             row["reached"] = _shares(got.outcome, attribute)
-            row["FD (hard) before"] = str(before)
-            row["after"] = str(after)
-            row["noise alone"] = str(self.noise(target, "n_wanted"))
+            row |= {"FD before": str(before), "after": str(after), "removed": str(removed)}
             classes = " / ".join(attribute.classes)
             table[f"{name}: {classes}"] = row
         return pd.DataFrame(table).T
@@ -364,121 +467,10 @@ class Debiasing(Page):
         else:
             _draw_moved(table, effects)
 
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        """Decides what holds of DiffLens: for each attribute, the sweep and other targets."""
-        for attribute in self.study.attributes:
-            self._judge_balance(attribute)
-            self._judge_fidelity(attribute)
-            self._judge_frechet(attribute)
-            self._judge_matched(attribute)
-            self._judge_random(attribute)
-        self._judge_sweep()
-        self._judge_wanted()
-        super().judge()
-
-    def _judge_balance(self, attribute: Attribute) -> None:
-        record = f"{attribute}.difflens.fd"
-        fd = self.value(record)
-        start = self.value(f"{attribute}.original.fd")
-        claim = f"DiffLens balances {attribute}"
-        half = fd <= 0.5 * start
-        if attribute == self.first:
-            rule = "FD at most 0.05 (the paper: 0.002 without text, 0.046 with)"
-            self.claim(claim, record, rule, fd <= 0.05, half, close=True)
-        else:
-            rule = f"at most half of the original's {start:.3f}"
-            self.claim(claim, record, rule, half, fd <= 0.75 * start)
-
-    def _judge_fidelity(self, attribute: Attribute) -> None:
-        record = f"{attribute}.difflens.clip_i_rescaled"
-        claim = f"DiffLens keeps CLIP-I high: {attribute}"
-        holds = self.value(record) >= 0.9
-        close = attribute in self.study.attributes[1:2]
-        self.claim(claim, record, FAITHFUL, holds, close=close)
-
-    def _judge_frechet(self, attribute: Attribute) -> None:
-        kinds = {"reference": "the biased data", "balanced": "data with balanced classes"}
-        for reference, kind in kinds.items():
-            original = self.records[f"{attribute}.original.frechet_{reference}"]
-            limit = original["high"]
-            record = f"{attribute}.difflens.frechet_{reference}"
-            claim = f"balancing does not raise the Fréchet distance to {kind}: {attribute}"
-            rule = f"not above the upper end of the unedited set's interval, {limit:.0f}"
-            holds = self.value(record) <= limit
-            self.claim(claim, record, rule, holds, close=attribute == self.first)
-
-    def _judge_matched(self, attribute: Attribute) -> None:
-        ours = self.kept[attribute, OURS].value
-        if np.isnan(ours):
-            return
-        apart = (OURS, *methods.CONTROLS)
-        names = [name for name in self.order if name not in apart]
-        rivals = [self.kept[attribute, name].value for name in names]
-        beaten = [np.isnan(rival) or ours > rival for rival in rivals]
-        nearest = abs(ours - np.nanmax([0.0, *rivals]))
-        close = attribute == self.first or bool(nearest < 0.01)
-        claim = f"at the same FD, DiffLens keeps more CLIP-I than every baseline: {attribute}"
-        record = f"{attribute}.difflens.matched.clip_i"
-        rule = f"above {_listed(names)}, or they do not get there"
-        self.claim(claim, record, rule, all(beaten), any(beaten), close)
-
-    def _judge_random(self, attribute: Attribute) -> None:
-        found = self.study.features().features[attribute]
-        if not any(map(len, found)):
-            return  # no features, so none at random in their place
-        record = f"{attribute}.random_features.fd"
-        start = self.value(f"{attribute}.original.fd")
-        holds = self.value(record) > 0.75 * start
-        claim = f"random features do not balance {attribute}"
-        rule = "FD above three quarters of the original's"
-        self.claim(claim, record, rule, holds, close=attribute != self.first)
-
-    def _judge_sweep(self) -> None:
-        n, record = self.sizes["n_sweep"], "sweep.difflens.worst_miss"
-        misses = []
-        for ratio in self.sizes["ratios"]:
-            reached = self.shares[OURS, ratio].value
-            misses.append(abs(reached - ratio))
-        miss = max(misses)
-        self.add(record, miss, n=n)
-        claim, rule = "any ratio that is asked for comes out", "within 0.08 at every ratio"
-        self.claim(claim, record, rule, miss <= 0.08, miss <= 0.16, close=True)
-        leads = [self._least_lead(name) for name in ("latent editing", "H-Distribution")]
-        least, record = min(leads), "sweep.difflens.least_lead"
-        self.add(record, least, n=n)
-        claim = "fidelity falls less than with latent editing or H-Distribution"
-        rule = "CLIP-I above both from balance to nine in ten"
-        self.claim(claim, record, rule, least > 0, max(leads) > 0, close=True)
-
-    def _least_lead(self, name: str) -> float:
-        """The least lead of DiffLens in CLIP-I over another method, at balance and beyond."""
-        leads = []
-        for ratio in self.sizes["ratios"]:
-            if ratio >= 0.5:
-                ours = self.similar[OURS, ratio].value
-                theirs = self.similar[name, ratio].value
-                leads.append(ours - theirs)
-        return min(leads, default=metrics.NAN)
-
-    def _judge_wanted(self) -> None:
-        rests = []
-        for attribute in self.sizes["wanted"]:
-            before = self.value(f"wanted.{attribute}.fd_before")
-            after = self.value(f"wanted.{attribute}.fd")
-            if before > 0:
-                rests.append(after / before)
-        worst, record = max(rests, default=metrics.NAN), "wanted.worst_rest"
-        self.add(record, worst, n=self.sizes["n_wanted"])
-        claim = "the planner reaches distributions that are not uniform"
-        rule = "FD at most half of the unedited one, for each"
-        self.claim(claim, record, rule, worst <= 0.5, worst <= 0.75)
-
     # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
-        """FD and CLIP-I at the same FD for each attribute, then the results under other prompts."""
+        """FD and what is kept at the same FD for each attribute, then results by prompts."""
         found = [self._ranking(attribute) for attribute in self.study.attributes]
         if self.study.prompts.held_out:
             found.append(self._about_prompts())
@@ -487,23 +479,23 @@ class Debiasing(Page):
     def _ranking(self, attribute: Attribute) -> str:
         start = self.value(f"{attribute}.original.fd")
         falls = []
-        for name in (OURS, "latent editing", "H-Distribution"):
+        for name in (BEST, OURS, PUBLISHED, "latent editing", "H-Distribution"):
             fd = self.value(f"{attribute}.{methods.key(name)}.fd")
             falls.append(f"{fd:.3f} with {name}")
         kept = {name: self.kept[attribute, name].value for name in self.order}
-        there = [name for name in self.order if not np.isnan(kept[name])]
+        there = [name for name in self.order if kept[name] > 0]
         there.sort(key=lambda name: -kept[name])
         missing = [name for name in self.order if name not in there]
-        ranked = [f"{name} ({kept[name]:.3f})" for name in there]
-        level = f"FD {self.level(attribute):.2f}"
-        most = f" At {level} the most CLIP-I is left by {', then '.join(ranked)}." if ranked else ""
-        rest = f" {level} is not reached by {_listed(missing)}." if missing else ""
+        ranked = "; ".join(f"{name} {kept[name]:.3f}" for name in there)
+        level = f"{self.sizes['matched']:.0%} of this FD"
+        most = f" At {level} methods keep: {ranked}." if ranked else ""
+        rest = f" {level} is not reached by {'; '.join(missing)}." if missing else ""
         return f"**{attribute}**: FD falls from {start:.3f} to {_listed(falls)}.{most}{rest}"
 
     def _about_prompts(self) -> str:
         obeyed = []
         for attribute in self.study.attributes:
-            obeyed.append(self.value(f"prompts.{attribute}.difflens.obeyed"))
+            obeyed.append(self.value(f"prompts.{attribute}.difflens_best.obeyed"))
         return (
             f"**Prompts**: with a plan per prompt FD is {self._fds('per_prompt')}; with one plan "
             f"for all it is {self._fds('one_plan')}. Under prompts that nothing was learned from "
@@ -519,29 +511,13 @@ class Debiasing(Page):
             found.append(f"{fd:.3f} ({attribute})")
         return _listed(found)
 
-    def _way(self, axes: Sequence[Axes], attribute: str, before: Outcome, made: Debiased) -> None:
-        """One method's CLIP-I and leak, from no edit to its own FD."""
-        name = made.search.method.name
-        colour, dashes = _colour(name), _dashes(name)
-        start = self.scores[attribute, "original"]["fd"].value
-        end = self.scores[attribute, name]["fd"].value
-        levels = np.linspace(start, max(end, 0.001), LEVELS)
-        heights = []
-        for level in levels:
-            kept, leak = self.study.matched(before, made.outcome, attribute, level, n_boot=1)
-            heights.append((kept.value, leak.value))
-        for axis, curve in zip(axes, np.transpose(heights), strict=True):
-            axis.plot(levels, curve, dashes, color=colour, label=name)
-            axis.plot(levels[-1], curve[-1], "o", ms=4, color=colour)
-
 
 # ---------------------------------------------------------------------------------------------
 
 
 def _colour(name: str) -> str:
     """The colour of a method. A method that is not in the tables is grey."""
-    known = dict(zip(methods.ORDER, figures.PALETTE, strict=True))
-    return known.get(name, figures.GREY)
+    return figures.OF_METHODS.get(name, figures.GREY)
 
 
 def _dashes(name: str) -> str:
@@ -564,13 +540,14 @@ def _legend(figure: Figure, axis: Axes, columns: int) -> None:
 
 def _path(axis: Axes, search: Search, target: int) -> None:
     """Draws a method's strengths towards a class, with crosses where the evaluators disagree."""
-    name, path = search.method.name, search.towards(target)
+    name = search.method.name
+    path = [arm for arm in search.towards(target) if arm.way == 0]
     costs = [1 - arm.similar.value for arm in path]
     shares = [search.share(arm, target) for arm in path]
     colour, dashes = _colour(name), _dashes(name)
     axis.plot(costs, shares, dashes, color=colour, marker="o", ms=3.5, lw=1.2, label=name)
     for arm, cost, share in zip(path, costs, shares, strict=True):
-        if arm.target == target and arm.agreement.value < AGREE:
+        if not clear(arm, path[0]):
             axis.plot(cost, share, "x", ms=7, color="black")
 
 
@@ -579,8 +556,35 @@ def _first_edit(made: Debiased) -> Edit | None:
     method, weights = made.search.method, made.plans[0].weights
     for arm, weight in zip(made.search.arms, weights, strict=True):
         if weight > 0 and arm.target != UNEDITED:
-            return method.towards(arm.target, arm.strength)
+            return method.ways[arm.way].towards(arm.target, arm.strength)
     return None
+
+
+def _kind(name: str) -> str:
+    """Where the lead over a method stands among the records: what kind of rival it is."""
+    if name == "random features":
+        return "random"
+    if name in (OURS, PUBLISHED):
+        return {OURS: "before", PUBLISHED: "published"}[name]
+    kind = "control" if name in methods.CONTROLS else "baseline"
+    return f"{kind}.{methods.key(name)}"
+
+
+def _lead_at_equal_shares(*paths: Array) -> Array:
+    """How much more the first of two methods keeps at equal shares, on average: (R,).
+
+    `paths` are the shares that the first reaches, what it keeps there, and the same of the second,
+    (R,) each. The average is over the shares, from the unedited one upwards, that both reach.
+    """
+    first, kept, second, theirs = np.split(np.stack(paths, -1), 4, axis=-1)  # (R, places)
+    leads = []
+    for rows in zip(first, kept, second, theirs, strict=True):
+        x, y, u, v = rows
+        order, other = np.argsort(x), np.argsort(u)
+        places = np.linspace(max(x.min(), u.min()), min(x.max(), u.max()), 50)
+        ours, rival = np.interp(places, x[order], y[order]), np.interp(places, u[other], v[other])
+        leads.append((ours - rival).mean())
+    return np.array(leads)
 
 
 def _draw_moved(table: pd.DataFrame, effects: Sequence[str]) -> None:
@@ -601,15 +605,17 @@ def _fair(
     attribute: Attribute, drawn: Outcome, score: Scores, made: Debiased | None = None
 ) -> Cells:
     """The row of the first table."""
-    row = {"FD, soft": str(score["fd"]), "FD, hard": str(score["fd_hard"])}
-    row["FD planned"] = ""
+    row = {"FD": str(score["fd"]), "FD planned": ""}
     if made is not None:
         misses = np.linalg.norm(made.expected - attribute.uniform, axis=1)
         row["FD planned"] = f"{misses.mean():.3f}"
+        row["removed"] = str(score["removed"])
+    row["FD, of one draw"] = f"{score['fd_soft'].value:.3f}"
     classes = " / ".join(attribute.classes)
     row[f"shares: {classes}"] = _shares(drawn, attribute)
     row["CLIP-I"] = str(score["clip_i"])
     row["(cos + 1) / 2"] = f"{score['clip_i_rescaled'].value:.3f}"
+    row["kept"] = str(score["kept"]) if made is not None else ""
     if "clip_t" in score:
         row["CLIP-T"] = str(score["clip_t"])
     return row
@@ -619,7 +625,9 @@ def _rest(score: Scores, edited: bool = True) -> Cells:
     """The row of the second table."""
     row = {"Fréchet to the data": _rounded(score["frechet_reference"])}
     row["to balanced data"] = _rounded(score["frechet_balanced"])
+    row["kernel to balanced data"] = str(score["kernel_balanced"])
     row["to the unedited"] = _rounded(score["frechet_unedited"]) if edited else ""
+    row["quality"] = str(score["quality"]) if edited else ""
     row["leak"] = str(score["leak"]) if edited else ""
     row["evaluators agree"] = f"{score['agreement'].value:.2f}"
     return row

@@ -28,6 +28,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,6 +38,19 @@ from .descriptions import describe, listed, note, register
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3d9970", "#c0392b", "#8a8a8a"
 PALETTE = [BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#00838f", "#b5651d", "#5d6d7e", "#c2185b"]
+OF_METHODS = {  # one colour for a method, on every page
+    "DiffLens, best": RED,
+    "DiffLens": ORANGE,
+    "DiffLens, published": "#e6b35a",
+    "latent editing": BLUE,
+    "H-Distribution": GREEN,
+    "Act@L": "#7d5ba6",
+    "latent direction": "#00838f",
+    "finetuning": "#8d5524",
+    "mean difference": "#5d6d7e",
+    "regression direction": "#c2185b",
+    "random features": GREY,
+}
 STYLE = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
@@ -245,9 +259,12 @@ def heat(
     fmt: str = ".2f",
     cmap: str = "vlag",
     center: float | None = 0.0,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """An annotated matrix."""
+    """An annotated matrix; `limits` are the ends of its colours."""
     look = {"cbar_kws": {"label": label}, "annot_kws": {"size": 8}, "linewidths": 0.5}
+    if limits is not None:
+        look |= {"vmin": limits[0], "vmax": limits[1]}
     sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, **look)
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells
@@ -277,32 +294,53 @@ def _cell(table: pd.DataFrame, place: int, fmt: str) -> str:
 
 def card(
     images: Tensor,
-    heat_maps: Tensor,
+    maps: Tensor,
     title: str,
-    by_step: Sequence[float],
-    timesteps: Sequence[int],
+    by_step: Mapping[int, float],
+    turned: Mapping[str, Tensor],
+    changes: Mapping[str, Estimate],
 ) -> Figure:
-    """One feature: the images on which it is strongest, where it fires, and when it matters."""
-    n = len(images)
-    widths = [1.0] * n + [2.4]
-    figure, axes = plt.subplots(2, n + 1, figsize=(9.5, 2.5), width_ratios=widths)
-    brightest = float(heat_maps.max()) or 1.0
-    tiles = pixels(images)
-    for (above, below), tile, where in zip(axes.T[:n], tiles, heat_maps, strict=True):
+    """One feature: where it fires, what the picture becomes when it is turned, when it matters.
+
+    `images` (B, 3, H, W) are those on which it is strongest, with `maps` (B, H, W) of where.
+    `by_step` are attributions {timestep: value}. `turned` are the same seeds without and with an
+    edit of the feature alone, and `changes` what that does to the factors that change most.
+    """
+    figure = plt.figure(figsize=(9.5, 2.7))
+    areas = figure.add_gridspec(1, 3, width_ratios=(3.7, 2.0, 1.9), wspace=0.62)
+    areas.update(left=0.01, right=0.985, bottom=0.15, top=0.82)
+    _strongest(figure, areas[0], images, maps)
+    _turned(figure, areas[1], turned)
+    right = areas[2].subgridspec(2, 1, hspace=1.1)
+    _by_step(figure.add_subplot(right[0]), by_step)
+    _changed(figure.add_subplot(right[1]), changes)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    fires = f"Left, the {len(images)} images in which it fires most, and below where in them"
+    middle = f"middle, rows of the same {len(next(iter(turned.values())))} images"
+    describe(figure, f"{title}. {fires}; {middle}: {listed(turned)}")
+    return figure
+
+
+def _strongest(figure: Figure, area: SubplotSpec, images: Tensor, maps: Tensor) -> None:
+    """Images in a row, and below each where a feature fires in it."""
+    grid_ = area.subgridspec(2, len(images), wspace=0.06, hspace=0.06)
+    brightest = float(maps.max()) or 1.0
+    for column, (tile, where) in enumerate(zip(pixels(images), maps, strict=True)):
+        above = figure.add_subplot(grid_[0, column])
         above.imshow(tile, interpolation="nearest")
         above.set_axis_off()
-        _over_grey(below, tile, where, brightest)
-    for axis in axes[:, n]:
-        axis.remove()
-    right = figure.add_subplot(1, n + 1, n + 1)
-    box = axes[0, n - 1].get_position()
-    left = box.x1 + 0.08
-    right.set_position((left, 0.2, 0.98 - left, 0.62))
-    _by_step(right, by_step, timesteps)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
-    above_text = f"Above, the {n} images in which the feature fires most strongly"
-    describe(figure, f"{title}. {above_text}; below, where in them it fires")
-    return figure
+        if column == 0:
+            above.set_title("where it fires most", loc="left", fontsize=8, fontweight="normal")
+        _over_grey(figure.add_subplot(grid_[1, column]), tile, where, brightest)
+
+
+def _turned(figure: Figure, area: SubplotSpec, turned: Mapping[str, Tensor]) -> None:
+    """A row of images for each way in which a feature is turned."""
+    rows = area.subgridspec(len(turned), 1, hspace=0.06)
+    for row, (label, images) in enumerate(turned.items()):
+        axis = figure.add_subplot(rows[row])
+        _strip(axis, label, mosaic(images, len(images), scale=4))
+        axis.yaxis.label.set_fontsize(8)
 
 
 def _over_grey(axis: Axes, tile: Bytes, where: Tensor, brightest: float) -> None:
@@ -315,14 +353,22 @@ def _over_grey(axis: Axes, tile: Bytes, where: Tensor, brightest: float) -> None
     axis.set_axis_off()
 
 
-def _by_step(axis: Axes, by_step: Sequence[float], timesteps: Sequence[int]) -> None:
-    axis.plot(timesteps, by_step, color=RED)
+def _by_step(axis: Axes, by_step: Mapping[int, float]) -> None:
+    timesteps, values = list(by_step), list(by_step.values())
+    axis.plot(timesteps, values, color=RED)
     axis.invert_xaxis()
-    axis.set_xlabel("timestep t", fontsize=8)
-    axis.set_title("attribution per step", fontsize=8, fontweight="normal")
+    axis.set_xlabel("timestep t", fontsize=7, labelpad=1)
+    axis.set_title("attribution per step", loc="left", fontsize=8, fontweight="normal")
     axis.tick_params(labelsize=7)
-    peak = timesteps[int(np.argmax(by_step))]
-    note(axis, f"largest at t = {peak}")
+    note(axis, f"largest at t = {timesteps[int(np.argmax(values))]}")
+
+
+def _changed(axis: Axes, changes: Mapping[str, Estimate]) -> None:
+    """How much likelier classes become, from turned down to turned up."""
+    forest(axis, changes, "")
+    axis.set_title("P when turned up − down", loc="left", fontsize=8, fontweight="normal")
+    axis.tick_params(labelsize=7)
+    axis.margins(y=0.3)
 
 
 def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:

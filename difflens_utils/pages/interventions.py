@@ -1,12 +1,14 @@
 """The page of notebook 05: features are turned up and down while images are generated.
 
-`Interventions` draws dose-response curves, shows progressive edits and edits to a ratio, and
-measures which other factors move.
+`Interventions` draws dose-response curves, shows progressive edits and reversed ratios beside those
+of rivals, and measures which other factors move.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,25 +19,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import evaluators, metrics, outcome
+from .. import evaluators, methods, metrics, outcome
 from ..analysis import scoring
+from ..analysis.scoring import Scale
+from ..debiasing import Debiased, Mixture
 from ..features import BiasFeatures
+from ..methods import Method, h_distribution, latent_editing
 from ..metrics import Estimate, Leakage
 from ..outcome import Outcome
 from . import figures
 from .page import Page
-from .tables import key, table
+from .tables import joined, key, table
 
 if TYPE_CHECKING:
     from ..study import Study
+    from ..subjects.attribute import Attribute
 
-OURS = "DiffLens features"
+OURS = "DiffLens"
 RANDOM = "random features"
 STRIP = 12  # images of a strip
 SLIDER = 24  # images of the slider
-Doses = Mapping[float, Outcome]  # by beta
+SAVED = "leaks more than DiffLens by"
+LEAST = 0.01  # the least share of a class in a ratio that is asked for
+Doses = Mapping[float, Outcome]  # by strength
 Curves = Mapping[tuple[int, str], Doses]  # by the class that is aimed at, and by the method
 Ends = Mapping[int, Outcome]  # by the class that is aimed at
+Sets = Mapping[str, Debiased]  # by the name of the method
+Row = dict[str, object]  # of a table
 
 
 class Interventions(Page):
@@ -47,19 +57,36 @@ class Interventions(Page):
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         n_curve, n_final = sizes["n_curve"], sizes["n_final"]
-        if len(study.attributes) > 1 and n_curve > n_final:  # `every_class` pairs their images
+        if n_curve > n_final:  # `every_class` pairs their images
             raise ValueError(f"n_curve must be at most n_final ({n_final}), got {n_curve}")
         self.attribute = study.attributes[0]
         self.betas: list[float] = sizes["betas"]
         self.last = len(self.attribute.classes) - 1
         self.reference: Mapping[int, Tensor] = {}
         """Features of images of the data, by their class: (N, F) each."""
-        self.without: set[int] = set()
-        """The classes of the first attribute that have no features."""
         self.moved: list[str] = []
         """The factors whose shifts were measured."""
-        self.gains: dict[str, list[Estimate]] = {}
-        """How much the share of a class of another attribute has risen, by attribute."""
+
+    @cached_property
+    def found(self) -> BiasFeatures:
+        """The bias features of every class."""
+        return self.study.features()
+
+    def ours(self, attribute: str) -> Method:
+        """DiffLens, as this page uses it throughout."""
+        return methods.difflens(self.found, attribute, OURS)
+
+    def baselines(self, attribute: str) -> list[Method]:
+        """What is planned beside DiffLens: latent editing and H-Distribution."""
+        return [
+            *latent_editing.rows(self.study, attribute),
+            *h_distribution.rows(self.study, attribute),
+        ]
+
+    @staticmethod
+    def at_a_quarter(method: Method) -> Method:
+        """A method whose strength is a quarter of beta: those that move all of h move more."""
+        return replace(method, towards=lambda c, beta: method.towards(c, beta / 4))
 
     def name(self, target: int) -> str:
         """The name of a class of the first attribute."""
@@ -67,7 +94,7 @@ class Interventions(Page):
 
     def share(self, images: Outcome, target: int) -> Estimate:
         """The share of a class of the first attribute."""
-        return images.share(self.attribute, target)
+        return metrics.share(images.scored[self.attribute].argmax(-1) == target)
 
     # ------------------------------------------------------------------ one attribute, both ways
 
@@ -77,8 +104,6 @@ class Interventions(Page):
         for attribute in self.study.attributes:
             for target, label in enumerate(attribute.classes):
                 rows[f"{attribute}: {label}"] = len(found.features[attribute][target])
-        steerable = found.steerable(self.attribute)
-        self.without = set(range(self.last + 1)) - set(steerable)
         return pd.Series(rows, name="features").to_frame()
 
     def glance(self, before: Outcome, after: Outcome, target: int, beta: float) -> Figure:
@@ -146,17 +171,15 @@ class Interventions(Page):
 
     # ------------------------------------------------------------------ progressive edits
 
-    def both_ways(self, curves: Curves) -> Figure:
+    def both_ways(self, curves: Curves, method: str = OURS) -> Figure:
         """The same seeds, from the strongest edit to the first class down to that to the last."""
-        sets = self._ordered(curves)
+        sets = self._ordered(curves, method)
         rows = {label: images.images[:STRIP] for label, images in sets.items()}
-        n_features, latents = self.study.settings.n_features, self.study.settings.latents
-        features = f"{n_features} of {latents:,} features turned"
-        return figures.strips(rows, title=f"The same twelve seeds, with {features}")
+        return figures.strips(rows, title=f"The same twelve seeds: {method}")
 
-    def _ordered(self, curves: Curves) -> dict[str, Outcome]:
+    def _ordered(self, curves: Curves, method: str) -> dict[str, Outcome]:
         """The images by their labels, from the first class over no edit to the last."""
-        first, last = curves[0, OURS], curves[self.last, OURS]
+        first, last = curves[0, method], curves[self.last, method]
         sets = {}
         for beta in reversed(self.betas):
             sets[f"{self.name(0)}, β = {beta:g}"] = first[beta]
@@ -176,23 +199,26 @@ class Interventions(Page):
     def every_class(
         self, fresh: Outcome, edited: Mapping[tuple[str, int], Outcome]
     ) -> pd.DataFrame:
-        """The share of each class of the other attributes, before and after an edit towards it."""
+        """The share of every class, before and after an edit towards it."""
         names = outcome.class_names({a: a.classes for a in self.study.attributes})
         strong = f"β = {self.sizes['strong']:g}"
         beta = f"beta{self.sizes['strong']:g}"
-        rows = {}
+        gains: dict[str, list[Estimate]] = {attribute: [] for attribute in self.study.attributes}
+        rows: dict[str, Row] = {}
         for (attribute, target), images in edited.items():
             before, after = (o.share(attribute, target) for o in (fresh, images))
             similar = metrics.clip_i(fresh.clip[: len(images.clip)], images.clip).raw
             gain = images.gain(fresh, attribute, target)
-            self.gains.setdefault(attribute, []).append(gain)
+            gains[attribute].append(gain)
             name = names[attribute, target]
             self.add(f"interventions.{name}.original.share", before)
             self.add(f"interventions.{name}.features.share.{beta}", after)
             self.add(f"interventions.{name}.features.clip_i.{beta}", similar)
             label = self.study.attribute(attribute).classes[target]
-            row = {"before": before, strong: after, "gain": gain, "CLIP-I": similar}
+            row: Row = {"before": before, strong: after, "gain": gain, "CLIP-I": similar}
             rows[f"{attribute}: {label}"] = row
+        for attribute, own in gains.items():
+            self.add(f"interventions.most.{attribute}.gain", _largest(own))
         return table(rows)
 
     # ------------------------------------------------------------------ as far as it goes; ratios
@@ -216,39 +242,74 @@ class Interventions(Page):
         figures.strips(strips, title="the same seeds, pushed both ways")
         return table(rows)
 
-    def _beyond(self, fresh: Outcome, images: Outcome, target: int) -> dict[str, object]:
+    def _beyond(self, fresh: Outcome, images: Outcome, target: int) -> Row:
         label = self.name(target)
         share = self.share(images, target)
         agree = images.agreement(self.attribute)
+        loss = metrics.difference(fresh.agreement(self.attribute), agree)
         distance = self._distance(images, target)
         similar = metrics.clip_i(fresh.clip, images.clip).raw
         self.add(f"interventions.{label}.share_max", share)
         self.add(f"interventions.{label}.agreement", agree)
+        self.add(f"interventions.{label}.agreement_loss", loss)
         self.add(f"interventions.{label}.frechet_to_class", distance)
         self.add(f"interventions.{label}.clip_i", similar)
-        row = {"agree": agree, "Fréchet to the class": distance, "CLIP-I": similar}
-        return {"share": f"{label} {share}", **row}
+        row: Row = {"share": f"{label} {share}", "agree": agree, "agree less often by": loss}
+        return row | {"Fréchet to the class": distance, "CLIP-I": similar}
 
-    def ratio(self, fresh: Outcome, reversed_: Outcome, balanced: Outcome) -> pd.DataFrame:
-        """The drawn shares for a requested ratio, and for equal shares."""
-        label = self.name(self.last)
-        before, after = (self.share(images, self.last) for images in (fresh, reversed_))
-        self.add("interventions.reversed.share", after)
-        fd = [images.fairness(self.attribute).soft for images in (fresh, balanced)]
-        self.add("interventions.original.fd", fd[0])
-        self.add("interventions.balanced.fd", fd[1])
-        prompts, seed = len(self.study.texts), self.study.seeds.main
-        uniform, n_final = self.attribute.uniform, self.sizes["n_final"]
-        noise = metrics.expected_fd(uniform, n_final, groups=prompts, seed=seed)
-        strips = {"before": fresh.images[:14], "after": reversed_.images[:14]}
-        change = f"{before.value:.2f} becomes {after.value:.2f}"
-        figures.strips(strips, title=f"share of {label}: {change}")
-        asked = f"{self.sizes['target_share']:.0%}"
-        rows: dict[str, dict[str, object]] = {}
-        rows[f"share of {label}"] = {"before": before, "after": after, "asked for": asked}
-        rows["FD to equal shares"] = {"before": fd[0], "after": fd[1], "asked for": 0}
-        rows["FD of sampling noise alone"] = {"after": noise}
+    # ------------------------------------------------------------------ reversed ratios
+
+    def asked(self, attribute: Attribute) -> list[float]:
+        """The reversed ratio of an attribute, as class shares.
+
+        Of the first attribute the last class gets `target_share`. Of another one the commonest and
+        the rarest class exchange their planted shares, of which none counts less than `LEAST`.
+        """
+        if attribute == self.attribute:
+            return attribute.with_last(self.sizes["target_share"])
+        shares = self.study.planted(attribute).clamp_min(LEAST)
+        common, rare = outcome.extremes(shares)
+        shares[[common, rare]] = shares[[rare, common]]
+        return [round(share, 9) for share in (shares / shares.sum()).tolist()]
+
+    def ratios(self, fresh: Outcome, made: Mapping[str, Sets]) -> pd.DataFrame:
+        """How near each method comes to a reversed ratio, and what else it moves.
+
+        `made` is {attribute: {name of the method: its images}}.
+        """
+        rows: dict[str, Row] = {}
+        for attribute, sets in made.items():
+            target = next(iter(sets.values())).target
+            scale = self.study.scale(attribute, fresh, target)
+            rows[f"{attribute}: asked for"] = {"shares": joined(target)}
+            rows[f"{attribute}: unedited"] = _reached(scale, scale.unedited)
+            leaks = {name: scale.leak(found.mixture) for name, found in sets.items()}
+            for name, found in sets.items():
+                measured = {"FD": _fd(scale, found.mixture), "leak": leaks[name]}
+                measured["the worst leak"] = scale.leak(found.mixture, worst=True)
+                if name != OURS:
+                    measured[SAVED] = metrics.difference(leaks[name], leaks[OURS])
+                self._add_ratio(attribute, name, measured)
+                rows[f"{attribute}: {name}"] = _reached(scale, found.mixture) | measured
         return table(rows)
+
+    def _add_ratio(self, attribute: str, name: str, measured: Mapping[str, Estimate]) -> None:
+        record, rival = f"interventions.reversed.{attribute}", methods.key(name)
+        own = record if name == OURS else f"{record}.{rival}"
+        self.add(f"{own}.fd", measured["FD"])
+        self.add(f"{own}.leak", measured["leak"])
+        self.add(f"{own}.leak_worst", measured["the worst leak"])
+        if SAVED in measured:
+            self.add(f"{record}.leak_saved.{rival}", measured[SAVED])
+
+    def strips(self, attribute: str, fresh: Outcome, sets: Sets) -> Figure:
+        """The same seeds, unedited and at the reversed ratio of every method."""
+        rows = {"unedited": fresh.images[:STRIP]}
+        rows |= {name: found.outcome.images[:STRIP] for name, found in sets.items()}
+        target = next(iter(sets.values())).target
+        classes = self.study.attribute(attribute).classes
+        asked = ", ".join(f"{c} {share:.0%}" for c, share in zip(classes, target, strict=True))
+        return figures.strips(rows, title=f"{attribute}, reversed: {asked}")
 
     # ------------------------------------------------------------------ what else moved
 
@@ -266,11 +327,11 @@ class Interventions(Page):
                 row[f"images changed {label}"] = f"{leak.changed.value:.2f}"
                 row[f"chance {label}"] = f"{leak.chance:.3f}"
         kept = self._unrelated(fresh, reversed_)
+        self.moved = list(shifts)
+        free = [shift for f in self._independent() for shift in shifts[f].values()]
+        self.add("leakage.independent.worst", max(free, default=metrics.NAN), len(fresh.images))
         for factor, shift in shifts.items():
             shift["ratio reversed"] = kept.get(factor, metrics.NOTHING).value
-        worst = max(kept.values(), key=_value, default=metrics.NOTHING)
-        self.add("leakage.reversed.worst", worst)
-        self.moved = list(shifts)
         notes = self._notes()
         if shifts:
             self._heat(pd.DataFrame(shifts).T.loc[list(notes)].rename(index=notes))
@@ -316,7 +377,7 @@ class Interventions(Page):
 
     def slider(self, curves: Curves) -> HTML:
         """The same seeds under edits from the first class, over no edit, to the last class."""
-        sets = self._ordered(curves)
+        sets = self._ordered(curves, OURS)
         name = self.name(self.last)
         frames, captions = {}, {}
         for label, images in sets.items():
@@ -325,91 +386,7 @@ class Interventions(Page):
             captions[label] = f"· share of {name}: {share:.2f}"
         return HTML(figures.slider(frames, captions, columns=8, start=len(self.betas)))
 
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        for target in dict.fromkeys((0, self.last)):
-            self._judge_share(target)
-            self._judge_random(target)
-        self._judge_independent()
-        self._judge_ratio()
-        self._judge_others()
-        super().judge()
-
-    def _judge_share(self, target: int) -> None:
-        label = self.name(target)
-        share = self.value(f"interventions.{label}.share_max")
-        agree = self.value(f"interventions.{label}.agreement")
-        self.claim(
-            f"the share of {label} can be pushed beyond 90 % while evaluators agree",
-            f"interventions.{label}.share_max",
-            "share above 90 % and agreement of both evaluators at least 95 %",
-            share > 0.9 and agree >= 0.95,
-            share > 0.9,
-        )
-
-    def _judge_random(self, target: int) -> None:
-        """Judges the random control. A class without features has no control."""
-        label = self.name(target)
-        curve = f"interventions.{label}.{key(RANDOM)}.share"
-        record = f"{curve}.beta{self.betas[-1]:g}"
-        if target in self.without:
-            return
-        risen = self.value(record) - self.value(f"{curve}.beta0")
-        self.claim(
-            f"random features do not steer towards {label}",
-            record,
-            "share at most 15 points above the unedited one",
-            risen <= 0.15,
-        )
-
-    def _judge_independent(self) -> None:
-        ends = [self.name(target) for target in (0, self.last)]
-        free = self._independent()
-        leaks = [self.value(f"leakage.{end}.{factor}") for end in ends for factor in free]
-        worst = max(leaks, default=metrics.NAN)
-        self.add("leakage.independent.worst", worst, n=self.sizes["n_final"])
-        self.claim(
-            f"factors that are independent of {self.attribute} survive",
-            "leakage.independent.worst",
-            "total variation at most 0.10",
-            worst <= 0.10,
-            bool(leaks) and float(np.median(leaks)) <= 0.10,
-            close=True,
-        )
-
-    def _judge_ratio(self) -> None:
-        wanted = self.sizes["target_share"]
-        missed = abs(self.value("interventions.reversed.share") - wanted)
-        self.claim(
-            f"the ratio of {self.attribute} can be reversed",
-            "interventions.reversed.share",
-            f"within 0.08 of the {wanted} asked for",
-            missed <= 0.08,
-        )
-        worst = self.value("leakage.reversed.worst")
-        self.claim(
-            f"what has nothing to do with {self.attribute} survives a reversed ratio",
-            "leakage.reversed.worst",
-            "total variation at most 0.10 for every factor",
-            worst <= 0.10,
-            worst <= 0.20,
-            close=True,
-        )
-
-    def _judge_others(self) -> None:
-        best = [max(gains, key=_value) for gains in self.gains.values()]  # of each attribute
-        least = min(best, key=_value, default=metrics.NOTHING)
-        self.add("interventions.least_attribute.gain", least)
-        complete = len(best) == len(self.study.attributes) - 1
-        self.claim(
-            "every other attribute follows its features",
-            "interventions.least_attribute.gain",
-            "each has a class that gains at least 15 points",
-            complete and least.value >= 0.15,
-            any(gain.value >= 0.15 for gain in best),
-            close=True,
-        )
+    # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
         found = []
@@ -419,20 +396,33 @@ class Interventions(Page):
             agree = self.value(f"interventions.{label}.agreement")
             agreed = f"the two evaluators agree on {agree:.2f} of these images"
             found.append(f"On fresh seeds the share of {label} reaches {share:.2f}; {agreed}.")
-        label, wanted = self.name(self.last), self.sizes["target_share"]
-        reached = self.value("interventions.reversed.share")
-        asked = f"When a share of {wanted:.2f} of {label} is asked for"
-        found.append(f"{asked}, {reached:.2f} comes out.")
+        for attribute in self.study.attributes:
+            fd = self.value(f"interventions.reversed.{attribute}.fd")
+            ratio = (
+                f"When the ratio of {attribute} is reversed, FD to the ratio asked for is {fd:.2f}"
+            )
+            record = f"interventions.reversed.{attribute}.leak_worst"
+            leak = f"{self.value(record):.2f}"
+            most = f"the unrelated factor that moves most moves by {leak} (total variation)"
+            found.append(f"{ratio}." if leak == "–" else f"{ratio}, and {most}.")
         if "leakage.independent.worst" in self.records:
             worst = self.value("leakage.independent.worst")
             most = f"Of the factors that do not depend on {self.attribute}, the one that moves most"
-            found.append(f"{most} moves by {worst:.2f} (total variation).")
-        if "interventions.least_attribute.gain" in self.records:
-            gain = self.value("interventions.least_attribute.gain")
-            least = "Of the other attributes, the one that follows least"
-            found.append(f"{least} gains {gain:.2f} in its best class.")
+            found.append(f"{most} moves by {worst:.2f} as its classes are pushed to the end.")
         return found
 
 
-def _value(estimate: Estimate) -> float:
-    return estimate.value
+def _largest(gains: Sequence[Estimate]) -> Estimate:
+    """The largest of some gains on the same images; `metrics.NOTHING` if there is none."""
+    return metrics.combined(lambda *g: np.max(g, axis=0), *gains) if gains else metrics.NOTHING
+
+
+def _reached(scale: Scale, mixture: Mixture) -> Row:
+    """The class shares of a plan, as they are expected of it, and their FD."""
+    expected = mixture.expected(lambda seen: seen.scored[scale.attribute])
+    return {"shares": joined(scale.strata.shares(expected).mean(0)), "FD": _fd(scale, mixture)}
+
+
+def _fd(scale: Scale, mixture: Mixture) -> Estimate:
+    """FD of a plan, without the bias of its noise."""
+    return metrics.combined(metrics.signed_root, scale.fd_squared(mixture), monotone=True)

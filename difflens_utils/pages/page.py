@@ -13,8 +13,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from ..metrics import Estimate
-from . import figures, sizes
+from . import figures, results, rules, sizes
 from .results import Results
+from .rules import Verdict
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -24,7 +25,7 @@ class Page:
     """A page of the book while its notebook runs.
 
     The methods of a page draw pictures and return tables. They add their figures to the records,
-    from which `judge` decides the verdicts. `save` writes the result file.
+    from which the verdicts follow. `save` writes the result file.
     """
 
     frechet: tuple[str, ...] = ()
@@ -77,35 +78,37 @@ class Page:
         """Records a figure under a dotted name."""
         self.results.add(name, value, n)
 
-    def claim(
-        self,
-        claim: str,
-        record: str,
-        target: str,
-        holds: bool,
-        partly: bool = False,
-        close: bool = False,
-    ) -> None:
-        """States whether a claim holds, by a rule computed from records."""
-        self.results.judge(claim, record, target, holds, partly, close)
+    def verdicts(self) -> pd.DataFrame:
+        """The statements of `rules.yml` that rest on this page's records, judged."""
+        rows = [self._row(verdict) for verdict in self.results.verdicts()]
+        columns = ["statement", "measured", "asked", "by chance", "verdict", "stability"]
+        return pd.DataFrame(rows, columns=columns).set_index("statement")
+
+    def _row(self, verdict: Verdict) -> dict[str, str]:
+        figures = [self.results.figures[record] for record in verdict.records]
+        worst = rules.worst(verdict, figures)
+        stability = "" if verdict.stability is None else f"{verdict.stability:.0%}"
+        return {
+            "statement": verdict.says if verdict.counts else f"({verdict.says})",
+            "measured": str(worst)
+            if len(figures) == 1
+            else f"{worst}, the worst of {len(figures)}",
+            "asked": verdict.asks,
+            "by chance": self._chance(verdict.chance),
+            "verdict": str(verdict),
+            "stability": stability,
+        }
+
+    def _chance(self, chance: float | str | None) -> str:
+        """What comes out by chance: a number, or the value of a record."""
+        if isinstance(chance, str):
+            chance = self.value(chance) if chance in self.records else None
+        return "" if chance is None else f"{chance:.3g}"
 
     def judge(self) -> None:
-        """Decides the page's verdicts by their rules, and prints them, one per line."""
-        print(self.results.checked())
-
-    def verdicts(self) -> pd.DataFrame:
-        """The verdicts, with the figure and the rule of each."""
-        rows = [
-            {
-                "statement": verdict["claim"],
-                "measured": self.records[verdict["record"]]["value"],
-                "rule": verdict["target"],
-                "verdict": verdict["verdict"] + (" (close)" if verdict["close"] else ""),
-            }
-            for verdict in self.results.verdicts
-        ]
-        columns = ["statement", "measured", "rule", "verdict"]
-        return pd.DataFrame(rows, columns=columns).set_index("statement")
+        """Says which stable verdicts differ from those of the committed results."""
+        verdicts = {self.results.notebook: self.results.verdicts()}
+        print(results.compared(self.results.subject, self.results.profile, verdicts))
 
     def sentences(self) -> list[str]:
         """What was found, in sentences, from the records."""

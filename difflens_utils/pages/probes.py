@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..subjects.attribute import Attribute
 
 PICTURES = 12  # images of a strip
+STATED = "not asked: the prompts name the class"
 CURVES = {  # of the mediation: what they are called, their colour and line
     "total": ("everything exchanged", figures.GREY, "-"),
     "through": ("h exchanged", figures.BLUE, "-"),
@@ -40,12 +42,11 @@ CURVES = {  # of the mediation: what they are called, their colour and line
 class Probes(Page):
     """Accuracy along the generation, where heads look, and what passes the bottleneck."""
 
-    needs = ("n_pairs",)
+    needs = ("n_pairs", "n_swept")
 
     def __init__(self, study: Study, notebook: str, **sizes: Any) -> None:
         super().__init__(study, notebook, **sizes)
         self.accuracy: dict[str, list[Estimate]] = {}  # by attribute, at every step
-        self.held_out: dict[str, int] = {}  # images behind each accuracy
         self.share: dict[str, Estimate] = {}  # what passes h at the deciding steps
 
     def _panels(self, size: tuple[float, float]) -> tuple[Figure, dict[Attribute, Axes]]:
@@ -83,7 +84,6 @@ class Probes(Page):
         for attribute, axis in panels.items():
             accuracy = [fits[attribute].accuracy(s) for s in steps]
             self.accuracy[attribute] = accuracy
-            self.held_out[attribute] = len(fits[attribute].labels)
             figures.curve(axis, timesteps, accuracy, "h-classifier", figures.BLUE)
             axis.axhline(1 / len(attribute.classes), color="black", lw=0.8)
             axis.set(title=attribute, xlabel="timestep t (noisy → clean)", ylim=(0, 1.02))
@@ -97,18 +97,35 @@ class Probes(Page):
         first.legend(loc="lower right")
         figures.describe(figure, "How well h-classifiers read each attribute along the generation")
         figure.tight_layout()
-        return self._accuracies(timesteps)
+        return self._accuracies(timesteps, fits)
 
-    def _accuracies(self, timesteps: Sequence[int]) -> pd.DataFrame:
-        """The accuracy at four steps of the generation, beside chance."""
+    def _accuracies(self, timesteps: Sequence[int], fits: Mapping[str, Fit]) -> pd.DataFrame:
+        """The accuracy at four steps of the generation, beside chance, and what is read late."""
         steps = len(timesteps)
         table = {}
         for attribute in self.study.attributes:
             row = {}
             for s in (0, steps // 4, steps // 2, steps - 1):
                 row[f"t = {timesteps[s]}"] = str(self.accuracy[attribute][s])
-            table[attribute] = row | {"chance": f"{1 / len(attribute.classes):.3f}"}
+            row["chance"] = f"{1 / len(attribute.classes):.3f}"
+            table[attribute] = row | self._late(attribute, fits[attribute])
         return pd.DataFrame(table).T
+
+    def _late(self, attribute: Attribute, fit: Fit) -> dict[str, str]:
+        """How much is read late, beside chance and what is read early.
+
+        Where a prompt states the class, h has it from the first step on: that it is read better
+        later is then no statement about the model, and there is no record of it.
+        """
+        gain, slope = fit.gain(), fit.slope()
+        self.add(f"probes.{attribute}.gain", gain)
+        stated = any(attribute in prompt.given for prompt in self.study.prompts.probe)
+        if not stated:
+            self.add(f"probes.{attribute}.slope", slope)
+        return {
+            "late, minus chance": str(gain),
+            "late, minus early": STATED if stated else str(slope),
+        }
 
     def positions(self, recording: Recording, fits: Mapping[str, Fit]) -> None:
         """How much each head depends on each position of h at the last step."""
@@ -149,11 +166,38 @@ class Probes(Page):
         deciding = deciding_steps(len(recording.timesteps))
         table = {}
         for attribute, effect in mediated.items():
-            self.share[attribute] = effect.share(deciding)
+            share, control = effect.share(deciding), effect.share(deciding, "control")
+            self.share[attribute] = share
+            self.add(f"mediation.{attribute}.share", share)
+            self.add(f"mediation.{attribute}.control", control)
             table[attribute] = {
-                "through the bottleneck / all": str(self.share[attribute]),
-                "control / all": str(effect.share(deciding, "control")),
+                "through the bottleneck / all": str(share),
+                "control / all": str(control),
             }
+        return pd.DataFrame(table).T
+
+    def modules(
+        self, recording: Recording, swept: Mapping[Attribute, Mapping[str, Mediation]]
+    ) -> pd.DataFrame:
+        """Draws what passes each block at each timestep, and returns its share at deciding steps.
+
+        A share is of the whole effect; at steps where that is next to nothing there is none.
+        """
+        deciding = deciding_steps(len(recording.timesteps))
+        figure, panels = self._panels((11, 1.2 + 0.28 * len(self.study.blocks)))
+        table: dict[str, dict[str, str]] = {}
+        for attribute, axis in panels.items():
+            shares = {name: _shares(effect) for name, effect in swept[attribute].items()}
+            columns = [str(t) for t in recording.timesteps]
+            cells = pd.DataFrame(shares, index=columns).T
+            figures.heat(axis, cells, label="share", cmap="viridis", center=None, limits=(0, 1))
+            axis.set(title=str(attribute), xlabel="timestep t (noisy → clean)")
+            for name, effect in swept[attribute].items():
+                share = effect.share(deciding)
+                self.add(f"mediation.{attribute}.{name.replace('.', '_')}.share", share)
+                table.setdefault(name, {})[str(attribute)] = str(share)
+        figures.describe(figure, "What passes each block of the network, of an attribute's effect")
+        figure.tight_layout()
         return pd.DataFrame(table).T
 
     def _ends(self, attribute: Attribute) -> list[str]:
@@ -161,36 +205,7 @@ class Probes(Page):
         ends = extremes(self.study.planted(attribute))
         return [attribute.classes[c] for c in ends]
 
-    # ------------------------------------------------------------------ verdicts
-
-    def judge(self) -> None:
-        for attribute in self.study.attributes:
-            self._judge_rise(attribute)
-            record = f"mediation.{attribute}.share"
-            share = self.share[attribute]
-            self.add(record, share)
-            self.claim(
-                f"the picture takes {attribute} from the bottleneck",
-                record,
-                "at least half of the effect passes h at the deciding steps",
-                share.value >= 0.5,
-                share.value >= 0.2,
-            )
-        super().judge()
-
-    def _judge_rise(self, attribute: Attribute) -> None:
-        accuracy = self.accuracy[attribute]
-        early = accuracy[0]
-        late = max(accuracy[len(accuracy) // 2 :], key=_value)
-        record = f"probes.{attribute}.rise"
-        self.add(record, late.value - early.value, self.held_out[attribute])
-        self.claim(
-            f"linearly readable from h, better towards the clean image: {attribute}",
-            record,
-            "late accuracy above early accuracy, intervals apart, and above chance",
-            late.low > max(early.high, 1 / len(attribute.classes)),
-            late.value > early.value,
-        )
+    # ------------------------------------------------------------------ what was found
 
     def sentences(self) -> list[str]:
         found = []
@@ -206,6 +221,14 @@ class Probes(Page):
                 "picture is being decided."
             )
         return found
+
+
+def _shares(effect: Mediation) -> list[float]:
+    """The mediated share at every timestep; nan where the whole effect is below a tenth."""
+    through, total = effect.through.mean(1), effect.total.mean(1)
+    shares = torch.where(total.abs() < 0.1, torch.nan, through / total)
+    found: list[float] = shares.tolist()
+    return found
 
 
 def _value(estimate: Estimate) -> float:

@@ -1,14 +1,13 @@
 """Result files: the figures that the book, the README and the tables are made from.
 
+>>> from difflens_utils.metrics import mean
 >>> from difflens_utils.pages import results
 >>> found = results.Results("00_bias", subject="portraits", profile="quick", seed=0)
->>> found.add("bias.gender.fd", 0.28345678)
->>> found.records["bias.gender.fd"]["value"]
+>>> found.add("gender.original.fd", mean([0.28345678, 0.28345678]))
+>>> found.records["gender.original.fd"]["value"]
 0.283457
->>> found.judge("gender is biased", "bias.gender.fd", "FD > 0.1", holds=0.283457 > 0.1)
-'holds'
->>> print(found.checked())
-gender is biased -> holds
+>>> [f"{verdict.says}: {verdict}" for verdict in found.verdicts()]
+['the unedited model is biased in gender: holds']
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import json
 import math
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ from ..metrics import NAN, Estimate
 from ..runtime import names, tally
 from ..runtime.artifacts import ROOT, atomic
 from ..runtime.errors import one_of
+from . import rules
+from .rules import Verdict
 
+AGREED = "Every stable verdict is that of the reference results."
+OTHER_RULES = (
+    "The reference results were judged by other rules: once the book is made, "
+    "`make reference` takes its results instead."
+)
 PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
 
 
@@ -47,8 +55,8 @@ class Records(dict[str, dict[str, Any]]):
 class Results:
     """The figures of one executed notebook, `_build/results/<profile>/<subject>/<notebook>.json`.
 
-    Every record has a value, a 95 % interval where it has one, a sample size and a seed; every
-    verdict names the record it was computed from.
+    Every record has a value, a 95 % interval where it has one, a sample size and a seed. The
+    verdicts follow from the records by `rules.yml`.
     """
 
     def __init__(self, notebook: str, *, subject: str, profile: str, **parameters: Any) -> None:
@@ -56,9 +64,7 @@ class Results:
         self.notebook, self.subject, self.profile = notebook, subject, profile
         self.parameters = parameters
         self.records = Records()
-        self.verdicts: list[dict[str, Any]] = []
-        # The paper's claims, in the notebook that judges them.
-        self.scorecard: list[dict[str, str]] = []
+        self.figures: dict[str, Estimate] = {}  # the records, with their resamples
 
     def add(self, name: str, value: Estimate | float, n: int | None = None) -> None:
         """Records a figure under a dotted name, e.g. `ksae.k32.fvu`, to six significant digits.
@@ -66,53 +72,24 @@ class Results:
         A figure that is no number (`metrics.NOTHING`) is not listed. Statements that rest on it are
         not judged.
         """
-        if isinstance(value, Estimate):
-            figure, low, high, n = *value[:3], n or value.n
-        else:
-            figure, low, high = float(value), NAN, NAN
-        if not math.isfinite(figure):
+        if not isinstance(value, Estimate):
+            value = Estimate(float(value), NAN, NAN, n or 0)
+        if not math.isfinite(value.value):
             self.records.unmeasured.add(name)
             return
+        self.figures[name] = value
         self.records[name] = {
             "name": name,
-            "value": _rounded(figure),
-            "low": _rounded(low),
-            "high": _rounded(high),
-            "n": n,
+            "value": _rounded(value.value),
+            "low": _rounded(value.low),
+            "high": _rounded(value.high),
+            "n": n or value.n or None,
             "seed": self.parameters.get("seed"),
         }
 
-    def judge(
-        self,
-        claim: str,
-        record: str,
-        target: str,
-        holds: bool,
-        partly: bool = False,
-        close: bool = False,
-    ) -> str:
-        """States whether a claim holds, by a rule computed from records, and returns the verdict.
-
-        `close` marks a verdict whose figure lies within noise of its target, so that other hardware
-        may decide differently. It is shown, but no check compares it with a reference. A statement
-        without a figure is not tested and gets no verdict.
-        """
-        if record in self.records.unmeasured:
-            return "not tested"
-        one_of("record", record, self.records)
-        verdict = "holds" if holds else "partly" if partly else "does not hold"
-        self.verdicts.append(
-            {"claim": claim, "record": record, "target": target, "verdict": verdict, "close": close}
-        )
-        return verdict
-
-    def checked(self) -> str:
-        """The verdicts that every machine should reach, one per line."""
-        lines = []
-        for judged in self.verdicts:
-            verdict = "too close to check" if judged["close"] else judged["verdict"]
-            lines.append(f"{judged['claim']} -> {verdict}")
-        return "\n".join(lines)
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts of the notebook's rules on the records so far."""
+        return rules.judge_all(self.notebook, self.figures)
 
     def save(self) -> Path:
         """Writes the result file and returns its path.
@@ -129,15 +106,45 @@ class Results:
             "parameters": self.parameters,
             "environment": environment(),
             "drawn": tally.total(),
+            "rules": rules.fingerprint(),
             "records": list(self.records.values()),
-            "verdicts": self.verdicts,
+            "verdicts": [_plain(verdict) for verdict in self.verdicts()],
         }
-        if self.scorecard:
-            content["scorecard"] = self.scorecard
         path = folder / f"{self.notebook}.json"
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
         return path
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as it stands in a result file."""
+    return asdict(verdict) | {"records": list(verdict.records)}
+
+
+def compared(subject: str, profile: str, verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+    """What notebooks {notebook: verdicts} decide otherwise than the committed results, in words.
+
+    Results of other sizes have nothing to be compared with, and neither have those of other rules.
+    """
+    if profile != "book" or not all(reference_file(subject, n).is_file() for n in verdicts):
+        return "There are no reference results of this profile and subject."
+    found: list[str] = []
+    for notebook, judged in verdicts.items():
+        reference = json.loads(reference_file(subject, notebook).read_text())
+        if reference.get("rules") != rules.fingerprint():
+            return OTHER_RULES
+        found += differing(judged, reference)
+    return "\n".join(found) or AGREED
+
+
+def differing(verdicts: Sequence[Verdict], reference: Mapping[str, Any]) -> list[str]:
+    """The statements that another result file decides otherwise, where both are stable."""
+    stable = {
+        verdict["says"]: verdict["holds"]
+        for verdict in reference["verdicts"]
+        if (verdict["stability"] or 0) >= rules.STABLE
+    }
+    return [v.says for v in verdicts if v.stable and stable.get(v.says, v.holds) != v.holds]
 
 
 def _rounded(value: float) -> float | None:
@@ -147,6 +154,11 @@ def _rounded(value: float) -> float | None:
 def results_folder(subject: str, profile: str) -> Path:
     """Where the result files of one subject and profile lie."""
     return ROOT / "_build" / names.results_folder(subject, profile)
+
+
+def reference_file(subject: str, notebook: str) -> Path:
+    """The committed result file of a notebook, in the profile `book`."""
+    return ROOT / names.results_folder(subject, "book") / f"{notebook}.json"
 
 
 def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:

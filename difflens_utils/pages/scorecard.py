@@ -1,16 +1,16 @@
 """The verdict on each claim of the paper, from result files alone.
 
-A claim consists of statements. Each statement was judged in the notebook that measured it, by a
-rule stated there. A claim holds if all of its statements hold. It does not hold if none of them
-holds even partly. Otherwise it holds partly. A claim whose statements are missing cannot be tested
-here. `claims.yml` lists the claims, and says how their figures are put into words.
+A claim consists of the statements of `rules.yml` that name it. Each was judged in the notebook that
+measured it. The line of a claim says how many of them hold, and which do not. A statement whose
+verdict too few resamples share is undecided, and counts as neither. A claim of which nothing was
+measured cannot be tested here. `claims.yml` puts the claims into words.
 
 >>> from difflens_utils.pages import scorecard
 >>> scorecard.judge(scorecard.CLAIMS[0], {}).verdict  # no result file
 'cannot be tested here'
 >>> record = {"name": "fd", "value": 0.02, "low": 0.01, "high": 0.03}
->>> scorecard.words(["FD is {fd:i}."], {"records": [record]})
-'FD is 0.02 [0.01, 0.03].'
+>>> scorecard.words(["FD is {fd:2}.", "Nobody knows {more}."], {"records": [record]})
+['FD is 0.02.']
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from ..metrics import intervals
+from .. import methods
+from . import rules
+from .rules import HOLDS, UNDECIDED, Verdict
 
 Result = Mapping[str, Any]  # a result file
 Record = Mapping[str, Any]  # one of its records
-HOLDS, PARTLY, FAILS, UNTESTED = "holds", "partly", "does not hold", "cannot be tested here"
+UNTESTED = "cannot be tested here"
 
 FIELD = re.compile(r"\{([^{}:]+):?([^{}]*)\}")  # {name} or {name:form}
 REPEATED = re.compile(r"\[([^\[\]]+)\]")
@@ -42,22 +45,46 @@ class Claim(NamedTuple):
     paper: str
     notebook: str
     section: str
-    statements: Sequence[str]
     sentences: Sequence[str]
 
 
-class Row(NamedTuple):
-    """One line of the scorecard, in words."""
+class Statement(NamedTuple):
+    """A verdict with its figures, in words."""
 
-    id: str
-    claim: str
-    paper: str
-    ours: str
-    verdict: str
-    why: str
+    verdict: Verdict
     notebook: str
-    section: str
-    close: bool = False  # whether the figure of a statement lies within noise of its target
+    measured: str
+    chance: str
+    """What comes out where nothing is known or done; empty where nobody can say."""
+
+    @property
+    def failing(self) -> str:
+        """The statement with what was measured and asked, as a list of misses has it."""
+        chance = f", by chance {self.chance}" if self.chance else ""
+        verdict = self.verdict
+        return f"{verdict.says} ({self.measured}, asked {verdict.asks}{chance}): {verdict.in_words}"
+
+
+class Line(NamedTuple):
+    """One line of the scorecard."""
+
+    claim: Claim
+    ours: Sequence[str]
+    """What was measured, in sentences, the first one in short."""
+    statements: Sequence[Statement]
+
+    @property
+    def verdict(self) -> str:
+        """How many of its statements hold, such as "5 of 9 hold, 2 undecided"."""
+        if not self.statements:
+            return UNTESTED
+        counted = f"{len(self.that(HOLDS))} of {len(self.statements)} hold"
+        undecided = len(self.that(UNDECIDED))
+        return f"{counted}, {undecided} undecided" if undecided else counted
+
+    def that(self, *states: str) -> list[Statement]:
+        """The statements in these states (`Verdict.state`)."""
+        return [one for one in self.statements if one.verdict.state in states]
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -78,85 +105,73 @@ def number(value: object) -> str:
 
 
 def estimate(record: Record) -> str:
-    """A record's value, with its 95 % interval where it has one, marked if it lies outside."""
+    """A record's value, with its 95 % interval where it has one."""
     value, low, high = (record.get(key) for key in ("value", "low", "high"))
     if low is None or high is None:
         return number(value)
-    marked = intervals.mark(value, low, high)
-    return f"{number(value)} [{number(low)}, {number(high)}]{marked}"
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def judge(claim: Claim, results: Mapping[str, Result]) -> Row:
-    """Returns the line of a claim, from the result files {notebook: result}."""
-    result = results.get(claim.notebook, {})
-    checked = []
-    for beginning in claim.statements:
-        statements = _statements(result, beginning)
-        if not statements:
-            return _row(claim, verdict=UNTESTED, why=f"nothing was measured of: {beginning}")
-        checked += statements
-    misses = [
-        f"{verdict['claim']} ({estimate(record)}; asked: {verdict['target']}): {verdict['verdict']}"
-        for verdict, record in checked
-        if verdict["verdict"] != HOLDS
-    ]
-    return _row(
-        claim,
-        ours=words(claim.sentences, result),
-        verdict=_overall({verdict["verdict"] for verdict, _ in checked}),
-        why="; ".join(misses) or f"every checked statement holds ({len(checked)})",
-        close=any(verdict.get("close") for verdict, _ in checked),
-    )
+# ------------------------------------------------------------------------------------- statements
 
 
-def _row(claim: Claim, *, verdict: str, why: str, ours: str = "", close: bool = False) -> Row:
-    return Row(
-        claim.id,
-        claim.text,
-        claim.paper,
-        ours,
-        verdict,
-        why,
-        claim.notebook,
-        claim.section,
-        close,
-    )
+def statements(results: Mapping[str, Result]) -> list[Statement]:
+    """Every statement of result files {notebook: result}, in their order, checks among them.
+
+    Raises ValueError, in one line, for a file that was judged by other rules than those of today.
+    """
+    found = []
+    for notebook, result in results.items():
+        if result.get("rules") != rules.fingerprint():
+            which = f"{notebook} of {result['subject']}"
+            raise ValueError(f"{which} was judged by other rules: execute it again (make book)")
+        records = {record["name"]: record for record in result["records"]}
+        for entry in result["verdicts"]:
+            found.append(_statement(Verdict(**entry), notebook, records))
+    return found
 
 
-def _overall(verdicts: set[str]) -> str:
-    return verdicts.pop() if verdicts in ({HOLDS}, {FAILS}) else PARTLY
+def _statement(verdict: Verdict, notebook: str, records: Mapping[str, Record]) -> Statement:
+    known = [records[name] for name in verdict.records]
+    shown = estimate(rules.worst(verdict, known, itemgetter("value")))
+    if len(known) > 1:
+        shown += f", the worst of {len(known)}"
+    chance = verdict.chance
+    if isinstance(chance, str):
+        chance = records[chance]["value"] if chance in records else None
+    return Statement(verdict, notebook, shown, "" if chance is None else number(chance))
 
 
-def _statements(result: Result, beginning: str) -> list[tuple[Mapping[str, Any], Record]]:
-    """The verdicts whose statement has this beginning, each with the record that it rests on."""
-    records = {record["name"]: record for record in result.get("records", [])}
-    return [
-        (verdict, records[verdict["record"]])
-        for verdict in result.get("verdicts", [])
-        if verdict["claim"].startswith(beginning)
-    ]
+def judge(claim: Claim, results: Mapping[str, Result]) -> Line:
+    """The line of a claim, from result files {notebook: result}."""
+    return _line(claim, results, statements(results))
 
 
-def scorecard(results: Mapping[str, Result], claims: Sequence[Claim] = CLAIMS) -> list[Row]:
-    """Returns the line of every claim."""
-    return [judge(claim, results) for claim in claims]
+def scorecard(results: Mapping[str, Result], claims: Sequence[Claim] = CLAIMS) -> list[Line]:
+    """The line of every claim."""
+    known = statements(results)
+    return [_line(claim, results, known) for claim in claims]
 
 
-def words(sentences: Sequence[str], result: Result) -> str:
+def _line(claim: Claim, results: Mapping[str, Result], known: Sequence[Statement]) -> Line:
+    own = [one for one in known if one.verdict.claim == claim.id]
+    return Line(claim, words(claim.sentences, results.get(claim.notebook, {})), own)
+
+
+# -------------------------------------------------------------------------------------- sentences
+
+
+def words(sentences: Sequence[str], result: Result) -> list[str]:
     """Returns sentences with the figures of a result file. One that lacks a figure is left out.
 
     `claims.yml` explains the fields of the sentences.
     """
-    figures = {
-        f"parameters.{name}": {"value": value}
-        for name, value in result.get("parameters", {}).items()
-    }
-    figures |= {record["name"]: record for record in result.get("records", [])}
+    figures = {record["name"]: record["value"] for record in result.get("records", [])}
     filled = (_filled(sentence, figures) for sentence in sentences)
-    return " ".join(sentence for sentence in filled if sentence)
+    return [sentence for sentence in filled if sentence]
 
 
-def _filled(sentence: str, figures: Mapping[str, Record]) -> str:
+def _filled(sentence: str, figures: Mapping[str, Any]) -> str:
     """One sentence with its figures. It is empty if a figure is missing."""
     try:
         repeated = REPEATED.sub(lambda part: _repeated(part[1], figures), sentence)
@@ -165,19 +180,19 @@ def _filled(sentence: str, figures: Mapping[str, Record]) -> str:
         return ""
 
 
-def _repeated(part: str, figures: Mapping[str, Record]) -> str:
+def _repeated(part: str, figures: Mapping[str, Any]) -> str:
     """A part of a sentence, once for each word that stands for the first * of its names.
 
     Raises KeyError if nothing was measured for any of the words.
     """
     variants = []
     for word in _words(part, figures):
-        known = {**figures, "*": {"value": word.replace("_", " ")}}
+        known = {**figures, "*": word.replace("_", " ")}
         try:
             variants.append(_with_figures(_with_word(part, word), known))
         except KeyError:
             continue  # not measured for this word
-    if not variants and "*" in part:
+    if not variants:
         raise KeyError(part)
     return ", ".join(variants)
 
@@ -191,48 +206,52 @@ def _with_word(part: str, word: str) -> str:
     return FIELD.sub(named, part)
 
 
-def _with_figures(text: str, figures: Mapping[str, Record]) -> str:
-    return FIELD.sub(lambda field: _shown(field[1], field[2], figures), text)
+def _with_figures(text: str, figures: Mapping[str, Any]) -> str:
+    return FIELD.sub(lambda field: _shown(field[1], field[2].split(), figures), text)
 
 
-def _words(part: str, figures: Mapping[str, Record]) -> list[str]:
+def _words(part: str, figures: Mapping[str, Any]) -> list[str]:
     """What the first * of a part's names can stand for, in the records' order."""
-    starred = [name for name, _ in FIELD.findall(part) if "*" in name and name != "*"]
-    if not starred:
-        return [""]
-    return list(dict.fromkeys(word for word, _ in _matches(starred[0], figures)))
+    starred = next(name for name, _ in FIELD.findall(part) if "*" in name and name != "*")
+    return list(dict.fromkeys(word for word, _ in _matches(starred, figures)))
 
 
-def _matches(name: str, figures: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
+def _matches(name: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The records that a name with * meets, each with the word that its first * stands for."""
     pattern = re.compile(re.escape(name).replace(r"\*", WORD))
-    for candidate, record in figures.items():
+    for candidate, value in figures.items():
         if match := pattern.fullmatch(candidate):
-            yield match[1], record
+            yield match[1], value
 
 
-def _shown(name: str, form: str, figures: Mapping[str, Record]) -> str:
-    """Returns a figure in one of the forms of `claims.yml`. Raises KeyError if there is none."""
-    if "*" in name and name not in figures:
-        return number(_chosen(name, form, figures))
-    record = figures[name]
-    if form == "i":
-        return estimate(record)
-    if form == "%":
-        return _percent(record["value"])
-    if form == "+":
-        return f"{record['value']:+.3g}".replace("-", "−")
-    return number(record["value"])
-
-
-def _chosen(name: str, form: str, figures: Mapping[str, Record]) -> float:
-    """One of the values that a name with * meets. Raises KeyError if it meets none."""
-    values = [record["value"] for _, record in _matches(name, figures)]
-    if not values:
+def _shown(name: str, forms: Sequence[str], figures: Mapping[str, Any]) -> str:
+    """Returns a figure in the forms of `claims.yml`. Raises KeyError if there is none."""
+    if name in figures:
+        return _in_form(figures[name], *forms)
+    met = list(_matches(name, figures))
+    if not met:
         raise KeyError(name)
-    choice = {"least": min(values), "most": max(values), "first": values[0], "last": values[-1]}
-    return float(choice[form])
+    by_value = sorted(met, key=lambda pair: pair[1])
+    choice, *rest = forms
+    if choice == "rival":
+        return _method(by_value[0][0])
+    chosen = {"least": by_value[0], "most": by_value[-1], "first": met[0], "last": met[-1]}
+    return _in_form(chosen[choice][1], *rest)
 
 
-def _percent(share: float | str) -> str:
-    return f"{100 * float(share):.3g} %"
+def _method(word: str) -> str:
+    """The name of a method that is known by a word in records."""
+    names = {methods.key(name): name for name in methods.ORDER}
+    return names.get(word, word.replace("_", " "))
+
+
+def _in_form(value: Any, form: str = "") -> str:
+    if form == "%":
+        return f"{100 * value:.0f} %"
+    if form == "2":
+        return f"{value:.2f}"
+    if form == "+":
+        return f"{value:+.2f}".replace("-", "−")
+    if form == "lead":
+        return f"{abs(value):.2f} {'more' if value >= 0 else 'less'}"
+    return number(value)

@@ -48,7 +48,7 @@ RULES: dict[str, Callable[[str, float], None]] = {
     "n_images": partial(_whole, low=4),  # the h-classifiers hold out every fourth image
     "n_probe": partial(_whole, low=4),  # and so do the trees
     "max_density": _share,
-    "target_share": _share,
+    "target_share": _between_0_and_1,
     "matched": _share,
     "threshold": partial(within, low=0.5, high=1),
     "ratios": _between_0_and_1,

@@ -221,8 +221,8 @@ class stored:
     """The arguments that change no value."""
     describe: Mapping[str, Callable[[Any], Arguments]] = field(default_factory=dict)
     """For an argument that cannot be described: what gives the entries that stand for it."""
-    shipped: Callable[[Arguments], Path] | None = None
-    """What gives the folder of a result that comes with the repository.
+    shipped: Callable[[Arguments], Path | None] | None = None
+    """What gives the folder of a result that comes with the repository, or None.
 
     It is taken if it was made with the same arguments, by whatever code and libraries.
     """

@@ -43,10 +43,11 @@ from torch import Tensor, nn
 Parameters = dict[str, Any]  # what `of` returns: plain values, as JSON holds them
 
 # The parts of a subject that a stage may read, beside what generates images.
-PARTS = ("texts", "prompts", "labeller", "scorer", "clip", "data")
+JUDGES = ("labeller", "scorer", "clip", "second_clip")
+PARTS = ("texts", "prompts", *JUDGES, "data")
 # Modules that keep, check, name and describe: they compute no figure. Dotted, from the package.
 CARRIERS = set(
-    "metrics.intervals pages.descriptions pages.results runtime.artifacts runtime.errors "
+    "pages.descriptions pages.results runtime.artifacts runtime.errors "
     "runtime.keys runtime.names runtime.shards runtime.tally runtime.workers subjects.paper "
     "subjects.real.weights".split()
 )
@@ -71,8 +72,13 @@ def of(
         "arguments": {name: described(value, reads) for name, value in arguments.items()},
         "reads": list(reads),
         "code": code(module),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": dict(_libraries()),
     }
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
 
 
 def key_of(parameters: Any) -> str:
@@ -212,9 +218,13 @@ def _settings(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _SOURCES = {path: path.read_text() for path in Path(__file__).parents[1].rglob("*.py")}
 
 
-def _tree(path: Path) -> ast.Module:
-    """A file's syntax tree without docstrings."""
-    tree = ast.parse(_SOURCES.get(path) or path.read_text())
+def _source(path: Path) -> str:
+    return _SOURCES.get(path) or path.read_text()
+
+
+def _tree(source: str) -> ast.Module:
+    """A syntax tree without docstrings."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list) or not body:
@@ -244,8 +254,14 @@ def code_of(value: object) -> str:
 def _code(path: Path) -> str:
     hashed = hashlib.sha256()
     for file in sorted(_needed(path)):
-        hashed.update(ast.dump(_tree(file)).encode())
+        hashed.update(_dumped(_source(file)))
     return hashed.hexdigest()[:12]
+
+
+@cache
+def _dumped(source: str) -> bytes:
+    """The syntax tree of a file, whose code many modules have in common."""
+    return ast.dump(_tree(source)).encode()
 
 
 def _needed(path: Path) -> set[Path]:
@@ -282,7 +298,7 @@ def imports(path: Path) -> frozenset[Path]:
     """
     package = package_of(path)
     found: set[Path | None] = set()
-    for node in _running(_tree(path)):
+    for node in _running(_tree(_source(path))):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first, *inner = alias.name.split(".")
@@ -335,13 +351,19 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
         _declared.reset(token)
 
 
+def readable(part: str) -> bool:
+    """Whether a part of a subject may be read: not while a result is made whose key lacks it."""
+    now = _declared.get()
+    return now is None or part in now[1]
+
+
 def reading(part: str) -> None:
     """Checks that a part of a subject may be read. Every access to a part calls it.
 
     Raises RuntimeError while a result is made whose key does not declare the part.
     """
     now = _declared.get()
-    if now is not None and part not in now[1]:
+    if now is not None and not readable(part):
         raise RuntimeError(
             f"{now[0]} reads the subject's {part}, which is not in its key: declare it in `reads`"
         )

@@ -19,6 +19,7 @@ from pathlib import PurePath
 # Subjects that ship: their folders under `models/`, besides those that a `study.yml` names.
 SHIPPED = {
     "portraits": ("portraits", "evaluators", "clip"),
+    "portraits-open": ("portraits-open", "evaluators", "clip"),
     "portraits-t2i": ("portraits-t2i",),
     "digits": ("digits",),
 }

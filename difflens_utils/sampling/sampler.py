@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,9 +69,44 @@ class Moment:
         """`hooks.edit` of the subject's module, where an edit acts on this batch."""
         return hooks.edit(self.subject.network, self.subject.module, function, self.halves)
 
-    def forking(self, function: hooks.HookEdit) -> AbstractContextManager[hooks.Fork]:
-        """`hooks.fork` of the subject's module, where an edit acts on this batch."""
-        return hooks.fork(self.subject.network, self.subject.module, function, self.halves)
+    def answers(self, function: hooks.HookEdit) -> tuple[Tensor, Tensor]:
+        """The network's answers without (B, ...) and with the edits of h, (copies B, ...).
+
+        `function` returns one edited version of h or several, or None. The answers are one tensor
+        twice if nothing was edited. Only what lies behind the module runs again, where `hooks.fork`
+        can do that, and else the network.
+        """
+        network, module = self.subject.network, self.subject.module
+        if not hooks.forkable(network, module):
+            return self._again(function)
+        with hooks.fork(network, module, function, self.halves) as forked:
+            return forked.split(self.predict(), len(self.x))
+
+    def _again(self, function: hooks.HookEdit) -> tuple[Tensor, Tensor]:
+        made: list[Tensor | None] = []  # what the function returns, call by call
+        copies = 1
+
+        def look(h: Tensor, call: int) -> None:
+            nonlocal copies
+            rows = len(h)
+            made.append(function(h, call))
+            if made[-1] is not None:
+                copies = len(made[-1]) // rows
+
+        with self.editing(look):
+            plain = self.predict()
+        if all(new is None for new in made):
+            return plain, plain
+        edited = []
+        for copy in range(copies):
+            versions = (None if new is None else new.chunk(copies)[copy] for new in made)
+            with self.editing(partial(_next, versions)):
+                edited.append(self.predict())
+        return plain, torch.cat(edited)
+
+
+def _next(versions: Iterator[Tensor | None], _h: Tensor, _call: int) -> Tensor | None:
+    return next(versions)
 
 
 def image_seeds(n: int, seed: int) -> list[int]:
@@ -253,9 +289,4 @@ def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]
         with around, moment.editing(function):
             predicted = moment.predict()
         return predicted, predicted
-    if hooks.forkable(subject.network, subject.module):
-        with moment.forking(function) as forked:
-            return forked.split(moment.predict(), len(moment.x))
-    with moment.editing(function):
-        edited = moment.predict()
-    return moment.predict(), edited
+    return moment.answers(function)

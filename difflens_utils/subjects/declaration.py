@@ -86,6 +86,7 @@ class Declaration(_Entries):
     shares: dict[str, dict[str, Number]] = {}
     evaluators: Text = "evaluators"
     clip: Text = "clip"
+    second_clip: Text | None = None  # by default the folder `second` of clip, if it is there
     prompts: Stages | None = None
     guidance: Annotated[Number, Field(ge=1)] | None = None
 

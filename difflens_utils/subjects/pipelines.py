@@ -34,7 +34,7 @@ from ..runtime import keys, precision
 from ..runtime.errors import one_of
 from ..sampling import hooks
 from ..worlds import Scenes, World
-from . import loading, opening, schedulers
+from . import loading, opening, schedulers, unread
 from .paper import Table
 from .schedulers import Scheduler
 
@@ -45,7 +45,15 @@ SAMPLER = """
     prediction_type timestep_spacing steps_offset set_alpha_to_one clip_sample clip_sample_range
     thresholding dynamic_thresholding_ratio sample_max_value
 """.split()
-Judges = tuple[Evaluator, Evaluator, Clip]  # labeller, scorer, CLIP
+
+
+class Judges(NamedTuple):
+    """The networks that look at a subject's images."""
+
+    labeller: Evaluator
+    scorer: Evaluator
+    clip: Clip
+    second: Clip | None = None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -330,25 +338,42 @@ class Subject:
                 f"subject {self.name} has no evaluators: it can be described and sampled; to judge "
                 "its images put a study.yml beside the model (book/howto.md, Bring your own model)"
             )
-        return self.evaluators()
+        return Judges(*self.evaluators())
 
     @property
     def labeller(self) -> Evaluator:
         """Labels the data that probes and attribution learn from; never scores a result."""
         keys.reading("labeller")
-        return self._judges[0]
+        return self._judges.labeller
 
     @property
     def scorer(self) -> Evaluator:
         """Scores results; its features give the Fréchet distance."""
         keys.reading("scorer")
-        return self._judges[1]
+        return self._judges.scorer
 
     @property
     def clip(self) -> Clip:
-        """Gives the features of CLIP-I, CLIP-T and CLIP-D."""
+        """Gives the features of CLIP-T and CLIP-D, and the CLIP-I that strengths are tried by."""
         keys.reading("clip")
-        return self._judges[2]
+        return self._judges.clip
+
+    @property
+    def second_clip(self) -> Clip:
+        """Tells what edits keep of an image; no method learns from it, or is planned with it.
+
+        It is `clip` where there is no second one, and `second_measure` says so.
+        """
+        keys.reading("second_clip")
+        judges = self._judges
+        return judges.clip if judges.second is None else judges.second
+
+    @property
+    def second_measure(self) -> str:
+        """The honest name of CLIP-I by `second_clip`: which CLIP it is."""
+        if self._judges.second is None:
+            return f"{self.measures[1]}, which methods learn from"
+        return "CLIP-I (a second CLIP, which no method learns from)"
 
     @property
     def factors(self) -> dict[str, tuple[str, ...]]:
@@ -356,12 +381,20 @@ class Subject:
 
         `keys.reading` does not guard it: a stage that depends on classes takes them as an argument.
         """
-        return self._judges[1].factors
+        return self._judges.scorer.factors
 
     def classes(self, attribute: str) -> tuple[str, ...]:
         """The classes of a factor. Raises ValueError, with the known factors, for another name."""
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
+
+    def unrelated(self, attribute: str) -> list[str]:
+        """The factors that an edit of an attribute should leave alone.
+
+        They are neither the attribute nor, where the causes are known, its effects.
+        """
+        caused = set(self.world.effects(attribute)) if self.world else set()
+        return [f for f in self.factors if f != attribute and f not in caused]
 
     def identity(self, reads: Sequence[str] = ()) -> dict[str, object]:
         """Returns what determines the images, and the parts of the subject that a stage `reads`.
@@ -377,7 +410,7 @@ class Subject:
                 "folder of its own and open that, or use sampling.sample, which stores nothing"
             )
         parts = {name: self._part(name) for name in reads}
-        judges = [parts.get(name) for name in ("labeller", "scorer", "clip")]
+        judges = [parts.get(name) for name in keys.JUDGES]
         identity: dict[str, object] = {
             "files": self.fingerprint,
             "module": self.module,
@@ -692,8 +725,9 @@ def ready(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, to be run and not trained.
 
     In channels_last convolutions need not reorder their inputs, which saves a fifth of the time in
-    float32 on a CPU.
+    float32 on a CPU. What no weight reads is left out.
     """
+    unread.leave_out(network)
     precision.move(network, device=device)
     precision.move(network, memory_format=torch.channels_last)
     return network.eval().requires_grad_(False)

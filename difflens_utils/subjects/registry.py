@@ -4,8 +4,8 @@ A subject is a pipeline of diffusers, the module whose output is h, its prompts,
 that judge its images.
 
 >>> from difflens_utils.subjects import registry
->>> ", ".join(registry.SUBJECTS)
-'portraits, portraits-t2i, p2-celebahq, ddpm-celebahq, sd-v1-5, sdxl, dit-imagenet, digits'
+>>> list(registry.SUBJECTS)[:4]
+['portraits', 'portraits-open', 'portraits-t2i', 'p2-celebahq']
 >>> print(registry.Modules([registry.Module("mid_block", "UNetMidBlock2D", (64, 4, 4))]))
 name       type            shape
 mid_block  UNetMidBlock2D  64 x 4 x 4
@@ -93,25 +93,51 @@ PORTRAITS = "Fréchet distance (PortraitNet)", "CLIP-I (PortraitCLIP)"
 
 
 def portrait_evaluators(
-    device: torch.device, networks: Path = MODELS / "evaluators", clip: Path = MODELS / "clip"
+    device: torch.device,
+    networks: Path = MODELS / "evaluators",
+    clip: Path = MODELS / "clip",
+    second: Path | None = None,
 ) -> Judges:
-    """Labeller, scorer and CLIP that were trained here, by default those of `portraits`."""
+    """Labeller, scorer and CLIP that were trained here, by default those of `portraits`.
+
+    The second CLIP is by default the one in the folder `second` of the first, if it is there.
+    """
     labeller, scorer = (AttributeNet.load(networks / name) for name in ("labeller", "scorer"))
-    return labeller.to(device), scorer.to(device), Clip.load(clip).to(device)
+    if second is None and (clip / "second").is_dir():
+        second = clip / "second"
+    return Judges(
+        labeller.to(device),
+        scorer.to(device),
+        Clip.load(clip).to(device),
+        None if second is None else Clip.load(second).to(device),
+    )
 
 
-def _portraits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
+def _portraits(
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path | None,
+    name: str = "portraits",
+    module: str | None = None,
+) -> Subject:
     return pipelines.read(
-        "portraits",
-        folder or MODELS / "portraits",
+        name,
+        folder or MODELS / name,
         device,
         dtype,
+        module,
         attributes=portraits.ATTRIBUTES,
         evaluators=partial(portrait_evaluators, device),
         world=portraits.WORLD,
         paper=TABLE_1,
         measures=PORTRAITS,
     )
+
+
+def _portraits_open(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
+    # Its skips are open, so that little passes the bottleneck: `models/law.py` tells what passes
+    # this module.
+    return _portraits(device, dtype, folder, "portraits-open", "up_blocks.1.attentions.1")
 
 
 def _portraits_t2i(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -223,9 +249,9 @@ def _judges(study: labelled.Declared, device: torch.device) -> Judges:
     Raises ValueError, in one line, for networks that were trained before its table or the order of
     its classes changed: the shares of one class would be read as those of another.
     """
-    labeller, scorer, clip = portrait_evaluators(device, study.evaluators, study.clip)
+    judges = portrait_evaluators(device, study.evaluators, study.clip, study.second_clip)
     stated = study.world.classes
-    for name, network in (("labeller", labeller), ("scorer", scorer)):
+    for name, network in (("labeller", judges.labeller), ("scorer", judges.scorer)):
         for factor in dict.fromkeys((*stated, *network.factors)):
             trained = ", ".join(network.factors.get(factor, ())) or "nothing"
             labels = ", ".join(stated.get(factor, ())) or "nothing"
@@ -234,7 +260,7 @@ def _judges(study: labelled.Declared, device: torch.device) -> Judges:
                     f"{study.evaluators / name} reads {factor} as {trained}, and the study says "
                     f"{labels}; train it again (models/evaluators/train.py)"
                 )
-    return labeller, scorer, clip
+    return judges
 
 
 def _digits(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Subject:
@@ -266,7 +292,7 @@ def face_evaluators(
     labeller = fairface.FairFace.load(seven).to(device)
     scorer = fairface.FairFace.load(four).to(device)
     features = Inception(inception, device).features
-    return labeller, Scorer(scorer, features), Clip.load(clip).to(device)
+    return Judges(labeller, Scorer(scorer, features), Clip.load(clip).to(device))
 
 
 def _faces(
@@ -349,6 +375,7 @@ def _dit(device: torch.device, dtype: torch.dtype, root: Path | None) -> Subject
 Builder = Callable[[torch.device, torch.dtype, Path | None], Subject]
 SUBJECTS: dict[str, Builder] = {
     "portraits": _portraits,
+    "portraits-open": _portraits_open,
     "portraits-t2i": _portraits_t2i,
     "p2-celebahq": _p2,
     "ddpm-celebahq": _ddpm,
@@ -433,6 +460,21 @@ class Modules(list[Module]):
         second = max(len(kind) for _, kind, _ in rows)
         lines = [f"{name:<{first}}  {kind:<{second}}  {shape}" for name, kind, shape in rows]
         return "\n".join(lines)
+
+
+def blocks(subject: Subject) -> list[str]:
+    """The names of the network's own blocks whose output can be h, in its order.
+
+    They are the parts of its lists of blocks, and the single blocks beside them.
+    """
+    own = []
+    for name, child in subject.network.named_children():
+        if isinstance(child, torch.nn.ModuleList):
+            own += [f"{name}.{i}" for i in range(len(child))]
+        elif list(child.children()):
+            own.append(name)
+    shaped = {module.name for module in describe(subject) if len(module.shape) > 1}
+    return [name for name in own if name in shaped]
 
 
 @torch.no_grad()

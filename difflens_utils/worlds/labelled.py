@@ -449,6 +449,7 @@ class Declared(NamedTuple):
     clip: Path
     prompts: Stages | None = None  # what a model that reads text is asked for
     guidance: float | None = None
+    second_clip: Path | None = None  # one that no method learns from
 
 
 def declared(folder: Path) -> Declared:
@@ -472,4 +473,5 @@ def declared(folder: Path) -> Declared:
             one_of(f"{path}: {entry}.given.{factor}", name, world.classes[factor])
     evaluators = folder / entries.evaluators
     clip = folder / entries.clip
-    return Declared(world, evaluators, clip, entries.prompts, entries.guidance)
+    second = folder / entries.second_clip if entries.second_clip else None
+    return Declared(world, evaluators, clip, entries.prompts, entries.guidance, second)

@@ -1,12 +1,16 @@
 """Trains a small CLIP on a world, from the root of the repository:
 
-    python -m models.clip.train [--world portraits|occupations|FOLDER] [--images N]
+    python -m models.clip.train [--world portraits|occupations|FOLDER] [--images N] [--seed N]
+        [--out FOLDER]
 
 A `transformers.CLIPModel` sees fresh renders, half from the planted world and half with every
 factor uniform and independent. Captions state everything, a part, or a single thing. A caption that
 leaves something out is true of several images of a batch; since the world is known, all of them
 count as its positives. A linear head, thrown away afterwards, has to read every factor off the
 image features, or the contrast would learn only what tells a batch apart.
+
+A CLIP of another seed has seen other renders from other weights on. In the folder `second` of the
+first it is the one that tells what edits keep: no method learns from it.
 """
 
 from __future__ import annotations
@@ -292,9 +296,9 @@ def factor_loss(logits: Tensor, labels: Tensor, world: World) -> Tensor:
     return torch.stack([F.cross_entropy(z, labels[:, i]) for i, z in enumerate(parts)]).mean()
 
 
-def train(images: int, source: Source) -> Clip:
-    torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
+def train(images: int, source: Source, seed: int = SEED) -> Clip:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     tokens = tokenizer(source)
     clip = Clip(network(tokens), tokens)
     head = nn.Linear(WIDTH, sum(len(f.classes) for f in source.world.factors.values()))
@@ -307,7 +311,7 @@ def train(images: int, source: Source) -> Clip:
     )
     progress = tqdm(range(steps), desc="clip", mininterval=20)
     for step in progress:
-        x, texts, labels, match = batch(source, BATCH, SEED * 1_000_000 + 2 * step)
+        x, texts, labels, match = batch(source, BATCH, seed * 1_000_000 + 2 * step)
         x = shifted(x, generator) if isinstance(source.world, LabelledImages) else x
         with precision.autocast():
             image = clip.image_features(distort(x, generator)).float()
@@ -361,22 +365,22 @@ def zero_shot(
 
 
 def _rounded(estimate: Estimate) -> dict[str, float]:
-    return {key: round(value, 4) for key, value in estimate._asdict().items()}
+    return {key: round(getattr(estimate, key), 4) for key in ("value", "low", "high", "n")}
 
 
 @torch.inference_mode()
-def card(clip: Clip, source: Source, n: int = 4000) -> dict[str, dict]:
+def card(clip: Clip, source: Source, seed: int = SEED, n: int = 4000) -> dict[str, dict]:
     """Held-out figures on fresh renders, planted and balanced, with 95 % Wilson intervals."""
-    report, rng = {}, random.Random(SEED)
-    for seed, kind in enumerate(("planted", "balanced"), start=SEED + 200):
-        images, labels = unseen(source.world, n, seed, balanced=kind == "balanced")
+    report, rng = {}, random.Random(seed)
+    for fresh, kind in enumerate(("planted", "balanced"), start=seed + 200):
+        images, labels = unseen(source.world, n, fresh, balanced=kind == "balanced")
         p = Scenes(labels, torch.zeros(len(images), 0))
         texts = [source.full(source.world.names(p, i), rng) for i in range(len(images))]
         image = embed(clip, images)
         starts = range(0, len(texts), 500)
         text = torch.cat([clip.text_features(texts[i : i + 500]) for i in starts])
         report[kind] = {
-            "seed": seed,
+            "seed": fresh,
             "zero_shot": zero_shot(clip, image, labels, source.world),
             **{f"retrieval_{k}": retrieval(image, text, texts, k) for k in source.among},
         }
@@ -389,16 +393,19 @@ def main() -> None:
     parser.add_argument(
         "--world", default="portraits", help="portraits, occupations, or a folder with a study.yml"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the data and the first weights")
+    parser.add_argument("--out", type=Path, help="by default the folder of the world's CLIP")
     args = parser.parse_args()
     try:
         at_least("--images", args.images, BATCH, "one batch")
+        at_least("--seed", args.seed, 0)
         source = source_of(args.world)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     out = args.out or source.folder
-    train(args.images, source).save(out)
-    report = {"images": args.images, "seed": SEED, "held_out": card(Clip.load(out), source)}
+    train(args.images, source, args.seed).save(out)
+    held_out = card(Clip.load(out), source, args.seed)
+    report = {"images": args.images, "seed": args.seed, "held_out": held_out}
     (out / "card.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["held_out"], indent=1))
 

@@ -26,7 +26,7 @@ from difflens_utils.worlds import portraits
 # isort: split
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DConditionModel, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -62,23 +62,31 @@ def close_skips(unet: UNet2DModel | UNet2DConditionModel, open_resnets: int) -> 
     ordinary `UNet2DModel`. A normalisation group that a skip shares with the channels from below is
     closed too, or its mean would leak through.
     """
+    readers = readers_of_skips(unet)
+    for resnet, below in readers[: len(readers) - open_resnets]:
+        group = resnet.in_channels // resnet.norm1.num_groups
+        _hold_at_zero(resnet.conv1.weight, below // group * group)
+        _hold_at_zero(resnet.conv_shortcut.weight, below)
+
+
+def readers_of_skips(unet: UNet2DModel | UNet2DConditionModel) -> list[tuple[nn.Module, int]]:
+    """The resnets of the up blocks in order, and how many of their channels come from below.
+
+    The other channels of their input are a skip connection.
+    """
     widths = [unet.conv_in.out_channels]
     for block in unet.down_blocks:
         widths += [r.out_channels for r in block.resnets]
         widths += [d.out_channels for d in block.downsamplers or ()]
-    closed = [resnet for block in unet.up_blocks for resnet in block.resnets]
-    for resnet in closed[: len(closed) - open_resnets]:
-        below = resnet.in_channels - widths.pop()
-        group = resnet.in_channels // resnet.norm1.num_groups
-        _hold_at_zero(resnet.conv1.weight, below // group * group)
-        _hold_at_zero(resnet.conv_shortcut.weight, below)
+    resnets = [resnet for block in unet.up_blocks for resnet in block.resnets]
+    return [(resnet, resnet.in_channels - widths.pop()) for resnet in resnets]
 
 
 def _hold_at_zero(weight: Tensor, start: int) -> None:
     """Zeroes the weights of the input channels from `start` on, and their gradients from now on."""
     with torch.no_grad():
         weight[:, start:] = 0
-    keep = torch.ones(weight.shape[1])
+    keep = torch.ones(weight.shape[1], device=weight.device)
     keep[start:] = 0
     weight.register_hook(lambda gradient: gradient * keep.reshape(1, -1, 1, 1))
 
@@ -211,7 +219,7 @@ def _update(average: dict[str, Tensor], model: torch.nn.Module, keep: float) -> 
 def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> Tensor:
     """P2's loss of clean images x (B, C, H, W), at random timesteps: ().
 
-    The weights are 1 / (k + SNR)^gamma.
+    The weights are 1 / (k + SNR)^gamma. What is random is drawn on the CPU, for every device alike.
     """
     alphas = scheduler().alphas_cumprod
     weight = (1 + alphas / (1 - alphas)) ** -0.5
@@ -219,10 +227,11 @@ def weighted_loss(unet: UNet2DModel, x: Tensor, generator: torch.Generator) -> T
     noise = torch.randn(x.shape, generator=generator)
     a = alphas[t].reshape(-1, 1, 1, 1)
     noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last)
-    with precision.autocast():
-        predicted = unet(noisy, t, return_dict=False)[0]
-    per_image = (predicted.float() - noise).square().mean((1, 2, 3))
-    return (per_image * weight[t]).mean() / weight.mean()
+    device = next(unet.parameters()).device
+    with precision.autocast(device):
+        predicted = unet(noisy.to(device), t.to(device), return_dict=False)[0]
+    per_image = (predicted.float() - noise.to(device)).square().mean((1, 2, 3))
+    return (per_image * weight[t].to(device)).mean() / weight.mean()
 
 
 def train(
@@ -233,6 +242,7 @@ def train(
     open_blocks: int = OPEN,
     decay: float = DECAY,
     minutes_between_saves: float = 4.0,
+    device: str = "cpu",
 ) -> dict[str, Tensor]:
     """Trains up to `images` training images, and returns the averaged weights.
 
@@ -241,7 +251,7 @@ def train(
     is that of the moving average.
     """
     torch.manual_seed(SEED)
-    unet = network().to(memory_format=torch.channels_last)
+    unet = network().to(device=precision.pick_device(device), memory_format=torch.channels_last)
     if warm is not None:
         loaded = DDIMPipeline.from_pretrained(warm, dtype=torch.float32, local_files_only=True)
         unet.load_state_dict(loaded.unet.state_dict())
@@ -282,6 +292,7 @@ def main() -> None:
     parser.add_argument(
         "--decay", type=float, default=DECAY, help="of the moving average of the weights"
     )
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
     parser.add_argument(
         "--state",
         type=Path,
@@ -295,13 +306,22 @@ def main() -> None:
         at_least("--seen", args.seen, 0)
         within("--open-blocks", args.open_blocks, 0, 4)
         within("--decay", args.decay, 0, 1)
+        precision.pick_device(args.device)
         if args.warm and not (args.warm / "model_index.json").is_file():
             raise ValueError(
                 f"--warm must be the folder of a pipeline, and {args.warm} has no model_index.json"
             )
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    weights = train(args.images, args.state, args.warm, args.seen, args.open_blocks, args.decay)
+    weights = train(
+        args.images,
+        args.state,
+        args.warm,
+        args.seen,
+        args.open_blocks,
+        args.decay,
+        device=args.device,
+    )
     export(weights, args.out)
 
 
