@@ -44,6 +44,7 @@ from .runtime import artifacts
 from .runtime.errors import all_positive, one_of
 from .runtime.precision import full_precision, planar
 from .sampling import Moment
+from .settings import Seeds, Settings
 from .subjects.pipelines import Subject
 
 
@@ -145,6 +146,11 @@ class Support:
     steps: int
     points: int = 1
     batch: int = 64
+
+    @classmethod
+    def of(cls, settings: Settings) -> Support:
+        """That of a study."""
+        return cls(settings.n_support, Seeds.of(settings.seed).support, settings.steps)
 
 
 def through_image(

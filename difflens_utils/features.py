@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -210,8 +210,7 @@ def find(
     seen = labelled(subject, rec)
     labels = {a: seen[a] for a in classes}
     counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
-    seeds = Seeds.of(settings.seed)
-    support = Support(settings.n_support, seeds.support, settings.steps)
+    support = Support.of(settings)
     attributed = partial(attribution.through_image, subject, sae, tuple(classes), support)
     means = class_means(rec, sae, labels, {a: len(names) for a, names in classes.items()})
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(settings.steps)))
@@ -220,12 +219,19 @@ def find(
         for a, names in classes.items()
     }
     wanted = {a: (only[a],) if a in only else names for a, names in classes.items()}
-    found = _chosen(subject, sae, rec, settings, wanted, gaps, density)
+    found = _chosen(subject, sae, rec, settings, wanted, Latents(gaps, density))
     features, scores = (
         {a: [found[f"{kind}.{a}.{name}"] for name in names] for a, names in classes.items()}
         for kind in ("latents", "scores")
     )
     return BiasFeatures(sae, features, gaps, labels, counts, density, scores, attributed)
+
+
+class Latents(NamedTuple):
+    """What is known of all latents before any of them is moved."""
+
+    gaps: Mapping[str, Sequence[Tensor]]  # {attribute: per class (T, P, D)}
+    density: Tensor  # (D,)
 
 
 def _place(arguments: Mapping[str, Any]) -> Path | None:
@@ -248,7 +254,7 @@ def _place(arguments: Mapping[str, Any]) -> Path | None:
         "rec": Recording.made,
         "settings": lambda s: {name: getattr(s, name) for name in ("seed", "steps", *FINDING)},
     },
-    ignoring=("gaps", "density"),  # they follow from the others
+    ignoring=("latents",),  # they follow from the others
     shipped=_place,
     beyond=lambda a: a["rec"].key,
 )
@@ -258,24 +264,23 @@ def _chosen(
     rec: Recording,
     settings: Settings,
     wanted: Mapping[str, Sequence[str]],
-    gaps: Mapping[str, Sequence[Tensor]],
-    density: Tensor,
+    latents: Latents,
 ) -> dict[str, Tensor]:
     """The scores of every class (D,), and its features (N,), none for a class that is not `wanted`.
 
     They come from what ships with the subject, or from the store, if they are there.
     """
-    support = Support(settings.n_support, Seeds.of(settings.seed).support, settings.steps)
-    by_image = attribution.through_image(subject, sae, tuple(wanted), support)
+    by_image = attribution.through_image(subject, sae, tuple(wanted), Support.of(settings))
     found: dict[str, Tensor] = {}
     for a in wanted:
         for c, name in enumerate(subject.classes(a)):
-            scores = attribution.towards(by_image[a].slope[c], gaps[a][c])
-            latents = torch.empty(0, dtype=torch.long)
+            gap = latents.gaps[a][c]
+            scores = attribution.towards(by_image[a].slope[c], gap)
+            stay = torch.empty(0, dtype=torch.long)
             if name in wanted[a]:
-                tried = candidates(scores, density, settings)
-                latents = confirmed(subject, sae, Aim(a, c), tried, gaps[a][c], settings)
-            found |= {f"scores.{a}.{name}": scores, f"latents.{a}.{name}": latents}
+                tried = candidates(scores, latents.density, settings)
+                stay = confirmed(subject, sae, Aim(a, c), tried, gap, settings)
+            found |= {f"scores.{a}.{name}": scores, f"latents.{a}.{name}": stay}
     return found
 
 

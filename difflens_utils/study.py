@@ -248,8 +248,7 @@ class Study:
         self, dictionary: Dictionary, attributes: Sequence[str] | None = None
     ) -> dict[str, Attribution]:
         """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
-        s = self.settings
-        support = attribution.Support(s.n_support, self.seeds.support, s.steps)
+        support = attribution.Support.of(self.settings)
         names = tuple(map(str, _several(attributes) or self.subject.attributes))
         return attribution.through_image(self.subject, dictionary, names, support)
 

@@ -29,10 +29,10 @@ from difflens_utils.methods import Method, dense
 from difflens_utils.metrics import Estimate
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import registry
+from models.ingredients import SIZES
 from models.portraits.train import readers_of_skips
 
 PLACES = ("portraits", "portraits-open@mid_block", "portraits-t2i", "digits")
-SIZES: dict[str, dict[str, Any]] = {"digits": {"latents": 512, "train_steps": 600}}  # of the book
 PAIRS, IMAGES, REMAINING, RESAMPLES = 64, 264, 0.5, 2000
 
 

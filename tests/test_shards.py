@@ -147,7 +147,7 @@ def test_one_batch_size_per_process_and_none_measured_on_a_cpu(monkeypatch) -> N
 
     monkeypatch.setattr(gpu, "_measured", {})
     subject, readings = tiny.subject(), iter([gpu.Memory(7 << 30, 1 << 30), gpu.Memory(1, 1 << 40)])
-    assert gpu.batch_size(subject) == gpu.CPU_BATCH
+    assert gpu.batch_size(subject) == 31
     assert [gpu.batch_size(subject, lambda _: next(readings)) for _ in range(2)] == [16, 16]
     with pytest.raises(MemoryError, match="too few for one image"):
         gpu.largest_batch(next(readings))

@@ -85,7 +85,8 @@ def test_the_features_of_the_book_ship(
 
     def chosen(sae: KSAE, wanted: dict[str, tuple[str, ...]], **changes: int) -> dict[str, Tensor]:
         settings = replace(study.settings, **changes)
-        return features._chosen(subject, sae, rec, settings, wanted, {}, torch.zeros(0))
+        unknown = features.Latents({}, torch.zeros(0))
+        return features._chosen(subject, sae, rec, settings, wanted, unknown)
 
     everything = {a: subject.classes(a) for a in subject.attributes}
     one = {attribute: subject.classes(attribute)}

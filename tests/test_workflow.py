@@ -481,8 +481,10 @@ def test_a_subject_can_be_executed_in_part(monkeypatch: pytest.MonkeyPatch) -> N
     for name, wanted in {"02_ksae": True, "03_probes": False}.items():
         assert (f"_build/executed/book/portraits/{name}.ipynb" in told) is wanted
     assert "_build/executed/book/digits/09_scorecard.ipynb" in told
-    monkeypatch.setenv("PARTLY", "portraits:10_none")
-    assert "PARTLY must end with one of 00_bias" in snakemake("--", "_build/html/index.html")
+    for wrong in ("portraits:10_none", "portraits", ":02_ksae"):
+        monkeypatch.setenv("PARTLY", wrong)
+        told = snakemake("--", "_build/html/index.html")
+        assert "PARTLY must be a subject, a colon and one of 00_bias" in told
 
 
 def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from difflens_utils.pages import figures
+from workflow import verdicts
 
 METHOD = "DiffLens"
 LEAST = 0.004  # a share that is drawn at the figure's left edge: nothing passes
@@ -60,15 +61,12 @@ def verdict(found: Mapping[str, Any]) -> str:
 def table(found: Mapping[str, Any]) -> str:
     """The places as a Markdown table, what is mediated least first."""
     methods = list(found["law"])
-    lines = ["| mediated | attribute | model | open skips |"]
-    lines[0] += "".join(f" {name} keeps |" for name in methods)
-    lines.append("| --- " * (4 + len(methods)) + "|")
+    lines = [["mediated", "attribute", "model", "open skips", *(f"{m} keeps" for m in methods)]]
     for point in sorted(points(found), key=lambda point: point.mediated):
         place = found["places"][point.place]
         cells = [_shown(point.mediated), point.attribute, _named(point.place), place["open"]]
-        cells += [_shown(point.kept[name]) for name in methods]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells + [_shown(point.kept[name]) for name in methods])
+    return verdicts.table(lines)
 
 
 def _shown(figure: tuple[float, float, float]) -> str:

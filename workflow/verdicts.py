@@ -49,7 +49,7 @@ def _row(one: Statement, link: Callable[[str], str]) -> tuple[str, ...]:
 
 def markdown(results: Results, link: Callable[[str], str] = str) -> str:
     """The statements that count as a Markdown table, and the checks, which do not, as another."""
-    counted, checks = (_table(found) for found in rows(results, link))
+    counted, checks = (table(found) for found in rows(results, link))
     return f"{counted}\n\nChecks, which belong to no claim:\n\n{checks}"
 
 
@@ -63,12 +63,12 @@ def scorecard(results: Mapping[str, Results], link: Callable[[str, str], str]) -
     if not any(line.statements for lines in judged.values() for line in lines):
         return ""
     subjects = [f"`{subject}`" for subject in judged]
-    table: Rows = [(*subjects, f"claim, and what {subjects[0]} shows of it")]
+    rows_: Rows = [(*subjects, f"claim, and what {subjects[0]} shows of it")]
     for lines in zip(*judged.values(), strict=True):
         claim = lines[0].claim
         said = [f"**{link(claim.notebook, claim.id)} {claim.text}.**", *lines[0].ours[:1]]
-        table.append((*map(_count, lines), " ".join(said)))
-    return _table(table)
+        rows_.append((*map(_count, lines), " ".join(said)))
+    return table(rows_)
 
 
 def _count(line: Line) -> str:
@@ -77,12 +77,11 @@ def _count(line: Line) -> str:
     return f"**{line.verdict}**" if holds_whole else line.verdict
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, whose first line is its header."""
-    header, *rest = lines
-    table = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, *rest)]
-    table.insert(1, " | ".join("---" for _ in header))
-    return "\n".join(f"| {line} |" for line in table)
+    shown = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
+    shown.insert(1, " | ".join("---" for _ in lines[0]))
+    return "\n".join(f"| {line} |" for line in shown)
 
 
 def text(results: Results) -> str:

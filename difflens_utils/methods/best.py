@@ -15,7 +15,7 @@ True
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,11 +95,15 @@ def chosen(subject: Subject, attribute: str) -> Ingredients:
         return PROGRAMME
 
     def rank(name: str) -> tuple[float, float]:
-        row = rows[name]
-        left = (row["fairest"] / row["unedited"]) ** 2
-        return (0.0, row["cost"]) if left <= LEFT else (left, 0.0)
+        left = remains(rows[name])
+        return (0.0, rows[name]["cost"]) if left <= LEFT else (left, 0.0)
 
     return RECIPES[min(known, key=rank)]
+
+
+def remains(row: Mapping[str, float]) -> float:
+    """The share of the bias (FD squared) that the fairest plan of a measured recipe leaves."""
+    return (row["fairest"] / row["unedited"]) ** 2
 
 
 class Part(NamedTuple):

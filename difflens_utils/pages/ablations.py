@@ -535,5 +535,4 @@ def _paired(rows: Tensor, directions: Tensor) -> Estimate:
 
 def _cost(row: Mapping[str, float]) -> str:
     """What the plan of a recipe costs, with a mark where none of its plans is fair."""
-    left = (row["fairest"] / row["unedited"]) ** 2
-    return f"{row['cost']:.3f}{'' if left <= best.LEFT else ' †'}"
+    return f"{row['cost']:.3f}{'' if best.remains(row) <= best.LEFT else ' †'}"

@@ -84,18 +84,15 @@ class Moment:
 
     def _again(self, function: hooks.HookEdit) -> tuple[Tensor, Tensor]:
         made: list[Tensor | None] = []  # what the function returns, call by call
-        copies = 1
 
         def look(h: Tensor, call: int) -> None:
-            nonlocal copies
-            rows = len(h)
             made.append(function(h, call))
-            if made[-1] is not None:
-                copies = len(made[-1]) // rows
 
         with self.editing(look):
             plain = self.predict()
-        if all(new is None for new in made):
+        # of none if nothing was edited; each call is about one part of the batch, of len(x) rows
+        copies = max(0 if new is None else len(new) // len(self.x) for new in made)
+        if not copies:
             return plain, plain
         edited = []
         for copy in range(copies):

@@ -66,6 +66,6 @@ def _take(conv: nn.Conv2d, channels: int) -> None:
 
 def _first(channels: int, _layer: nn.Module, args: tuple[Tensor, ...]) -> Any:
     x, *others = args
-    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
-    part = x[:, :channels]
-    return (part.contiguous(memory_format=layout or torch.contiguous_format), *others)
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return (x[:, :channels].contiguous(memory_format=layout), *others)
