@@ -1,7 +1,7 @@
 """A cell of Tables 1 and 2: how fair a set of images is, and what it has lost.
 
-Every figure is that of the plan, over several draws of it: each image counts under every edit that
-it drew, and each class as often as it occurs among many unedited images (`metrics.strata`).
+Each image counts under every edit that it drew from the plan, and each class as often as it occurs
+among many unedited images (`metrics.strata`).
 
 >>> import difflens_utils as dl
 >>> from difflens_utils.analysis import scoring
