@@ -15,7 +15,7 @@ a line of its own (`name.module`).
     worlds/
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
-    probes, outcome, ksae.stored, pages.scorecard, pages.sizes
+    probes, outcome, ksae.stored, pages.sizes
     attribution, edits
     features
     methods/
