@@ -13,6 +13,7 @@ a line of its own (`name.module`).
     sampling/, ksae/, pages.descriptions, pages.rules
     evaluators/, pages.figures, pages.results
     worlds/
+    subjects.conditions
     subjects.pipelines
     recording, analysis/, methods.planning, subjects.registry
     probes, outcome, ksae.stored, pages.sizes

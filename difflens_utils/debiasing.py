@@ -40,7 +40,8 @@ from .outcome import Outcome
 from .runtime import artifacts
 from .runtime.errors import all_positive
 from .sampling import Edit
-from .subjects.pipelines import Prompt, Subject
+from .subjects.conditions import Prompt
+from .subjects.pipelines import Subject
 
 Array = NDArray[np.float64]
 UNEDITED, EVERY = -1, -2  # targets of arms that are no class

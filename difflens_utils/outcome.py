@@ -33,7 +33,8 @@ from .recording import Run
 from .runtime import gpu, keys, shards
 from .runtime.errors import all_positive
 from .sampling import Edit
-from .subjects.pipelines import Prompt, Subject
+from .subjects.conditions import Prompt
+from .subjects.pipelines import Subject
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from . import ksae, sampling
 from .runtime import gpu, shards
 from .runtime.errors import all_positive, within
 from .sampling import Step
-from .subjects.pipelines import Prompt, Subject
+from .subjects.conditions import Prompt
+from .subjects.pipelines import Subject
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Recording:
     key: str
     h: np.ndarray  # a read-only memory map
     images: Tensor  # float32 in [-1, 1]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     run: Run | None = field(default=None, repr=False, compare=False)
     """What it is the whole of; None for a part of a recording, and for one made by hand."""
 

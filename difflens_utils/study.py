@@ -57,7 +57,8 @@ from .sampling import Edit
 from .settings import Seeds, Settings
 from .subjects import registry
 from .subjects.attribute import Attribute
-from .subjects.pipelines import Prompt, Prompts, Subject
+from .subjects.conditions import Prompt, Prompts
+from .subjects.pipelines import Subject
 from .worlds import World
 
 BATCH = 2048  # vectors per step of the k-SAE's training

@@ -31,7 +31,8 @@ from difflens_utils.methods import (
 from difflens_utils.pages import PAGES, results, scorecard
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import pipelines, registry
-from difflens_utils.subjects.pipelines import Prompt, Prompts, Subject
+from difflens_utils.subjects.conditions import Prompt, Prompts
+from difflens_utils.subjects.pipelines import Subject
 
 matplotlib.use("Agg")
 

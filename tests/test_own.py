@@ -18,7 +18,7 @@ from PIL import Image
 
 from difflens_utils import evaluators, sampling
 from difflens_utils.subjects import registry
-from difflens_utils.subjects.pipelines import Prompt
+from difflens_utils.subjects.conditions import Prompt
 
 
 def call(recipe: str, *arguments: object) -> None:

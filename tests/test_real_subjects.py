@@ -125,15 +125,16 @@ def test_p2_from_the_released_format_to_a_judged_image(
     subject = registry.load("p2-celebahq", "cpu", dtype=torch.float32)
     (root / "celebahq_p2.pt").unlink()  # 374 MB
     s = sampling.trajectory(subject, 2)
-    assert s.timesteps == (999, 0) and s.clip == 1.0 and s.alpha_previous[-1] == 1.0
+    assert s.timesteps == (999, 0) and s.clip == 1.0 and s.keep[-1] == 1.0
     betas = np.linspace(1e-4, 0.02, 1000)
-    assert s.alpha.numpy() == pytest.approx(np.cumprod(1 - betas)[[999, 0]], rel=1e-4)
+    expected = np.cumprod(1 - betas)[[999, 0]]
+    assert s.keep[:-1].numpy() ** 2 == pytest.approx(expected, rel=1e-4)
     small = replace(
         subject, shape=(3, 64, 64)
     )  # convolutions take any size, and a sixteenth of the pixels is enough for the comparison
     x, alphas = (
         sampling.Noise(sampling.image_seeds(1, 0), small.shape, torch.device("cpu")).draw(),
-        s.alpha.float(),
+        s.keep.float() ** 2,
     )
     clean = (
         (x - (1 - alphas[0]).sqrt() * theirs(x, torch.tensor([999]))[0][:, :3]) / alphas[0].sqrt()

@@ -60,8 +60,9 @@ def test_agrees_with_diffusers(eta, steps, clip):
 def test_previous_timestep_is_the_next_entry_where_diffusers_is_not():
     s = sampling.schedule(tiny.scheduler(), 50, spacing="linspace")
     assert s.timesteps[0] == 999 and s.timesteps[-1] == 0
-    torch.testing.assert_close(s.alpha_previous[:-1], s.alpha[1:])
-    assert s.alpha_previous[-1] == 1
+    alphas = torch.cat([tiny.scheduler().alphas_cumprod[list(s.timesteps)], torch.ones(1)])
+    torch.testing.assert_close(s.keep.float() ** 2, alphas)
+    torch.testing.assert_close(s.keep**2 + s.spread**2, torch.ones(51, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("spacing", schedulers.SPACINGS)
@@ -172,8 +173,8 @@ def test_steps_lead_to_the_next_timestep_where_diffusers_leads_elsewhere(spacing
     )
     alphas, seen = subject.scheduler.alphas_cumprod, []
 
-    def perfect(x, t, **_):
-        a = alphas[int(t.flatten()[0])]
+    def perfect(x, timestep, **_):
+        a = alphas[int(timestep.flatten()[0])]
         seen.append(((x - a.sqrt() * image) / (1 - a).sqrt()).std().item())
         return ((x - a.sqrt() * image) / (1 - a).sqrt(),)
 
@@ -245,7 +246,7 @@ def test_other_samplers_are_read_as_ddim_over_the_same_noise_levels(name):
             "timestep_type is 'continuous', which DDIM steps cannot honour",
         ),
         (DPMSolverMultistepScheduler(lambda_min_clipped=-5.1), "lambda_min_clipped is -5.1"),
-        (LCMScheduler(), "LCMScheduler cannot be read as DDIM steps"),
+        (LCMScheduler(), "LCMScheduler cannot be read as steps"),
         (
             DDIMScheduler(rescale_betas_zero_snr=True),
             "rescale_betas_zero_snr leaves nothing of the image at the last timestep, where the "
@@ -285,7 +286,7 @@ def test_an_edit_steers_where_nothing_of_the_image_is_left():
         sampling.trajectory(subject, 4),
         sampling.Noise([5], (3, 16, 16), torch.device("cpu")).draw(),
     )
-    assert s.timesteps[0] == 999 and s.alpha[0] == 0
+    assert s.timesteps[0] == 999 and s.keep[0] == 0
     with hooks.edit(subject.network, "mid_block", lambda h, _call: h + 0.5):
         edited = subject.network(x, 999).sample
     torch.testing.assert_close(sampling.predicted_clean(x, edited, s, 0), -edited)
@@ -344,7 +345,8 @@ def test_asymmetric_step_follows_equation_11(subject):
     plain = subject.epsilon(x, s.timesteps[1]).double()
     with hooks.edit(subject.network, "mid_block", lambda h, i: h + 0.5):
         edited = subject.epsilon(x, s.timesteps[1]).double()
-    a, b = s.alpha[1], s.alpha_previous[1]
+    alphas = tiny.scheduler().alphas_cumprod.double()
+    a, b = alphas[s.timesteps[1]], alphas[s.timesteps[2]]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
     step = sampling.Step(1, s.timesteps[1], torch.arange(0, 1))
     run = sampler._Run(subject, s, push, True, None, [""], [5], eta=0.0)
@@ -352,7 +354,7 @@ def test_asymmetric_step_follows_equation_11(subject):
     got_plain, got_edited = sampler._predictions(run, moment, step)
     clean, direction = moment.clean(got_edited), moment.clean(got_plain)
     torch.testing.assert_close(
-        sampling.ddim_step(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4
+        sampling.advance(x, clean, direction, s, 1).double(), expected, atol=1e-4, rtol=1e-4
     )
 
 
@@ -470,5 +472,5 @@ def test_the_unedited_trajectory_ends_at_the_sampled_images(subject):
     rows, s = torch.tensor([3, 1]), sampling.trajectory(subject, 4)
     *_, (moment, clean) = sampling.unedited(subject, rows, 7, s)
     assert (moment.index, moment.timestep) == (3, s.timesteps[3])
-    last = sampling.ddim_step(moment.x, clean, clean, s, moment.index).clamp(-1, 1)
+    last = sampling.advance(moment.x, clean, clean, s, moment.index).clamp(-1, 1)
     assert torch.equal(last, sampling.sample(subject, 4, 7, steps=4, rows=rows))

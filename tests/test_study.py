@@ -25,7 +25,8 @@ from difflens_utils.recording import Recording
 from difflens_utils.settings import Seeds, Settings
 from difflens_utils.study import Study
 from difflens_utils.subjects import registry
-from difflens_utils.subjects.pipelines import Prompt, Subject
+from difflens_utils.subjects.conditions import Prompt
+from difflens_utils.subjects.pipelines import Subject
 
 STEPS = 2
 

@@ -17,7 +17,7 @@ from difflens_utils.methods import finetuning, latent_direction
 from difflens_utils.sampling import hooks
 from difflens_utils.settings import Settings
 from difflens_utils.study import Study
-from difflens_utils.subjects.pipelines import Prompt, Prompts
+from difflens_utils.subjects.conditions import Prompt, Prompts
 from difflens_utils.worlds import occupations, portraits
 
 STEPS = 3

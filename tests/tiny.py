@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.ksae import KSAE, KSAEConfig
-from difflens_utils.subjects.pipelines import MODELS, Prompt, Subject, Texts
+from difflens_utils.subjects.conditions import Prompt, Texts
+from difflens_utils.subjects.pipelines import MODELS, Subject
 from difflens_utils.subjects.registry import FacePrompts
 from difflens_utils.worlds import occupations, portraits
 

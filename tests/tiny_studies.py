@@ -36,7 +36,8 @@ from difflens_utils import sampling
 from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.settings import Settings
 from difflens_utils.subjects import pipelines
-from difflens_utils.subjects.pipelines import MODELS, Prompts
+from difflens_utils.subjects.conditions import Prompts
+from difflens_utils.subjects.pipelines import MODELS
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))

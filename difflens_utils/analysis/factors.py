@@ -37,7 +37,7 @@ class FactorSet(NamedTuple):
 
     h: Tensor  # (S, n, *h) at S timesteps
     labels: dict[str, Tensor]  # {factor: (n,)}
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
 
 
 def factor_labels(subject: Subject, n: int, seed: int) -> Scenes:
@@ -45,7 +45,7 @@ def factor_labels(subject: Subject, n: int, seed: int) -> Scenes:
     return subject.data.sample(n, Seeds.of(seed).factors, balanced=True)
 
 
-def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) -> FactorSet:
+def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[float, ...]) -> FactorSet:
     """h of images in which every factor is uniform and independent, at chosen noise levels.
 
     Renders are noised to each timestep (Eq. 1) and passed through the network up to the module,
@@ -62,10 +62,9 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[int, ...]) 
     batches = list(zip(clean, noise.split(BATCH), map(subject.describe, chunks), strict=True))
     layers = []
     for t in timesteps:
-        alpha = subject.scheduler.alphas_cumprod[t]
+        keep, spread = subject.level(t)
         h = [
-            sampling.activation(subject, alpha.sqrt() * x + (1 - alpha).sqrt() * z, t, texts)
-            for x, z, texts in batches
+            sampling.activation(subject, keep * x + spread * z, t, texts) for x, z, texts in batches
         ]
         layers.append(torch.cat([part.float().cpu() for part in h]))
     return FactorSet(torch.stack(layers), scenes.labels, timesteps)

@@ -67,7 +67,7 @@ class Exchange(NamedTuple):
 
 @torch.no_grad()
 def through_module(
-    subject: Subject, exchange: Exchange, timesteps: tuple[int, ...], *, n: int, seed: int
+    subject: Subject, exchange: Exchange, timesteps: tuple[float, ...], *, n: int, seed: int
 ) -> Mediation:
     """The natural indirect effect of an attribute through the subject's module.
 
@@ -82,7 +82,7 @@ def through_module(
 
 @artifacts.stored("mediation", reads=("data", "prompts"))
 def _exchanged(
-    subject: Subject, exchange: Exchange, timesteps: tuple[int, ...], n: int, seed: int
+    subject: Subject, exchange: Exchange, timesteps: tuple[float, ...], n: int, seed: int
 ) -> dict[str, Tensor]:
     """The fields of `Mediation`."""
     world = subject.data
@@ -121,7 +121,7 @@ def _along(moved: Tensor, way: Tensor) -> Tensor:
 
 
 def _clean_images(
-    subject: Subject, images: list[Tensor], noise: Tensor, t: int, texts: list[str] | None
+    subject: Subject, images: list[Tensor], noise: Tensor, t: float, texts: list[str] | None
 ) -> list[Tensor]:
     """Predicted clean images, (n, C, H, W) each, at timestep t.
 
@@ -129,8 +129,7 @@ def _clean_images(
     everything exchanged, with h exchanged, with h of the control, and of the source itself. All see
     the same texts.
     """
-    alpha = subject.scheduler.alphas_cumprod[t]
-    keep, spread = alpha.sqrt().item(), (1 - alpha).sqrt().item()
+    keep, spread = subject.level(t)
 
     def clean(x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []

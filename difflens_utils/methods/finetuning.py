@@ -185,7 +185,7 @@ def _trajectory(subject: Subject, rows: Tensor, seed: int, s: Schedule) -> list[
     """x_t at every step, and x_0: T + 1 tensors (B, C, H, W), without gradient."""
     walk = list(sampling.unedited(subject, rows, seed, s))
     moment, clean = walk[-1]
-    last = sampling.ddim_step(moment.x, clean, clean, s, moment.index)
+    last = sampling.advance(moment.x, clean, clean, s, moment.index)
     return [*(moment.x for moment, _ in walk), last]
 
 

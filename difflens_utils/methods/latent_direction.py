@@ -9,7 +9,7 @@ The method needs prompts that name the classes, and the same prompts without the
 
 >>> from types import SimpleNamespace
 >>> from difflens_utils.methods import latent_direction
->>> from difflens_utils.subjects.pipelines import Prompt, Prompts
+>>> from difflens_utils.subjects.conditions import Prompt, Prompts
 >>> names = ("female", "male")
 >>> texts = [Prompt(f"a {name} nurse", {"gender": name}, "a nurse") for name in names]
 >>> subject = SimpleNamespace(prompts=Prompts(learn=tuple(texts)), classes=lambda factor: names)
@@ -32,7 +32,8 @@ from ..runtime import artifacts
 from ..runtime.errors import all_positive
 from ..runtime.precision import full_precision
 from ..sampling import hooks
-from ..subjects.pipelines import Prompt, Subject
+from ..subjects.conditions import Prompt
+from ..subjects.pipelines import Subject
 from .base import DIRECTION, Method, pushed
 
 if TYPE_CHECKING:
@@ -123,14 +124,15 @@ def _vector(
     """The vector (*h) of images (n, 3, H, W) whose `texts` do not name their class."""
     with torch.no_grad():
         clean = torch.cat([subject.encode(part.to(subject.device)) for part in images.split(64)])
-    alphas = subject.scheduler.alphas_cumprod
+    total = subject.scheduler.config["num_train_timesteps"]
     generator = torch.Generator().manual_seed(seed)
     vector, optimizer = torch.empty(0), None
     for _ in bar:
         rows = torch.randperm(len(clean), generator=generator)[: recipe.batch]
-        t = int(torch.randint(len(alphas), (1,), generator=generator))
+        t = int(torch.randint(total, (1,), generator=generator))
+        keep, spread = subject.level(t)
         noise = torch.randn(len(rows), *subject.shape, generator=generator).to(subject.device)
-        x = alphas[t].sqrt() * clean[rows] + (1 - alphas[t]).sqrt() * noise
+        x = keep * clean[rows] + spread * noise
         prompts = [texts[i] for i in rows.tolist()]
         if optimizer is None:
             h = sampling.activation(subject, x, t, prompts)

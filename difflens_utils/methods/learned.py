@@ -190,7 +190,7 @@ class _Lesson:
             with torch.no_grad():
                 direction = moment.clean(moment.predict())
             edited = self._step(moment, before)
-            x = sampling.ddim_step(x, edited, direction, self.schedule, original.index)
+            x = sampling.advance(x, edited, direction, self.schedule, original.index)
 
     def _step(self, moment: Moment, before: Tensor) -> Tensor:
         """One step of Adam; returns the edited clean images (B, C, H, W) before it."""

@@ -19,7 +19,7 @@ from .. import evaluators, ksae, metrics, outcome
 from ..metrics import Estimate
 from ..outcome import Outcome
 from ..recording import Recording
-from ..subjects.pipelines import Prompt
+from ..subjects.conditions import Prompt
 from . import figures
 from .page import Page
 
@@ -101,7 +101,7 @@ class Bias(Page):
         for axis, step in zip(axes, chosen, strict=False):
             vectors = ksae.map_to_vectors(recording.at(step, slice(0, 1)))[0]
             axis.imshow(figures.grid(vectors.norm(dim=-1)), cmap="magma")
-            axis.set_title(f"h at t = {recording.timesteps[step]}")
+            axis.set_title(f"h at t = {recording.timesteps[step]:.0f}")
         axes[-1].imshow(figures.pixels(recording.images[:1])[0])
         axes[-1].set_title("the image")
         for axis in axes:

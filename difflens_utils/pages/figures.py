@@ -296,7 +296,7 @@ def card(
     images: Tensor,
     maps: Tensor,
     title: str,
-    by_step: Mapping[int, float],
+    by_step: Mapping[float, float],
     turned: Mapping[str, Tensor],
     changes: Mapping[str, Estimate],
 ) -> Figure:
@@ -353,14 +353,14 @@ def _over_grey(axis: Axes, tile: Bytes, where: Tensor, brightest: float) -> None
     axis.set_axis_off()
 
 
-def _by_step(axis: Axes, by_step: Mapping[int, float]) -> None:
+def _by_step(axis: Axes, by_step: Mapping[float, float]) -> None:
     timesteps, values = list(by_step), list(by_step.values())
     axis.plot(timesteps, values, color=RED)
     axis.invert_xaxis()
     axis.set_xlabel("timestep t", fontsize=7, labelpad=1)
     axis.set_title("attribution per step", loc="left", fontsize=8, fontweight="normal")
     axis.tick_params(labelsize=7)
-    note(axis, f"largest at t = {timesteps[int(np.argmax(values))]}")
+    note(axis, f"largest at t = {timesteps[int(np.argmax(values))]:.0f}")
 
 
 def _changed(axis: Axes, changes: Mapping[str, Estimate]) -> None:

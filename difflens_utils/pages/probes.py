@@ -99,14 +99,14 @@ class Probes(Page):
         figure.tight_layout()
         return self._accuracies(timesteps, fits)
 
-    def _accuracies(self, timesteps: Sequence[int], fits: Mapping[str, Fit]) -> pd.DataFrame:
+    def _accuracies(self, timesteps: Sequence[float], fits: Mapping[str, Fit]) -> pd.DataFrame:
         """The accuracy at four steps of the generation, beside chance, and what is read late."""
         steps = len(timesteps)
         table = {}
         for attribute in self.study.attributes:
             row = {}
             for s in (0, steps // 4, steps // 2, steps - 1):
-                row[f"t = {timesteps[s]}"] = str(self.accuracy[attribute][s])
+                row[f"t = {timesteps[s]:.0f}"] = str(self.accuracy[attribute][s])
             row["chance"] = f"{1 / len(attribute.classes):.3f}"
             table[attribute] = row | self._late(attribute, fits[attribute])
         return pd.DataFrame(table).T

@@ -93,7 +93,7 @@ def check(
     has features.
     """
     check_values(seed=seed, **parameters)
-    within("steps", parameters.get("steps", 1), 1, len(subject.scheduler.alphas_cumprod))
+    within("steps", parameters.get("steps", 1), 1, subject.scheduler.config["num_train_timesteps"])
     for name, least, reason in _least(subject, parameters):
         if parameters[name] < least:
             raise ValueError(f"{name} must be at least {least}, {reason}, got {parameters[name]}")

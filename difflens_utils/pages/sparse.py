@@ -72,7 +72,7 @@ class Sparse(Page):
             vectors = recording.vectors(step, slice(0, 1))
             largest = float(vectors.abs().max())
             axis.imshow(vectors, aspect="auto", cmap="vlag", vmin=-largest, vmax=largest)
-            axis.set(title=f"t = {recording.timesteps[step]}", xlabel="channel of h")
+            axis.set(title=f"t = {recording.timesteps[step]:.0f}", xlabel="channel of h")
             axis.grid(visible=False)
         axes[0, 0].set_ylabel("position")
         figures.describe(figure, "h of one image at several timesteps: one row is one vector")
@@ -128,7 +128,7 @@ class Sparse(Page):
         table = {f"k = {k}": self._measures(k, sae, n) for k, sae in saes.items()}
         return pd.DataFrame(table).T.round(3)
 
-    def _held_out(self, recording: Recording) -> Iterator[tuple[int, Tensor]]:
+    def _held_out(self, recording: Recording) -> Iterator[tuple[float, Tensor]]:
         """Yields each timestep with the vectors that no k-SAE was trained on."""
         rows = self.study.held_out()
         for step, timestep in enumerate(recording.timesteps):

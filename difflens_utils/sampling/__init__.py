@@ -36,8 +36,8 @@ from .sampler import (
 )
 from .schedule import (
     Schedule,
+    advance,
     clean_image,
-    ddim_step,
     dynamically_thresholded,
     predicted_clean,
     schedule,
@@ -56,7 +56,7 @@ __all__ = [
     "activation",
     "assigned",
     "clean_image",
-    "ddim_step",
+    "advance",
     "dynamically_thresholded",
     "image_seeds",
     "predicted_clean",

@@ -25,7 +25,7 @@ class Step:
     """The moment of a generation at which an edit is called."""
 
     index: int  # 0 is the noisiest step, T - 1 the cleanest
-    timestep: int  # training timestep t
+    timestep: float  # training timestep t; that of a flow is no whole number
     rows: Tensor  # (B,) which of the requested images are in this batch
     prompt: Tensor | None = None  # (B,) the number of each image's prompt; None if all have one
 

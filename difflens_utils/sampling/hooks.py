@@ -45,17 +45,37 @@ def find(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _tensor(output: Any) -> Tensor:
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+# Blocks that return the tokens of the text and then those of the image, which are h.
+JOINT = frozenset(
+    """
+    JointTransformerBlock FluxTransformerBlock FluxSingleTransformerBlock Flux2TransformerBlock
+    Flux2SingleTransformerBlock QwenImageTransformerBlock AuraFlowJointTransformerBlock
+    ChromaTransformerBlock BriaTransformerBlock BriaSingleTransformerBlock BriaFiboTransformerBlock
+    LongCatImageTransformerBlock LongCatImageSingleTransformerBlock OvisImageTransformerBlock
+    OvisImageSingleTransformerBlock
+    """.split()
+)
+
+
+def _place(module: nn.Module) -> int:
+    """Which of the tensors that a module returns is h."""
+    return 1 if type(module).__name__ in JOINT else 0
+
+
+def _tensor(module: nn.Module, output: Any) -> Tensor:
+    tensor: Tensor = output[_place(module)] if isinstance(output, tuple) else output
     return tensor
 
 
-def _replaced(output: Any, new: Tensor | None, name: str) -> Any:
+def _replaced(module: nn.Module, output: Any, new: Tensor | None, name: str) -> Any:
     """What the hook returns: the output with its tensor replaced, or None to leave it."""
     if new is None:
         return None
-    _same_kind(_tensor(output), new, name)
-    return (new, *output[1:]) if isinstance(output, tuple) else new
+    _same_kind(_tensor(module, output), new, name)
+    if not isinstance(output, tuple):
+        return new
+    place = _place(module)
+    return (*output[:place], new, *output[place + 1 :])
 
 
 def _same_kind(old: Tensor, new: Tensor, name: str) -> None:
@@ -96,11 +116,11 @@ def edit(
     """
     calls = 0
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
         nonlocal calls
         calls += 1
-        new = _changed(_tensor(output), function, calls - 1, parts, name)
-        return _replaced(output, new, name)
+        new = _changed(_tensor(module, output), function, calls - 1, parts, name)
+        return _replaced(module, output, new, name)
 
     handle = find(model, name).register_forward_hook(hook)
     try:
@@ -119,8 +139,8 @@ def record(model: nn.Module, name: str, stop: bool = False) -> Iterator[list[Ten
     """
     outputs: list[Tensor] = []
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(_tensor(output).detach().clone())
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(_tensor(module, output).detach().clone())
         if stop:
             raise _Stop
 
@@ -143,8 +163,8 @@ def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, 
     seen: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(out := _tensor(output), Tensor) and out.dim() > 1:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(out := _tensor(module, output), Tensor) and out.dim() > 1:
                 seen.setdefault(name, tuple(out.shape))
 
         return hook
@@ -159,14 +179,25 @@ def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, 
     return {name: seen[name] for name in named if name in seen}
 
 
-def behind(model: nn.Module, name: str) -> list[nn.Module]:
-    """The blocks that run behind a U-Net's bottleneck or a block of a DiT; none for other modules.
+JOINT_MODELS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
 
-    A DiT's last layers read the conditioning once more, from its first block.
+
+def behind(model: nn.Module, name: str) -> list[nn.Module]:
+    """The modules that run behind a U-Net's bottleneck or a block of a transformer.
+
+    None for other modules. A DiT's last layers read the conditioning once more, from its first
+    block; those of Stable Diffusion 3 and Flux read it in `norm_out`.
     """
     up_blocks = getattr(model, "up_blocks", None)
     if isinstance(up_blocks, nn.ModuleList) and name == "mid_block":
         return list(up_blocks)
+    if type(model).__name__ in JOINT_MODELS:
+        lists = ("transformer_blocks", "single_transformer_blocks")
+        every = [f"{part}.{i}" for part in lists for i in range(len(getattr(model, part, ())))]
+        if name not in every:
+            return []
+        later = every[every.index(name) + 1 :]
+        return [model.get_submodule(other) for other in (*later, "norm_out")]
     blocks = dict(getattr(model, "transformer_blocks", nn.Module()).named_children())
     number = name.removeprefix("transformer_blocks.")
     if hasattr(model, "proj_out_1") and number in blocks:
@@ -177,6 +208,9 @@ def behind(model: nn.Module, name: str) -> list[nn.Module]:
 def forkable(model: nn.Module, name: str) -> bool:
     """Whether `fork` can run what lies behind the module alone."""
     return bool(behind(model, name))
+
+
+POSITIONS = "image_rotary_emb"  # an argument that has a row per token, and none per image
 
 
 class Fork:
@@ -199,10 +233,11 @@ class Fork:
         """Before the network."""
         self.plain = None
 
-    def branch(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+    def branch(self, module: nn.Module, _inputs: Any, whole: Any) -> Any:
         """Behind the module: the batch becomes [plain; edited parts]."""
         self.calls += 1
         call = self.calls - 1
+        output = _tensor(module, whole)
         returned = [self.function(output[part].clone(), call) for part in self.parts]
         if all(new is None for new in returned):
             return None
@@ -215,13 +250,19 @@ class Fork:
         edited, self.rows = torch.cat(versions), torch.cat(rows)
         _same_kind(output[self.rows], edited, self.name)
         self.plain = len(output)
-        return torch.cat([output, edited])
+        both = torch.cat([output, edited])
+        if not isinstance(whole, tuple):
+            return both
+        return tuple(both if one is output else self._repeat(one) for one in whole)
 
     def widen(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Before each later block: skip connections and embeddings are repeated."""
         if self.plain is None:
             return None
-        repeated = {name: self._repeat(value) for name, value in kwargs.items()}
+        repeated = {
+            name: value if name == POSITIONS else self._repeat(value)
+            for name, value in kwargs.items()
+        }
         return tuple(map(self._repeat, args)), repeated
 
     def _repeat(self, value: Any) -> Any:
@@ -248,7 +289,7 @@ def fork(
     if not forkable(model, name):
         raise ValueError(
             f"module {name} cannot be forked: only mid_block of a U-Net and the "
-            "transformer_blocks of a DiT can"
+            "transformer_blocks of a DiT, Stable Diffusion 3 or Flux can"
         )
     state = Fork(function, parts, name)
     handles = [

@@ -29,7 +29,7 @@ from ..runtime import tally
 from ..runtime.errors import positive
 from . import hooks
 from .edit import Apply, Edit, Step
-from .schedule import Schedule, ddim_step, predicted_clean, trajectory
+from .schedule import Schedule, advance, predicted_clean, trajectory
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject
@@ -48,7 +48,7 @@ class Moment:
     index: int
 
     @property
-    def timestep(self) -> int:
+    def timestep(self) -> float:
         return self.schedule.timesteps[self.index]
 
     @property
@@ -146,12 +146,12 @@ def unedited(
         with torch.no_grad():
             clean = moment.clean(moment.predict())
         yield moment, clean
-        x = ddim_step(x, clean, clean, s, index)
+        x = advance(x, clean, clean, s, index)
 
 
 @torch.no_grad()
 def activation(
-    subject: Subject, x: Tensor, timestep: int, texts: Sequence[str] | None = None
+    subject: Subject, x: Tensor, timestep: float, texts: Sequence[str] | None = None
 ) -> Tensor:
     """h of x_t (B, C, H, W): the output of the subject's module; under guidance the text's half."""
     with hooks.record(subject.network, subject.module, stop=True) as outputs:
@@ -249,7 +249,7 @@ def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
         plain, edited = _predictions(run, moment, Step(index, timestep, rows, prompt))
         clean = moment.clean(edited)
         direction = clean if plain is edited else moment.clean(plain)
-        x = ddim_step(x, clean, direction, s, index, noise.draw() if run.eta > 0 else None)
+        x = advance(x, clean, direction, s, index, noise.draw() if run.eta > 0 else None)
         bar.update(len(x))
     return subject.decode(x).float().cpu()
 

@@ -1,4 +1,6 @@
-"""A DDIM trajectory and its step (Eq. 10 and 11).
+"""A trajectory over noise levels and its step (Eq. 10 and 11).
+
+Both paths are one here: x_t = keep x_0 + spread epsilon (`subjects.schedulers`).
 
 A step that knows the true noise leads to the same image at the next noise level:
 
@@ -10,21 +12,22 @@ A step that knows the true noise leads to the same image at the next noise level
 >>> image, noise = torch.full((1, 3, 8, 8), 0.5), torch.randn(1, 3, 8, 8)
 >>> x_750, x_500 = (scheduler.add_noise(image, noise, torch.tensor(t)) for t in s.timesteps[:2])
 >>> clean = sampling.predicted_clean(x_750, noise, s, index=0)
->>> torch.allclose(sampling.ddim_step(x_750, clean, clean, s, index=0), x_500, atol=1e-4)
+>>> torch.allclose(sampling.advance(x_750, clean, clean, s, index=0), x_500, atol=1e-4)
 True
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..runtime.errors import one_of, within
-from ..subjects.schedulers import SPACINGS, Scheduler
+from ..subjects.schedulers import FLOW, GRIDS, SPACINGS, Scheduler, is_flow
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject
@@ -32,15 +35,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A DDIM trajectory: per step the timestep, alpha-bar there and at the next step, and sigma."""
+    """A trajectory of T steps: the timesteps, and the noise levels from the first to the last.
 
-    timesteps: tuple[int, ...]
-    alpha: Tensor  # (T,)
-    alpha_previous: Tensor  # (T,)
-    sigma: Tensor  # (T,)
-    clip: float | None  # the predicted clean image is clipped to [-clip, clip]
+    x_t = keep x_0 + spread epsilon. Row T is where the trajectory ends.
+    """
+
+    timesteps: tuple[float, ...]
+    keep: Tensor  # (T + 1,)
+    spread: Tensor  # (T + 1,)
+    sigma: Tensor  # (T,) deviation of the noise that a step adds
+    clip: float | None = None  # the predicted clean image is clipped to [-clip, clip]
     threshold: tuple[float, float] | None = None  # (quantile, largest), instead of `clip`
-    predicts: str = "epsilon"  # the network's answer: epsilon, v_prediction, or sample (x_0)
+    predicts: str = "epsilon"  # or v_prediction, sample (x_0), flow_prediction
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -72,30 +78,73 @@ def timesteps(total: int, steps: int, spacing: str, offset: int = 0) -> Tensor:
 def schedule(
     scheduler: Scheduler, steps: int, eta: float = 0.0, spacing: str | None = None
 ) -> Schedule:
-    """The trajectory of `steps` DDIM steps over the noise levels of a diffusers scheduler.
+    """The trajectory of `steps` steps over the noise levels of a diffusers scheduler.
 
     The spacing of timesteps is the scheduler's own unless another is given. Raises ValueError for
     steps outside 1..T, eta outside 0..1, or an unknown spacing.
     """
     within("eta", eta, 0, 1)
+    if is_flow(scheduler):
+        return _flow(scheduler.config, steps, eta, spacing)
     config = scheduler.config
     alphas = scheduler.alphas_cumprod.double()
     spacing = spacing or config.get("timestep_spacing", "leading")
     times = timesteps(len(alphas), steps, spacing, config.get("steps_offset", 0))
     final = 1.0 if config.get("set_alpha_to_one", True) else alphas[0].item()
-    alpha = alphas[times]
-    previous = torch.cat([alphas[times[1:]], torch.tensor([final], dtype=torch.float64)])
-    variance = (1 - previous) / (1 - alpha) * (1 - alpha / previous)
+    alpha = torch.cat([alphas[times], torch.tensor([final], dtype=torch.float64)])
+    keep, spread = alpha.sqrt(), (1 - alpha).sqrt()
     threshold = (config["dynamic_thresholding_ratio"], config["sample_max_value"])
     return Schedule(
         tuple(times.tolist()),
-        alpha,
-        previous,
-        sigma=eta * variance.clamp_min(0).sqrt(),
+        keep,
+        spread,
+        sigma=eta * _posterior_deviation(keep, spread),
         clip=config.get("clip_sample_range", 1.0) if config.get("clip_sample") else None,
         threshold=threshold if config["thresholding"] else None,
         predicts=config["prediction_type"],
     )
+
+
+def _posterior_deviation(keep: Tensor, spread: Tensor) -> Tensor:
+    """The deviation of x_s given x_t and x_0, (T,), where x_t is x_s with noise (DDIM, Eq. 16)."""
+    added = spread[:-1] ** 2 - (keep[:-1] / keep[1:] * spread[1:]) ** 2
+    return (spread[1:] / spread[:-1]) * added.clamp_min(0).sqrt()
+
+
+def _flow(config: Mapping[str, Any], steps: int, eta: float, spacing: str | None) -> Schedule:
+    """The trajectory of a rectified flow. Its timestep is sigma times the number of levels.
+
+    That is no whole number, except for solvers, which cut it off.
+    """
+    total = config["num_train_timesteps"]
+    within("steps", steps, 1, total)
+    spacing = spacing or config["timestep_spacing"]
+    sigma = flow_sigmas(total, config["shift"], steps, spacing)
+    times = (sigma[:-1].float() * total).tolist()
+    if spacing == "solver":
+        times = [int(t) for t in times]
+    levels = 1 - sigma, sigma
+    return Schedule(tuple(times), *levels, sigma=eta * _posterior_deviation(*levels), predicts=FLOW)
+
+
+def flow_sigmas(total: int, shift: float, steps: int, spacing: str) -> Tensor:
+    """The noise levels of a flow's trajectory, the noisiest first and 0 at its end: (T + 1,).
+
+    They are those of diffusers before the shift sigma' = shift sigma / (1 + (shift - 1) sigma)
+    (Esser et al., 2024, Eq. 23): `linspace` of `FlowMatchEulerDiscreteScheduler`, which ends at its
+    own, shifted last level; `trailing` of the pipelines that name their sigmas, such as Flux;
+    `solver` of DPM-Solver and its like. Raises ValueError for an unknown spacing.
+    """
+    one_of("spacing", spacing, GRIDS)
+    if spacing == "trailing":
+        sigma = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
+    elif spacing == "solver":
+        sigma = torch.linspace(1 - 1 / total, 0, steps + 1, dtype=torch.float64)[:-1]
+    else:
+        last = shift / total / (1 + (shift - 1) / total)
+        sigma = torch.linspace(1, last, steps, dtype=torch.float64)
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    return torch.cat([sigma, torch.zeros(1, dtype=torch.float64)])
 
 
 def trajectory(
@@ -108,9 +157,12 @@ def trajectory(
 def clean_image(predicted: Tensor, x: Tensor, keep: float, spread: float, predicts: str) -> Tensor:
     """x_0 from what a network predicts of x_t = keep x_0 + spread epsilon: (B, C, H, W).
 
-    Only epsilon has to be divided by `keep`, which is 0 at a signal-to-noise ratio of zero; the
-    velocity v = keep epsilon - spread x_0 need not (Salimans and Ho, 2022).
+    Only epsilon has to be divided by `keep`, which is 0 at a signal-to-noise ratio of zero. The
+    velocity v = keep epsilon - spread x_0 (Salimans and Ho, 2022) and that of a flow,
+    epsilon - x_0, need not.
     """
+    if predicts == FLOW:
+        return x - spread * predicted
     if predicts == "sample":
         return predicted
     if predicts == "v_prediction":
@@ -120,8 +172,7 @@ def clean_image(predicted: Tensor, x: Tensor, keep: float, spread: float, predic
 
 def predicted_clean(x: Tensor, predicted: Tensor, s: Schedule, index: int) -> Tensor:
     """P_t of Eq. 11 from the network's answer, clipped if the schedule says so: (B, C, H, W)."""
-    a = s.alpha[index].item()
-    clean = clean_image(predicted, x, a**0.5, (1 - a) ** 0.5, s.predicts)
+    clean = clean_image(predicted, x, s.keep[index].item(), s.spread[index].item(), s.predicts)
     if s.threshold is not None:
         return dynamically_thresholded(clean, *s.threshold)
     return clean if s.clip is None else clean.clamp(-s.clip, s.clip)
@@ -137,7 +188,7 @@ def dynamically_thresholded(clean: Tensor, quantile: float, largest: float) -> T
     return clean.clamp(-s, s) / s
 
 
-def ddim_step(
+def advance(
     x: Tensor,
     clean: Tensor,
     direction: Tensor,
@@ -150,7 +201,8 @@ def ddim_step(
     `direction` is a clean image too. In the symmetric step it is `clean`; in the asymmetric step
     `clean` is edited and `direction` is not.
     """
-    a, b, sigma = s.alpha[index].item(), s.alpha_previous[index].item(), s.sigma[index].item()
-    epsilon = (x - a**0.5 * direction) / (1 - a) ** 0.5
-    out: Tensor = b**0.5 * clean + max(1 - b - sigma**2, 0.0) ** 0.5 * epsilon
+    keep, spread, sigma = s.keep.tolist(), s.spread.tolist(), s.sigma[index].item()
+    epsilon = (x - keep[index] * direction) / spread[index]
+    along = max(spread[index + 1] ** 2 - sigma**2, 0.0) ** 0.5
+    out: Tensor = keep[index + 1] * clean + along * epsilon
     return out if noise is None else out + sigma * noise

@@ -113,14 +113,19 @@ def scheduler(folder: Path, index: Config) -> tuple[str, Config]:
 # The network that predicts
 
 
-def network(folder: Path, index: Config, parts: Sequence[str]) -> Config:
+def network(
+    folder: Path, index: Config, parts: Sequence[str], side: int | None = None, packed: int = 1
+) -> Config:
     """Returns the settings of a pipeline's network, and checks that the study can run it.
 
     The network must read x_t, t, and at most a text or a class. `parts` are the network, and, of a
-    latent diffusion model, its autoencoder.
+    latent diffusion model, its autoencoder. `side` is the width of x_t where the settings do not
+    tell it, and `packed` how many channels of the input belong to one of x_t.
     """
     paths = [place(folder, part) / "config.json" for part in parts[:2]]
-    config = read_json(paths[0])
+    config = {"sample_size": side} | read_json(paths[0])
+    if packed > 1:
+        config |= {"in_channels": config.get("in_channels", 0) // packed, "out_channels": None}
     autoencoder = read_json(paths[1]) if len(paths) > 1 else None
     _check_plain(paths[0], index["_class_name"], config)
     if autoencoder is None:

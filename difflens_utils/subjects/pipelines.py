@@ -3,7 +3,7 @@
 Every subject has a network that predicts noise, a module of it whose output is h, and a decoder
 from x_0 to images. Subjects differ in what the network reads beside x_t and t (`Condition`), in
 whether x_t is an image or a latent of an autoencoder, and in what the network predicts: epsilon,
-the velocity or x_0.
+x_0, or the velocity of a diffusion or of a flow.
 
 >>> import torch
 >>> from difflens_utils.subjects import pipelines, schedulers
@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,21 @@ from ..runtime.errors import one_of
 from ..sampling import hooks
 from ..worlds import Scenes, World
 from . import loading, opening, schedulers, unread
+from .conditions import (
+    Classes,
+    Condition,
+    Prompt,
+    Prompts,
+    Texts,
+    Texts3,
+    TextsFlux,
+    TextsGemma,
+    TextsT5,
+    TextsXL,
+    UNetClasses,
+)
 from .paper import Table
-from .schedulers import Scheduler
+from .schedulers import Level, Scheduler
 
 MODELS = Path(__file__).parents[2] / "models"
 # The settings of a scheduler that decide how DDIM steps are taken.
@@ -45,6 +58,7 @@ SAMPLER = """
     prediction_type timestep_spacing steps_offset set_alpha_to_one clip_sample clip_sample_range
     thresholding dynamic_thresholding_ratio sample_max_value
 """.split()
+FLOW_SAMPLER = ("num_train_timesteps", "shift", "prediction_type", "timestep_spacing")
 
 
 class Judges(NamedTuple):
@@ -54,207 +68,6 @@ class Judges(NamedTuple):
     scorer: Evaluator
     clip: Clip
     second: Clip | None = None
-
-
-# --------------------------------------------------------------------------------------------------
-# What a network is conditioned on
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text and what it states of the image, {factor: class}.
-
-    The empty prompt is that of a model that reads no text.
-    """
-
-    text: str = ""
-    given: Mapping[str, str] = field(default_factory=dict)
-    without: str = ""  # the same text without the class that it names
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts of each stage (Appendices B.1 and C.1)."""
-
-    evaluate: tuple[Prompt, ...] = (Prompt(),)  # results are reported on these
-    learn: tuple[Prompt, ...] = (Prompt(),)  # the k-SAE and the features are learned from these
-    probe: tuple[Prompt, ...] = (Prompt(),)  # the h-classifiers are learned from these
-    held_out: tuple[Prompt, ...] = ()  # nothing is learned from or tuned on these
-
-    def neutral(self, names: Mapping[str, str]) -> str:
-        """Describes an image of the classes {factor: class} where no prompt does."""
-        return ""
-
-
-class Condition:
-    """What the network reads beside x_t and t. The base class reads nothing, subclasses more."""
-
-    guidance: ClassVar[float | None] = None  # the default scale; None: no guidance is possible
-
-    def arguments(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
-        """The network's further arguments for B texts: {name: (B, ...)}."""
-        return {}
-
-    def default_texts(self, subject: Subject, images: int) -> list[str]:
-        """The texts of a number of images, where none are given."""
-        return [""] * images
-
-    def describe(self, subject: Subject, batch: Scenes) -> list[str] | None:
-        """See `Subject.describe`."""
-        return None
-
-    def prompts(self, world: World | None) -> Prompts:
-        """The prompts where none are given."""
-        return Prompts()
-
-    def decided(self, world: World | None) -> tuple[str, ...]:
-        """The factors of a world that the condition decides in every image."""
-        return ()
-
-    def identity(self) -> dict[str, object]:
-        """What the condition adds to `Subject.identity`."""
-        return {}
-
-
-class Prompted(Condition):
-    """A text for each image, which may be empty, so that guidance is possible."""
-
-    def describe(self, subject: Subject, batch: Scenes) -> list[str]:
-        keys.reading("prompts")
-        return [_true_prompt(subject, subject.data.names(batch, i)) for i in range(len(batch))]
-
-
-def _true_prompt(subject: Subject, names: Mapping[str, str]) -> str:
-    """Returns the text of the first prompt of the evaluation that is true of these classes.
-
-    The prompt states something, and no attribute. Without such a prompt it is the neutral text.
-    """
-    for prompt in subject.prompts.evaluate:
-        states_attribute = prompt.given.keys() & set(subject.attributes)
-        if prompt.given and not states_attribute and prompt.given.items() <= names.items():
-            return prompt.text
-    return subject.prompts.neutral(names)
-
-
-class Texts(Prompted):
-    """Texts, as the encoder of a `StableDiffusionPipeline` embeds them (Rombach et al., 2022)."""
-
-    guidance = 7.5
-
-    def __init__(self) -> None:
-        self.embedded: dict[str, dict[str, Tensor]] = {}  # each text is encoded once
-
-    def arguments(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
-        new = [text for text in dict.fromkeys(texts) if text not in self.embedded]
-        if new:
-            with torch.no_grad():
-                encoded = self._encode(subject, new)
-            for i, text in enumerate(new):
-                self.embedded[text] = {name: rows[i] for name, rows in encoded.items()}
-        rows = [self.embedded[text] for text in texts]
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return {name: value.to(subject.dtype) for name, value in stacked.items()}
-
-    def _encode(self, subject: Subject, texts: list[str]) -> dict[str, Tensor]:
-        states = subject.pipeline.encode_prompt(texts, subject.device, 1, False)[0]
-        return {"encoder_hidden_states": states}
-
-
-class TextsXL(Texts):
-    """Texts for Stable Diffusion XL (Podell et al., 2023).
-
-    Its network reads the states of two text encoders, the pooled output of the second, and the size
-    of the image.
-    """
-
-    def arguments(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
-        read = super().arguments(subject, texts)
-        side = subject.size
-        sizes = [side, side, 0, 0, side, side]  # original size, crop, target size
-        times = torch.tensor(sizes, device=subject.device).expand(len(texts), -1)
-        added = {"text_embeds": read.pop("text_embeds"), "time_ids": times}
-        return read | {"added_cond_kwargs": added}
-
-    def _encode(self, subject: Subject, texts: list[str]) -> dict[str, Tensor]:
-        pipeline = subject.pipeline
-        states, _, pooled, _ = pipeline.encode_prompt(texts, None, subject.device, 1, False)
-        if pipeline.config.force_zeros_for_empty_prompt:  # so it was trained
-            named = torch.tensor([bool(text) for text in texts], device=subject.device)
-            states = states * named[:, None, None]
-            pooled = pooled * named[:, None]
-        return {"encoder_hidden_states": states, "text_embeds": pooled}
-
-
-@dataclass(frozen=True, eq=False)
-class Classes(Prompted):
-    """Classes of a DiT (Peebles and Xie, 2023), by name or number; the empty text is no class.
-
-    h of a transformer is (B, tokens, C).
-    """
-
-    guidance: ClassVar[float | None] = 4.0
-    labels: Mapping[str, int]  # {name: number}, the main name of a class first
-    count: int
-
-    def arguments(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
-        numbers = [self._number(subject, text) for text in texts]
-        return {"class_labels": torch.tensor(numbers, device=subject.device)}
-
-    def _number(self, subject: Subject, text: str) -> int:
-        return self._find(text, "class") if text else self.count
-
-    def _find(self, text: str, parameter: str) -> int:
-        numbers = {str(i): i for i in range(self.count)} | dict(self.labels)
-        if text not in numbers:
-            one_of(parameter, text, self.labels or numbers)
-        return numbers[text]
-
-
-class UNetClasses(Classes):
-    """Classes of a U-Net in pixels. Every image has one: there is no empty text, and no guidance.
-
-    Where no prompts are given, images have all classes in turn.
-    """
-
-    guidance = None
-
-    @property
-    def names(self) -> list[str]:
-        """The main name of each class, in the order of their numbers."""
-        names: dict[int, str] = {}
-        for name, number in self.labels.items():
-            names.setdefault(number, name)
-        return [names.get(i, str(i)) for i in range(self.count)]
-
-    def _number(self, subject: Subject, text: str) -> int:
-        return self._find(
-            text, f"class of {subject.name}, which cannot be asked for anything else,"
-        )
-
-    def default_texts(self, subject: Subject, images: int) -> list[str]:
-        texts = subject.texts()
-        return [texts[i % len(texts)] for i in range(images)]
-
-    def decided(self, world: World | None) -> tuple[str, ...]:
-        factors = {} if world is None else world.factors
-        classes = set(self.names)
-        return tuple(name for name, factor in factors.items() if set(factor.classes) == classes)
-
-    def prompts(self, world: World | None) -> Prompts:
-        decided = self.decided(world)
-        every = tuple(Prompt(name, dict.fromkeys(decided, name)) for name in self.names)
-        return Prompts(every, every, every)
-
-    def describe(self, subject: Subject, batch: Scenes) -> list[str]:
-        """The class that is drawn where the data have it as a factor, else all classes in turn."""
-        for factor in self.decided(subject.world):
-            classes = subject.data.factors[factor].classes
-            return [classes[i] for i in batch.labels[factor].tolist()]
-        names = self.names
-        return [names[i % len(names)] for i in range(len(batch))]
-
-    def identity(self) -> dict[str, object]:
-        return {"labels": dict(self.labels)}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -269,6 +82,7 @@ class About(TypedDict, total=False):
     world: World | None
     prompts: Prompts
     guidance: float | None
+    condition: Condition
     paper: Table
     reference: Path | None
     measures: tuple[str, str]
@@ -289,7 +103,7 @@ class Subject:
 
     name: str
     network: nn.Module
-    scheduler: Scheduler  # a `DDIMScheduler`
+    scheduler: Scheduler  # of `schedulers.studied`
     module: str  # the module whose output is h
     shape: tuple[int, int, int]
     fingerprint: str  # identifies the files that it was read from: weights and configurations
@@ -414,7 +228,7 @@ class Subject:
         identity: dict[str, object] = {
             "files": self.fingerprint,
             "module": self.module,
-            "sampler": {name: self.scheduler.config[name] for name in SAMPLER},
+            "sampler": {name: self.scheduler.config[name] for name in self._sampler},
             "runtime": {
                 "dtype": str(self.dtype),
                 "scheduler": keys.configuration(self.scheduler),
@@ -426,6 +240,10 @@ class Subject:
         if self.guidance is not None:
             identity |= {"guidance": self.guidance, "edit_both": self.edit_both}
         return identity | self.condition.identity()
+
+    @property
+    def _sampler(self) -> Sequence[str]:
+        return FLOW_SAMPLER if schedulers.is_flow(self.scheduler) else SAMPLER
 
     def _part(self, name: str) -> object:
         one_of("reads", name, keys.PARTS)
@@ -509,8 +327,12 @@ class Subject:
         """
         return self.condition.arguments(self, texts)
 
+    def level(self, t: float) -> Level:
+        """The noise level at a timestep: x_t = keep x_0 + spread epsilon."""
+        return schedulers.level(self.scheduler, t)
+
     def predict(
-        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
+        self, x: Tensor, timestep: float, texts: Sequence[str] | None = None, guided: bool = True
     ) -> Tensor:
         """Returns the prediction of the network for x_t: (B, C, H, W) float32.
 
@@ -528,28 +350,26 @@ class Subject:
         return self._guide(out, len(x), self.guidance)
 
     def epsilon(
-        self, x: Tensor, timestep: int, texts: Sequence[str] | None = None, guided: bool = True
+        self, x: Tensor, timestep: float, texts: Sequence[str] | None = None, guided: bool = True
     ) -> Tensor:
         """Returns the prediction of the network as noise: (B, C, H, W) float32.
 
-        A velocity v becomes sqrt(a) v + sqrt(1 - a) x_t (Salimans and Ho, 2022), and x_0 becomes
-        (x_t - sqrt(a) x_0) / sqrt(1 - a).
+        With x_t = keep x_0 + spread epsilon, x_0 becomes (x_t - keep x_0) / spread, the velocity v
+        of a diffusion spread x_t + keep v (Salimans and Ho, 2022), and that of a flow x_t + keep v.
         """
         predicted = self.predict(x, timestep, texts, guided)
         if self.predicts == "epsilon":
             return predicted
-        a = float(self.scheduler.alphas_cumprod[timestep])
-        keep: float = a**0.5
-        spread: float = (1 - a) ** 0.5
+        keep, spread = self.level(timestep)
         x = x.repeat(len(predicted) // len(x), 1, 1, 1)
         if self.predicts == "sample":
             return (x - keep * predicted) / spread
+        if self.predicts == schedulers.FLOW:
+            return x + keep * predicted
         return keep * predicted + spread * x
 
-    def _run(self, x: Tensor, timestep: int, texts: Sequence[str]) -> Tensor:
-        t = torch.full((len(x),), timestep, device=x.device)
-        out: Tensor = self.network(x.to(self.dtype), t, **self.embed(texts), return_dict=False)[0]
-        return out[:, : self.shape[0]].float()
+    def _run(self, x: Tensor, timestep: float, texts: Sequence[str]) -> Tensor:
+        return self.condition.answer(self, x, timestep, texts)[:, : self.shape[0]].float()
 
     def _guide(self, out: Tensor, images: int, scale: float) -> Tensor:
         without, text, edited = out[:images], out[images : 2 * images], out[2 * images :]
@@ -564,7 +384,7 @@ class Subject:
 
     @property
     def predicts(self) -> str:
-        """What the network predicts: epsilon, v_prediction, or sample, which is x_0."""
+        """What the network predicts: epsilon, v_prediction, sample (x_0), or flow_prediction."""
         return str(self.scheduler.config["prediction_type"])
 
     @property
@@ -574,7 +394,7 @@ class Subject:
 
     @property
     def autoencoder(self) -> Any:
-        """The `AutoencoderKL` of a latent diffusion model, or None for a model in pixel space."""
+        """The autoencoder of a latent diffusion model, or None for a model in pixel space."""
         return getattr(self.pipeline, "vae", None)
 
     @property
@@ -587,8 +407,9 @@ class Subject:
         """Width and height of an image."""
         if self.autoencoder is None:
             return self.shape[-1]
-        halvings = len(self.autoencoder.config.block_out_channels) - 1
-        return int(self.shape[-1] * 2**halvings)
+        config = self.autoencoder.config
+        widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        return int(self.shape[-1] * 2 ** (len(widths) - 1))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to x_0, (B, C, H', W').
@@ -599,16 +420,23 @@ class Subject:
         vae = self.autoencoder
         if vae is None:
             return images.mean(1, keepdim=True) if self.shape[0] == 1 else images
-        latents: Tensor = vae.encode(images.to(self.dtype)).latent_dist.mean.float()
-        return latents * float(vae.config.scaling_factor)
+        encoded = vae.encode(images.to(self.dtype))
+        latents: Tensor = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latent
+        return (latents.float() - self._shift) * float(vae.config.scaling_factor)
 
     def decode(self, x: Tensor) -> Tensor:
         """x_0 to images (B, 3, H, W). Grey images get three equal channels."""
         vae = self.autoencoder
         if vae is None:
             return x.expand(-1, 3, -1, -1) if self.shape[0] == 1 else x
-        images: Tensor = vae.decode((x / vae.config.scaling_factor).to(self.dtype)).sample
+        latents = x / vae.config.scaling_factor + self._shift
+        images: Tensor = vae.decode(latents.to(self.dtype)).sample
         return images.float()
+
+    @property
+    def _shift(self) -> float:
+        """What the autoencoder's latents are moved by before they are scaled."""
+        return float(self.autoencoder.config.get("shift_factor") or 0.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -619,7 +447,11 @@ class Kind(NamedTuple):
     """How a pipeline of diffusers is read."""
 
     parts: Mapping[str, tuple[str, ...]]  # {part with weights: its classes}, the network first
+    condition: Callable[[], Condition] | None = None  # None: its files tell, see `_condition`
     options: Mapping[str, Any] = {}  # of the pipeline: None for what is not run
+    side: int | None = None  # width of x_t, where the network's settings do not tell it
+    packed: int = 1  # channels of the network's input per channel of x_t
+    spacing: str = "linspace"  # the grid of a flow's sigmas
 
 
 _PIXELS = Kind({"unet": ("UNet2DModel",)})
@@ -630,15 +462,48 @@ _LATENT = {
 }
 _XL = _LATENT | {"text_encoder_2": ("CLIPTextModelWithProjection",)}
 _DIT = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
+_KL = ("AutoencoderKL",)
+_T5 = ("T5EncoderModel",)
+_CLIP = ("CLIPTextModelWithProjection",)
+_SD3 = {
+    "transformer": ("SD3Transformer2DModel",),
+    "vae": _KL,
+    "text_encoder": _CLIP,
+    "text_encoder_2": _CLIP,
+    "text_encoder_3": _T5,
+}
+_FLUX = {
+    "transformer": ("FluxTransformer2DModel",),
+    "vae": _KL,
+    "text_encoder": ("CLIPTextModel",),
+    "text_encoder_2": _T5,
+}
+_PIXART = {
+    "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),
+    "vae": _KL,
+    "text_encoder": _T5,
+}
+_SANA = {
+    "transformer": ("SanaTransformer2DModel",),
+    "vae": ("AutoencoderDC",),
+    "text_encoder": ("Gemma2Model", "Gemma2ForCausalLM"),
+}
 _UNUSED: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
 _UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 KINDS = {
     "DDPMPipeline": _PIXELS,
     "DDIMPipeline": _PIXELS,
-    "StableDiffusionPipeline": Kind(_LATENT, _UNUSED | _UNCHECKED),
-    "StableDiffusionXLPipeline": Kind(_XL, _UNUSED),
+    "StableDiffusionPipeline": Kind(_LATENT, Texts, _UNUSED | _UNCHECKED),
+    "StableDiffusionXLPipeline": Kind(_XL, TextsXL, _UNUSED),
     "DiTPipeline": Kind(_DIT),
+    "StableDiffusion3Pipeline": Kind(_SD3, Texts3, _UNUSED),
+    "FluxPipeline": Kind(_FLUX, TextsFlux, _UNUSED, side=128, packed=4, spacing="trailing"),
+    "PixArtAlphaPipeline": Kind(_PIXART, TextsT5),
+    "PixArtSigmaPipeline": Kind(_PIXART, TextsT5),
+    "SanaPipeline": Kind(_SANA, TextsGemma),
 }
+# Parts that a pipeline may go without, and what goes with them.
+OPTIONAL = {"text_encoder_3": "tokenizer_3"}
 LARGE = 256  # pixels a side from which on the autoencoder takes images one by one, for its memory
 # Parts that no image of the study depends on.
 UNREAD = {"safety_checker", "feature_extractor", "image_encoder"}
@@ -661,22 +526,26 @@ def read(
     """
     index = opening.index(folder, KINDS)
     kind = KINDS[index["_class_name"]]
-    classes = {part: opening.declared(folder, index, part, kind.parts[part]) for part in kind.parts}
-    config = opening.network(folder, index, list(kind.parts))
-    condition = _condition(folder, index, config)
+    parts = [part for part in kind.parts if part not in OPTIONAL or any(index.get(part) or ())]
+    classes = {part: opening.declared(folder, index, part, kind.parts[part]) for part in parts}
+    config = opening.network(folder, index, parts, kind.side, kind.packed)
+    condition = about.get("condition") or _condition(kind, folder, index, config)
     pipeline = _pipeline(folder, index, classes, device, dtype)
-    network = getattr(pipeline, next(iter(kind.parts)))
+    network = getattr(pipeline, parts[0])
     known: About = {"guidance": condition.guidance, "prompts": Prompts(), **about}
+    known["condition"] = condition
     if known["prompts"] == Prompts():
         known["prompts"] = condition.prompts(known.get("world"))
+    shape = opening.shape(config)
+    tokens = (shape[-1] // config.get("patch_size", 1)) ** 2 // kind.packed
+    scheduler = schedulers.studied(pipeline.scheduler, f"scheduler of {name}", tokens, kind.spacing)
     subject = Subject(
         name,
         network,
-        schedulers.as_ddim(pipeline.scheduler, f"scheduler of {name}"),
+        scheduler,
         module or bottleneck(network),
-        opening.shape(config),
-        _fingerprint(folder, kind.parts),
-        condition=condition,
+        shape,
+        _fingerprint(folder, parts),
         pipeline=pipeline,
         **known,
     )
@@ -700,6 +569,9 @@ def _pipeline(
     for part, kind in classes.items():
         parts[part] = loading.part(kind, opening.place(folder, part), dtype)
     name = index["_class_name"]
+    for part, tokenizer in OPTIONAL.items():
+        if part in KINDS[name].parts and part not in classes:
+            parts |= {part: None, tokenizer: None}
     pipeline = loading.pipeline(folder, name, **parts, **KINDS[name].options)
     for part in classes:
         ready(getattr(pipeline, part), device)
@@ -708,12 +580,12 @@ def _pipeline(
     return pipeline
 
 
-def _condition(folder: Path, index: opening.Config, config: opening.Config) -> Condition:
+def _condition(
+    kind: Kind, folder: Path, index: opening.Config, config: opening.Config
+) -> Condition:
     """What the network of a pipeline reads beside x_t and t."""
-    if "text_encoder_2" in index:
-        return TextsXL()
-    if "text_encoder" in index:
-        return Texts()
+    if kind.condition is not None:
+        return kind.condition()
     if count := config.get("num_embeds_ada_norm"):
         return Classes(opening.labels(folder, index, count), count)
     if count := config.get("num_class_embeds"):

@@ -31,9 +31,10 @@ from ..runtime.precision import fast_dtype, move, pick_device
 from ..sampling import hooks
 from ..worlds import labelled, occupations, portraits
 from . import opening, pipelines, schedulers
+from .conditions import Prompt, Prompts
 from .declaration import Asked, Stages
 from .paper import TABLE_1, TABLE_2, Table
-from .pipelines import MODELS, About, Judges, Prompt, Prompts, Subject
+from .pipelines import MODELS, About, Judges, Subject
 from .real import guided_diffusion, weights
 
 Classes = Mapping[str, Sequence[str]]  # {attribute: names of its classes}
@@ -481,7 +482,7 @@ def blocks(subject: Subject) -> list[str]:
 def describe(subject: Subject) -> Modules:
     """Lists every module of a subject whose output can be h, by one forward pass of one image."""
     x = torch.zeros(1, *subject.shape, device=subject.device)
-    timestep = len(subject.scheduler.alphas_cumprod) // 2
+    timestep = subject.scheduler.config["num_train_timesteps"] // 2
     shapes = hooks.shapes(subject.network, lambda: subject.epsilon(x, timestep))
     found = Modules()
     for name, shape in shapes.items():

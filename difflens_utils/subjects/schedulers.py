@@ -1,8 +1,12 @@
-"""The sampler that a model comes with, read as DDIM: its noise levels, timesteps and clipping.
+"""The sampler that a model comes with: its noise levels, timesteps and clipping.
 
-Other samplers of the same process (PNDM, Euler, DPM-Solver ...) take other steps over the same
-noise levels. Their way of stepping (order, algorithm, noise) is dropped. What belongs to the model
-is kept. A setting that DDIM cannot keep is refused.
+Every model here learned to undo x_t = keep x_0 + spread epsilon, on one of two paths. Diffusion
+has keep = sqrt(alpha-bar) and spread = sqrt(1 - alpha-bar), and becomes a `DDIMScheduler`.
+Rectified flow has keep = 1 - sigma and spread = sigma, and becomes a
+`FlowMatchEulerDiscreteScheduler`. Other samplers of the same process (PNDM, Euler, Heun,
+DPM-Solver ...) take other steps over the same noise levels. Their way of stepping (order,
+algorithm, noise) is dropped. What belongs to the model is kept. A setting that the study's steps
+cannot keep is refused.
 
 >>> from diffusers import EulerDiscreteScheduler
 >>> from difflens_utils.subjects import schedulers
@@ -12,6 +16,8 @@ is kept. A setting that DDIM cannot keep is refused.
 ('DDIMScheduler', 'v_prediction')
 >>> bool((ddim.alphas_cumprod == euler.alphas_cumprod).all())
 True
+>>> schedulers.level(schedulers.flow(shift=3.0), 250)
+Level(keep=0.75, spread=0.25)
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -28,6 +34,9 @@ from ..runtime.errors import one_of
 
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FLOW = "flow_prediction"  # what a rectified flow predicts: the velocity epsilon - x_0
+# Where the sigmas of a flow lie before they are shifted: see `sampling.schedule`.
+GRIDS = ("linspace", "trailing", "solver")
 
 _KINDS = """
     DDIM DDPM PNDM LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete KDPM2Discrete
@@ -35,6 +44,7 @@ _KINDS = """
     UniPCMultistep DDIMParallel DDPMParallel
 """
 READ = [f"{kind}Scheduler" for kind in _KINDS.split()]
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 # What chooses other noise levels than those at the timesteps, and its value where it does not.
 ELSEWHERE = {
@@ -49,8 +59,25 @@ ELSEWHERE = {
 }
 
 
+# What bends the sigmas of a flow, and its value where it does not.
+BENT = {
+    "shift_terminal": None,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+
+
+class Level(NamedTuple):
+    """A noise level: x_t = keep x_0 + spread epsilon."""
+
+    keep: float
+    spread: float
+
+
 class Scheduler(Protocol):
-    """What is read of a scheduler of diffusers."""
+    """What is read of a scheduler of diffusers. One of a flow has no betas and no alphas."""
 
     betas: Tensor
     alphas_cumprod: Tensor
@@ -59,12 +86,27 @@ class Scheduler(Protocol):
     def config(self) -> Mapping[str, Any]: ...
 
 
+def is_flow(scheduler: Scheduler) -> bool:
+    """Whether the noise levels are those of a rectified flow."""
+    name = type(scheduler).__name__
+    return name in FLOWS or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+def level(scheduler: Scheduler, t: float) -> Level:
+    """The noise level at a timestep, of a `DDIMScheduler` or a flow's scheduler."""
+    if is_flow(scheduler):
+        sigma = t / scheduler.config["num_train_timesteps"]
+        return Level(1 - sigma, sigma)
+    alpha = scheduler.alphas_cumprod[int(t)]
+    return Level(alpha.sqrt().item(), (1 - alpha).sqrt().item())
+
+
 def known(name: str, where: Path | str) -> None:
-    """Raises ValueError, in one line, for a class whose noise levels are not those of DDIM."""
-    if name not in READ:
+    """Raises ValueError, in one line, for a class whose noise levels are on neither path."""
+    if name not in (*READ, *FLOWS):
         raise ValueError(
-            f"{where}: {name} cannot be read as DDIM steps over given noise levels; "
-            "take another, such as DDIMScheduler"
+            f"{where}: {name} cannot be read as steps over given noise levels; take another, such "
+            "as DDIMScheduler, or FlowMatchEulerDiscreteScheduler for a rectified flow"
         )
 
 
@@ -75,6 +117,9 @@ def check(scheduler: Scheduler, where: Path | str) -> None:
     """
     known(type(scheduler).__name__, where)
     config = scheduler.config
+    if is_flow(scheduler):
+        as_flow(scheduler, where)
+        return
     for setting, without in ELSEWHERE.items():
         value = config.get(setting)
         if value is not None and value != without:
@@ -115,6 +160,66 @@ def ddim(**settings: Any) -> Scheduler:
     kind: Any = DDIMScheduler
     scheduler: Scheduler = kind(**settings)
     return scheduler
+
+
+def flow(**settings: Any) -> Scheduler:
+    """A `FlowMatchEulerDiscreteScheduler` with two settings more, as all schedulers here have.
+
+    These are `prediction_type`, and `timestep_spacing`, one of `GRIDS`.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    kind: Any = FlowMatchEulerDiscreteScheduler
+    spacing = settings.pop("timestep_spacing", "linspace")
+    scheduler: Any = kind(**settings)
+    scheduler.register_to_config(prediction_type=FLOW, timestep_spacing=spacing)
+    found: Scheduler = scheduler
+    return found
+
+
+def studied(
+    scheduler: Scheduler, where: Path | str, tokens: int = 0, spacing: str = "linspace"
+) -> Scheduler:
+    """Returns the scheduler that the study steps by: `as_ddim`, or `as_flow` for a flow."""
+    if is_flow(scheduler):
+        return as_flow(scheduler, where, tokens, spacing)
+    return as_ddim(scheduler, where)
+
+
+def as_flow(
+    scheduler: Scheduler, where: Path | str, tokens: int = 0, spacing: str = "linspace"
+) -> Scheduler:
+    """Returns `flow` with the noise levels of another flow's scheduler.
+
+    `tokens` is the number of tokens of an image. A scheduler with `use_dynamic_shifting` shifts by
+    it, and gets the shift of this number once and for all. `spacing` is the grid at which the
+    pipeline asks for the sigmas; solvers with `use_flow_sigmas` have one of their own. Raises
+    ValueError, in one line, for a setting that bends the sigmas.
+    """
+    config = scheduler.config
+    for setting, without in BENT.items():
+        if config.get(setting, without) not in (without, None):
+            raise ValueError(
+                f"{where}: {setting} is {config[setting]!r}, which the study's steps cannot "
+                f"honour; set it to {without!r}"
+            )
+    total = config["num_train_timesteps"]
+    if type(scheduler).__name__ not in FLOWS:
+        one_of(f"{where}: prediction_type", config.get("prediction_type", FLOW), [FLOW])
+        shift = config.get("flow_shift", 1.0)
+        return flow(num_train_timesteps=total, shift=shift, timestep_spacing="solver")
+    shift = (
+        _dynamic_shift(config, tokens) if config.get("use_dynamic_shifting") else config["shift"]
+    )
+    return flow(num_train_timesteps=total, shift=shift, timestep_spacing=spacing)
+
+
+def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The shift that belongs to a number of tokens: linear in it, up to an exponential."""
+    first, last = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (last - first)
+    mu: float = config["base_shift"] + slope * (tokens - first)
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
 
 
 def as_ddim(scheduler: Scheduler, where: Path | str) -> Scheduler:

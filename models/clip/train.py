@@ -236,12 +236,17 @@ def _joined(piece: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def tokenizer(source: Source) -> CLIPTokenizer:
-    """A tokenizer of CLIP's scheme and layout.
+    """The tokenizer of a source, to which every word of its captions is one token."""
+    return tokenizer_of(source.words(), source.context)
 
-    Its tokens are 256 bytes, the same at the end of a word, the merges, start and end of text.
-    Every word of the world's captions is one token, and no text is unknown.
+
+def tokenizer_of(words: set[str], context: int) -> CLIPTokenizer:
+    """A tokenizer of CLIP's scheme and layout, to which each of the words is one token.
+
+    Its tokens are 256 bytes, the same at the end of a word, the merges, start and end of text. No
+    text is unknown, and none has more than `context` tokens.
     """
-    pairs, letters = merges(source.words()), sorted(ByteLevel.alphabet())
+    pairs, letters = merges(words), sorted(ByteLevel.alphabet())
     tokens = [
         *letters,
         *(a + "</w>" for a in letters),
@@ -249,9 +254,7 @@ def tokenizer(source: Source) -> CLIPTokenizer:
         "<|startoftext|>",
         "<|endoftext|>",
     ]
-    return CLIPTokenizer(
-        {t: i for i, t in enumerate(tokens)}, pairs, model_max_length=source.context
-    )
+    return CLIPTokenizer({t: i for i, t in enumerate(tokens)}, pairs, model_max_length=context)
 
 
 def network(tokens: CLIPTokenizer) -> CLIPModel:
