@@ -15,6 +15,7 @@ a line of its own (`name.module`).
     worlds/
     subjects.conditions
     subjects.pipelines
+    subjects.native
     recording, analysis/, methods.planning, subjects.registry
     probes, outcome, ksae.stored, pages.sizes
     attribution, edits

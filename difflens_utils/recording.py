@@ -185,7 +185,7 @@ def record(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),
         torch.from_numpy(np.load(folder / "images.npy")).float(),
-        sampling.trajectory(subject, steps, eta).timesteps,
+        subject.times(steps, eta),
         run,
     )
 

@@ -36,7 +36,6 @@ from . import (
     outcome,
     probes,
     recording,
-    sampling,
 )
 from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
@@ -348,7 +347,7 @@ class Study:
     def factor_set(self, n: int) -> FactorSet:
         """h of images with independent factors, at four steps of the generation."""
         steps = [int(f * (self.settings.steps - 1)) for f in (0.3, 0.5, 0.7, 0.9)]
-        timesteps = sampling.trajectory(self.subject, self.settings.steps).timesteps
+        timesteps = self.subject.times(self.settings.steps)
         chosen = tuple(timesteps[i] for i in steps)
         return factors.factor_set(self.subject, n, self.seeds.main, chosen)
 

@@ -31,7 +31,7 @@ from difflens_utils.ksae.stored import train
 from difflens_utils.methods import Method, latent_editing
 from difflens_utils.runtime import artifacts, keys, precision
 from difflens_utils.subjects import registry
-from difflens_utils.subjects.pipelines import MODELS, Subject, _fingerprint
+from difflens_utils.subjects.pipelines import MODELS, Subject, fingerprint
 
 GENERATED = {
     "recording",
@@ -235,7 +235,7 @@ def test_a_text_model_is_known_by_all_its_parts(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     tiny.text_subject().pipeline.save_pretrained(whole)
     parts = ("unet", "vae", "text_encoder")
-    known = {"nothing": _fingerprint(whole, parts)}
+    known = {"nothing": fingerprint(whole, parts)}
     for file in sorted(whole.rglob("*.*")):
         name = str(file.relative_to(whole))
         changed = tmp_path / name.replace("/", "-")
@@ -244,7 +244,7 @@ def test_a_text_model_is_known_by_all_its_parts(tmp_path: Path) -> None:
             in_json(name, more=1)(changed)
         else:
             (changed / name).write_bytes(file.read_bytes()[:-1] + b"!")
-        known[name] = _fingerprint(changed, parts)
+        known[name] = fingerprint(changed, parts)
     assert len(known) > 8 and len(set(known.values())) == len(known)
 
 
@@ -257,10 +257,10 @@ def test_each_of_fifteen_shards_counts(shard: int, tmp_path: Path) -> None:
     file = "unet/diffusion_pytorch_model-{:05d}-of-00015.safetensors"
     for number in range(1, 16):
         (tmp_path / file.format(number)).write_bytes(bytes([number]) * 9)
-    seen = {_fingerprint(tmp_path, ("unet",))}
+    seen = {fingerprint(tmp_path, ("unet",))}
     for value in range(40):  # one hex digit of each shard would let one change in sixteen pass
         (tmp_path / file.format(shard)).write_bytes(bytes([shard]) * 8 + bytes([100 + value]))
-        seen.add(_fingerprint(tmp_path, ("unet",)))
+        seen.add(fingerprint(tmp_path, ("unet",)))
     assert len(seen) == 41
 
 

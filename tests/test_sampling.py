@@ -349,7 +349,7 @@ def test_asymmetric_step_follows_equation_11(subject):
     a, b = alphas[s.timesteps[1]], alphas[s.timesteps[2]]
     expected = b.sqrt() * (x.double() - (1 - a).sqrt() * edited) / a.sqrt() + (1 - b).sqrt() * plain
     step = sampling.Step(1, s.timesteps[1], torch.arange(0, 1))
-    run = sampler._Run(subject, s, push, True, None, [""], [5], eta=0.0)
+    run = sampler._Run(subject, s, 4, push, True, None, [""], [5], eta=0.0)
     moment = sampling.Moment(subject, x, [""], s, 1)
     got_plain, got_edited = sampler._predictions(run, moment, step)
     clean, direction = moment.clean(got_edited), moment.clean(got_plain)

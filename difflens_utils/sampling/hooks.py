@@ -71,14 +71,14 @@ def _replaced(module: nn.Module, output: Any, new: Tensor | None, name: str) -> 
     """What the hook returns: the output with its tensor replaced, or None to leave it."""
     if new is None:
         return None
-    _same_kind(_tensor(module, output), new, name)
+    same_kind(_tensor(module, output), new, name)
     if not isinstance(output, tuple):
         return new
     place = _place(module)
     return (*output[:place], new, *output[place + 1 :])
 
 
-def _same_kind(old: Tensor, new: Tensor, name: str) -> None:
+def same_kind(old: Tensor, new: Tensor, name: str) -> None:
     """Raises ValueError unless an edit has kept shape and dtype."""
     if new.shape != old.shape or new.dtype != old.dtype:
         expected = f"{tuple(old.shape)} {old.dtype}"
@@ -99,7 +99,7 @@ def _changed(
     for part in parts:
         new = function(output[part].clone(), call)
         if new is not None:
-            _same_kind(output[part], new, name)  # an assignment would broadcast and convert
+            same_kind(output[part], new, name)  # an assignment would broadcast and convert
             whole = output.clone() if whole is None else whole
             whole[part] = new
     return whole
@@ -248,7 +248,7 @@ class Fork:
             versions.append(version)
             rows.append(every[part].repeat(len(version) // len(output[part])))
         edited, self.rows = torch.cat(versions), torch.cat(rows)
-        _same_kind(output[self.rows], edited, self.name)
+        same_kind(output[self.rows], edited, self.name)
         self.plain = len(output)
         both = torch.cat([output, edited])
         if not isinstance(whole, tuple):

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from ..runtime import tally
 from ..runtime.errors import positive
-from . import hooks
+from . import hooks, native
 from .edit import Apply, Edit, Step
 from .schedule import Schedule, advance, predicted_clean, trajectory
 
@@ -164,7 +164,8 @@ class _Run:
     """What stays the same over all batches of a generation."""
 
     subject: Subject
-    schedule: Schedule
+    schedule: Schedule | None  # None where the pipeline samples by itself
+    steps: int
     edit: Edit | None
     asymmetric: bool
     watch: Watch | None
@@ -203,6 +204,7 @@ def sample(
     and for images that are not finite.
     """
     positive("batch", batch)
+    _check_native(subject, eta, edit, asymmetric, spacing)
     edit = edit if edit is None or isinstance(edit, Edit) else Edit(edit)
     if edit is not None:
         edit.check_run(n)
@@ -212,8 +214,8 @@ def sample(
             "take asymmetric=False"
         )
     prompts = subject.texts() if prompts is None else prompts
-    s = trajectory(subject, steps, eta, spacing)
-    run = _Run(subject, s, edit, asymmetric, watch, prompts, image_seeds(n, seed), eta)
+    s = None if subject.native else trajectory(subject, steps, eta, spacing)
+    run = _Run(subject, s, steps, edit, asymmetric, watch, prompts, image_seeds(n, seed), eta)
     chosen = torch.arange(n) if rows is None else rows
     tally.count(_way(run), len(chosen))
     images = []
@@ -242,6 +244,8 @@ def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
     subject, s = run.subject, run.schedule
     prompt = assigned(len(run.seeds), len(run.prompts))[rows]
     texts = [run.prompts[i] for i in prompt.tolist()]
+    if s is None:
+        return _own_batch(run, rows, prompt, texts, bar)
     noise = Noise([run.seeds[i] for i in rows.tolist()], subject.shape, subject.device)
     x = noise.draw()
     for index, timestep in enumerate(s.timesteps):
@@ -252,6 +256,41 @@ def _sample_batch(run: _Run, rows: Tensor, bar: tqdm[Any]) -> Tensor:
         x = advance(x, clean, direction, s, index, noise.draw() if run.eta > 0 else None)
         bar.update(len(x))
     return subject.decode(x).float().cpu()
+
+
+def _own_batch(
+    run: _Run, rows: Tensor, prompt: Tensor, texts: Sequence[str], bar: tqdm[Any]
+) -> Tensor:
+    """The images `rows` (B,) of a run whose pipeline samples by itself: (B, 3, H, W)."""
+    seeds = [run.seeds[i] for i in rows.tolist()]
+
+    def look(h: Tensor, tick: native.Tick) -> Tensor | None:
+        step = Step(tick.index, tick.timestep, rows, prompt)
+        if run.watch is not None and tick.first:
+            run.watch(h.clone(), torch.empty(len(rows), 0), step)
+        return None if run.edit is None else run.edit(h, step)
+
+    seen = run.edit is not None or run.watch is not None
+    around = nullcontext() if run.edit is None else run.edit.around(run.subject.network)
+    with around:
+        images = native.draw(run.subject, texts, seeds, run.steps, look if seen else None)
+    bar.update(len(rows) * run.steps)
+    return images
+
+
+def _check_native(
+    subject: Subject, eta: float, edit: object, asymmetric: bool, spacing: str | None
+) -> None:
+    """Raises ValueError, in one line, for what a pipeline that samples by itself cannot do."""
+    if not subject.native:
+        return
+    if edit is not None and asymmetric:
+        raise ValueError(
+            f"{subject.name} is sampled by its pipeline's own call, where no asymmetric step is "
+            "defined; take asymmetric=False"
+        )
+    if eta or spacing:
+        raise ValueError(f"{subject.name} has the steps of its pipeline: no eta and no spacing")
 
 
 def _finite(images: Tensor, subject: Subject, rows: Tensor) -> Tensor:

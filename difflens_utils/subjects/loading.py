@@ -134,7 +134,7 @@ def pipeline(folder: Path, kind: str, **parts: Any) -> Any:
         raise ValueError(f"files in {folder} are missing, damaged or foreign: {reason}") from None
     for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
         if tokenizer in made.components:
-            vocabulary = getattr(made, encoder).config.vocab_size
+            vocabulary = getattr(made, encoder).config.get_text_config().vocab_size
             check_tokenizer(folder / tokenizer, getattr(made, tokenizer), vocabulary)
     made.set_progress_bar_config(disable=True)
     return made

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from ..evaluators import Clip, Evaluator
 from ..runtime import keys, precision
 from ..runtime.errors import one_of
 from ..sampling import hooks
+from ..sampling.schedule import trajectory
 from ..worlds import Scenes, World
 from . import loading, opening, schedulers, unread
 from .conditions import (
@@ -100,6 +101,8 @@ class Subject:
     the network sees every image twice, [without text; with]. Edits act on the half with the text,
     or on both. Raises ValueError for an attribute that the condition decides.
     """
+
+    native: ClassVar[bool] = False  # whether its pipeline's own call samples it
 
     name: str
     network: nn.Module
@@ -327,6 +330,15 @@ class Subject:
         """
         return self.condition.arguments(self, texts)
 
+    def times(self, steps: int, eta: float = 0.0) -> tuple[float, ...]:
+        """The timesteps of a generation, the noisiest first."""
+        return trajectory(self, steps, eta).timesteps
+
+    def pass_once(self) -> None:
+        """Runs the network on one image, for what hooks see of it."""
+        x = torch.zeros(1, *self.shape, device=self.device)
+        self.predict(x, self.scheduler.config["num_train_timesteps"] // 2)
+
     def level(self, t: float) -> Level:
         """The noise level at a timestep: x_t = keep x_0 + spread epsilon."""
         return schedulers.level(self.scheduler, t)
@@ -545,7 +557,7 @@ def read(
         scheduler,
         module or bottleneck(network),
         shape,
-        _fingerprint(folder, parts),
+        fingerprint(folder, parts),
         pipeline=pipeline,
         **known,
     )
@@ -622,7 +634,7 @@ def bottleneck(network: nn.Module) -> str:
     )
 
 
-def _fingerprint(folder: Path, parts: Collection[str]) -> str:
+def fingerprint(folder: Path, parts: Collection[str]) -> str:
     """16 hex digits that stand for all files of a pipeline that its images depend on: weights,
     configurations, tokenizers.
     """

@@ -194,6 +194,13 @@ class World(ABC):
         uniform = torch.rand(n, len(self.nuisances), generator=generator)
         return Scenes(labels, uniform * 2 - 1)
 
+    def to_learn(self, n: int, seed: int = 0, balanced: bool | tuple[str, ...] = False) -> Scenes:
+        """Draws `n` scenes that networks may be trained on, as `sample` does.
+
+        A world that holds combinations out overrides it.
+        """
+        return self.sample(n, seed, balanced=balanced)
+
     def names(self, scenes: Scenes, index: int) -> dict[str, str]:
         """Returns the class names of one scene: {factor: class}."""
         labels = scenes.labels.items()

@@ -174,6 +174,16 @@ class EmojiWorld(World):
         images = _atlas()[*rows, shade].float() / 127.5 - 1
         return resized(_moved(images, scenes.nuisance[:, 1:]), size).clamp(-1, 1)
 
+    def to_learn(self, n: int, seed: int = 0, balanced: bool | tuple[str, ...] = False) -> Scenes:
+        """Draws `n` people none of whose combinations is held out."""
+        people = self.sample(2 * n, seed, balanced=balanced)  # an eighth is held out
+        return people[~held_out(people.labels)][slice(0, n)]
+
+    def kept_out(self, n: int, seed: int = 0) -> Scenes:
+        """Draws `n` people of whose combinations nothing has learned, every factor uniform."""
+        people = self.sample(16 * n + 64, seed, balanced=True)
+        return people[held_out(people.labels)][slice(0, n)]
+
     def fingerprint(self) -> object:
         return [super().fingerprint(), keys.of_files([ARCHIVE])]
 
@@ -198,7 +208,7 @@ WORLD = EmojiWorld()
 # those of the neutral drawings do; so does one without tone.
 
 
-def prompt(role: str, style: str = "", gender: str = "", tone: str = "") -> str:
+def prompt(role: str, *, style: str = "", gender: str = "", tone: str = "") -> str:
     """The name of a person: "woman firefighter: dark skin tone, noto". What is empty is left open.
 
     >>> prompt("person in tuxedo", gender="man"), prompt("bald person", gender="man")

@@ -1,6 +1,6 @@
 """Trains a small CLIP on a world, from the root of the repository:
 
-    python -m models.clip.train [--world portraits|occupations|FOLDER] [--images N] [--seed N]
+    python -m models.clip.train [--world portraits|occupations|emoji|FOLDER] [--images N] [--seed N]
         [--out FOLDER]
 
 A `transformers.CLIPModel` sees fresh renders, half from the planted world and half with every
@@ -30,7 +30,7 @@ from difflens_utils.runtime import precision
 from difflens_utils.runtime.errors import at_least
 
 # Before transformers: the package mends a torchvision that was built for another torch.
-from difflens_utils.worlds import Scenes, World, occupations, portraits
+from difflens_utils.worlds import Scenes, World, emoji, occupations, portraits
 from difflens_utils.worlds.labelled import LabelledImages, declared
 from difflens_utils.worlds.portraits import ATTRIBUTES
 
@@ -184,6 +184,15 @@ SOURCES = {
         full=lambda person, rng: occupations.caption(person, rng, ATTRIBUTES)[0],
         among=(10,),
     ),
+    "emoji": Source(
+        emoji.WORLD,
+        emoji.caption,
+        emoji.vocabulary,
+        context=16,
+        folder=HERE.parent / "emoji/clip",
+        full=lambda person, _: emoji.prompt(**person),
+        among=(10, 100),
+    ),
 }
 
 
@@ -193,7 +202,10 @@ def batch(source: Source, n: int, seed: int) -> tuple[Tensor, list[str], Tensor,
     That is (B captions, B images).
     """
     world, factors = source.world, tuple(source.world.factors)
-    halves = world.sample(n // 2, seed), world.sample(n - n // 2, seed + 1, balanced=True)
+    halves = (
+        world.to_learn(n // 2, seed),
+        world.to_learn(n - n // 2, seed + 1, balanced=True),
+    )
     rng = random.Random(seed)
     pairs = [source.caption(world.names(half, i), rng) for half in halves for i in range(len(half))]
     captions = [caption for caption, _ in pairs]

@@ -48,7 +48,8 @@ from models.clip.train import tokenizer_of
 from models.portraits.train import Run, loop, save_atomically
 
 HERE = Path(__file__).parent
-SEED, POOL, UNIFORM = 41, 65_536, 0.2
+SEED, POOL = 41, 65_536
+PLANTED = round(0.8 * POOL)  # of the pool; the others are uniform
 VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 2e-3, 0.03
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 1.5e-3, 0.9995, 0.1
 CONTEXT = 16  # tokens of a caption
@@ -60,23 +61,18 @@ IMAGES = {"vae": 80_000, "transformer": 800_000}  # to train on
 
 
 def population() -> Scenes:
-    """The people to learn from, POOL at most. The last fifth of them is uniform in all factors."""
-    planted = _learned(WORLD.sample(round(POOL * (1 - UNIFORM)), SEED))
-    uniform = _learned(WORLD.sample(round(POOL * UNIFORM), SEED + 1, balanced=True))
+    """The people to learn from, (POOL,). The last fifth of them is uniform in all factors."""
+    planted = WORLD.to_learn(PLANTED, SEED)
+    uniform = WORLD.to_learn(POOL - PLANTED, SEED + 1, balanced=True)
     return Scenes(
         {name: torch.cat([row, uniform.labels[name]]) for name, row in planted.labels.items()},
         torch.cat([planted.nuisance, uniform.nuisance]),
     )
 
 
-def _learned(people: Scenes) -> Scenes:
-    return people[~emoji.held_out(people.labels)]
-
-
 def captions(people: Scenes) -> Callable[[list[int], int], list[str]]:
     """A function (rows, seed) -> random captions of these people, some of them empty."""
     names = [WORLD.names(people, row) for row in range(len(people))]
-    planted = len(_learned(WORLD.sample(round(POOL * (1 - UNIFORM)), SEED)))
 
     def draw(rows: list[int], seed: int) -> list[str]:
         rng = random.Random(seed)
@@ -85,7 +81,7 @@ def captions(people: Scenes) -> Callable[[list[int], int], list[str]]:
             if rng.random() < UNCONDITIONAL:
                 texts.append("")
                 continue
-            named = None if row < planted else ATTRIBUTES
+            named = None if row < PLANTED else ATTRIBUTES
             texts.append(emoji.caption(names[row], rng, named)[0])
         return texts
 

@@ -1,7 +1,7 @@
 """Trains the two attribute networks, from the root of the repository:
 
     python -m models.evaluators.train labeller|scorer
-        [--world portraits|occupations|FOLDER] [--images N]
+        [--world portraits|occupations|emoji|FOLDER] [--images N]
 
 They share neither architecture nor seed nor data. The data are fresh renders from their own seeds,
 half from the planted world and half with every factor uniform and independent, so that neither can
@@ -23,7 +23,8 @@ from tqdm import tqdm
 from difflens_utils.evaluators import AttributeNet
 from difflens_utils.runtime import precision
 from difflens_utils.runtime.errors import at_least
-from difflens_utils.worlds import World, occupations, portraits
+from difflens_utils.worlds import World, emoji, occupations, portraits
+from difflens_utils.worlds.emoji import EmojiWorld
 from difflens_utils.worlds.labelled import LabelledImages, declared
 
 HERE = Path(__file__).parent
@@ -35,6 +36,7 @@ RECIPES = {
 WORLDS = {
     "portraits": (portraits.WORLD, HERE),
     "occupations": (occupations.WORLD, HERE.parent / "portraits-t2i/evaluators"),
+    "emoji": (emoji.WORLD, HERE.parent / "emoji/evaluators"),
 }
 
 
@@ -51,11 +53,14 @@ def unseen(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Images that no network was trained on, (n, 3, 32, 32), and their labels.
 
-    They are fresh renders, or all that a folder holds out.
+    They are fresh renders, all that a folder holds out, or combinations that are held out.
     """
     if isinstance(world, LabelledImages):
         return world.held_out(32)
-    people = world.sample(n, seed, balanced=balanced)
+    if isinstance(world, EmojiWorld):
+        people = world.kept_out(n, seed)
+    else:
+        people = world.sample(n, seed, balanced=balanced)
     return world.render(people, 32), people.labels
 
 
@@ -83,7 +88,8 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def batch(world: World, n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    natural, uniform = world.sample(n // 2, seed), world.sample(n - n // 2, seed + 1, balanced=True)
+    natural = world.to_learn(n // 2, seed)
+    uniform = world.to_learn(n - n // 2, seed + 1, balanced=True)
     images = torch.cat([world.render(natural, 32), world.render(uniform, 32)])
     return images, {k: torch.cat([natural.labels[k], uniform.labels[k]]) for k in natural.labels}
 
@@ -152,7 +158,7 @@ def main() -> None:
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument(
-        "--world", default="portraits", help="portraits, occupations, or a folder with a study.yml"
+        "--world", default="portraits", help=f"{', '.join(WORLDS)}, or a folder with a study.yml"
     )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
