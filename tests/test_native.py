@@ -7,15 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
-import tiny
-import today
 import torch
 from diffusers import (
-    ChromaPipeline,
-    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
 )
@@ -31,39 +27,10 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 
 
-def chroma() -> ChromaPipeline:
-    """It calls its network once with the texts and once without."""
-    encoder, tokens = today.t5()
-    network = ChromaTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=1,
-        joint_attention_dim=16,
-        axes_dims_rope=(4, 4, 8),
-        approximator_num_channels=8,
-        approximator_hidden_dim=16,
-        approximator_layers=1,
-    )
-    return ChromaPipeline(
-        FlowMatchEulerDiscreteScheduler(), today.autoencoder(), encoder, tokens, network
-    )
-
-
-def saved(pipeline: Any, folder: Path) -> Path:
-    networks = [p for p in pipeline.components.values() if isinstance(p, torch.nn.Module)]
-    for network in networks:
-        network.eval().requires_grad_(False)
-    pipeline.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def diffusion(tmp_path: Path) -> Path:
     """A `StableDiffusionPipeline`, which the study's own sampler opens too."""
-    return saved(tiny.stable_diffusion(), tmp_path / "sd")
+    return made.saved(made.pipeline("stable_diffusion"), tmp_path / "sd")
 
 
 def opened(folder: Path, **about: Any) -> Native:
@@ -123,9 +90,9 @@ def test_an_image_is_the_same_in_every_batch(diffusion: Path) -> None:
     ],
 )
 def test_every_step_of_any_sampler_is_counted(tmp_path: Path, scheduler: Any) -> None:
-    pipeline = tiny.stable_diffusion()
+    pipeline = made.pipeline("stable_diffusion")
     pipeline.scheduler = scheduler
-    subject, seen = opened(saved(pipeline, tmp_path)), []
+    subject, seen = opened(made.saved(pipeline, tmp_path)), []
     sampling.sample(subject, 1, 0, steps=4, watch=lambda _h, _x, step: seen.append(step))
     assert [step.timestep for step in seen] == list(subject.times(4))
     assert [step.index for step in seen] == list(range(len(seen)))
@@ -135,14 +102,10 @@ def test_every_step_of_any_sampler_is_counted(tmp_path: Path, scheduler: Any) ->
 # Pipelines that only this door opens
 
 
-OTHERS: dict[str, Callable[[], Any]] = {"chroma": chroma}
-
-
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", made.NATIVE)
 def test_other_pipelines_are_recorded_and_edited(name: str, tmp_path: Path, store: Path) -> None:
-    torch.manual_seed(1)
-    pipeline = today.stirred(OTHERS[name]())
-    subject = registry.load(str(saved(pipeline, tmp_path / name)), "cpu", dtype=torch.float32)
+    folder = made.saved(made.pipeline(name), tmp_path / name)
+    subject = registry.load(str(folder), "cpu", dtype=torch.float32)
     assert subject.native and subject.name.endswith(name)
     found = recording.record(subject, 2, 0, 3)
     plain = sampling.sample(subject, 2, 0, steps=3)
@@ -197,7 +160,7 @@ def test_pipelines_that_need_or_make_something_else(name: str, told: str, tmp_pa
 
 
 def test_code_that_comes_with_the_files_is_not_run(tmp_path: Path) -> None:
-    folder = saved(chroma(), tmp_path)
+    folder = made.saved(made.pipeline("chroma"), tmp_path)
     path = folder / "model_index.json"
     index = json.loads(path.read_text()) | {"transformer": ["my_module", "MyTransformer"]}
     path.write_text(json.dumps(index))

@@ -9,27 +9,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import made
 import pytest
 import tiny
-import today
 import torch
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
-    DDPMPipeline,
-    DDPMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-    UNet2DModel,
 )
+from made import LATENT, MADE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from difflens_utils import recording as activations
 from difflens_utils import sampling
@@ -38,104 +32,15 @@ from difflens_utils.sampling import hooks
 from difflens_utils.subjects import pipelines, registry
 from difflens_utils.worlds import portraits
 
-LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def grey() -> DDPMPipeline:
-    network = UNet2DModel(
-        sample_size=16,
-        in_channels=1,
-        out_channels=2,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        attention_head_dim=8,
-    )
-    return DDPMPipeline(network, DDPMScheduler(1000))
-
-
-def xl() -> StableDiffusionXLPipeline:
-    tokenizer = tiny.tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 24),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16 + 12,
-        attention_head_dim=2,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 12,
-    )
-    return StableDiffusionXLPipeline(
-        tiny.autoencoder(),
-        CLIPTextModel(tiny.text_config(tokenizer, 16)),
-        CLIPTextModelWithProjection(tiny.text_config(tokenizer, 12)),
-        tokenizer,
-        tokenizer,
-        unet,
-        EulerDiscreteScheduler(**LATENT, steps_offset=1, timestep_spacing="leading"),
-        add_watermarker=False,
-    )
-
-
-def dit() -> DiTPipeline:
-    network = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=3,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=10,
-        norm_num_groups=4,
-    )
-    for value in network.parameters():  # DiT starts as the identity otherwise
-        value.data += 0.1 * torch.randn_like(value)
-    return DiTPipeline(
-        network,
-        tiny.autoencoder(),
-        DDIMScheduler(1000, clip_sample=False),
-        {1: "groom, bridegroom", 3: "ballplayer"},
-    )
-
-
-def stable_diffusion() -> object:
-    return tiny.text_subject().pipeline
-
-
-MADE = {
-    "grey": (grey, (1, 16, 16), "mid_block", (16, 8, 8)),
-    "stable_diffusion": (stable_diffusion, (4, 8, 8), "mid_block", (24, 4, 4)),
-    "xl": (xl, (4, 8, 8), "mid_block", (24, 4, 4)),
-    "dit": (dit, (4, 8, 8), "transformer_blocks.1", (16, 16)),
-    **today.MADE,
-}
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of one of the pipelines above."""
+    """The folder of one of `MADE`."""
     root = tmp_path_factory.mktemp("pipelines")
 
     def folder(name: str) -> Path:
         if not (root / name).exists():
-            torch.manual_seed(1)
-            pipeline = MADE[name][0]()
-            made = today.stirred(pipeline) if name in today.MADE else pipeline
-            made.save_pretrained(root / name)
-            if name == "dit":  # diffusers reads the labels and does not write them
-                index = json.loads((root / name / "model_index.json").read_text())
-                (root / name / "model_index.json").write_text(
-                    json.dumps(index | {"id2label": {"1": "groom, bridegroom", "3": "ballplayer"}})
-                )
+            made.saved(made.pipeline(name), root / name)
         return root / name
 
     return folder

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
-import today
 import torch
 from diffusers import (
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
@@ -25,22 +23,21 @@ from difflens_utils.sampling import hooks
 from difflens_utils.subjects import registry, schedulers
 from difflens_utils.subjects.pipelines import Subject
 
+TODAY = ("sd3", "sd3_without_t5", "flux", "pixart_alpha", "pixart_sigma", "sana")
 TEXTS = ["a man", "a cat"]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """A pipeline of `today`, and the folder that it was saved in."""
-    root, made = tmp_path_factory.mktemp("today"), {}
+    """The folder of a pipeline of `TODAY`, and the pipeline."""
+    root, pipelines = tmp_path_factory.mktemp("today"), {}
 
     def of(name: str) -> tuple[Path, Any]:
-        if name not in made:
-            torch.manual_seed(1)
-            made[name] = today.stirred(today.MADE[name][0]())
-            made[name].save_pretrained(root / name)
-            made[name].set_progress_bar_config(disable=True)
-        return root / name, made[name]
+        if name not in pipelines:
+            pipelines[name] = made.pipeline(name)
+            made.saved(pipelines[name], root / name)
+        return root / name, pipelines[name]
 
     return of
 
@@ -59,54 +56,6 @@ def opened(saved) -> Callable[[str], Subject]:
 
 def noise(subject: Subject, n: int = 2) -> Tensor:
     return sampling.Noise(sampling.image_seeds(n, 4), subject.shape, CPU).draw()
-
-
-def drawn(pipeline: Any, subject: Subject, steps: int) -> Tensor:
-    """What a pipeline draws of the noise that the subject starts from: (2, 3, H, W) in [-1, 1].
-
-    Solvers of a higher order are taken at their first order, which is the study's step.
-    """
-    pipeline = copy.copy(pipeline)
-    x = noise(subject)
-    options: dict[str, Any] = {}
-    kind = type(pipeline).__name__
-    if kind == "FluxPipeline":
-        x = pipeline._pack_latents(x, *x.shape)
-    if kind.startswith("PixArt"):
-        options["use_resolution_binning"] = False
-        pipeline.scheduler = DDIMScheduler.from_config(subject.scheduler.config)
-    if kind == "SanaPipeline":
-        options["use_resolution_binning"] = False
-        config = pipeline.scheduler.config
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, solver_order=1)
-    images: Tensor = pipeline(
-        TEXTS,
-        latents=x,
-        num_inference_steps=steps,
-        height=subject.size,
-        width=subject.size,
-        output_type="pt",
-        **options,
-    ).images
-    return images * 2 - 1
-
-
-@pytest.mark.parametrize("name", today.MADE)
-def test_a_subject_draws_what_its_pipeline_draws(saved, opened, name: str) -> None:
-    subject, (_, pipeline) = opened(name), saved(name)
-    ours = sampling.sample(subject, 2, 4, steps=4, prompts=TEXTS)
-    torch.testing.assert_close(ours, drawn(pipeline, subject, 4), atol=1e-5, rtol=0)
-    assert ours.std() > 0.05  # neither is grey
-
-
-def test_flux_without_an_embedded_guidance_runs_too(tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    pipeline = today.stirred(today.flux(guidance=False))
-    pipeline.save_pretrained(tmp_path)
-    pipeline.set_progress_bar_config(disable=True)
-    subject = registry.load(str(tmp_path), "cpu", dtype=torch.float32)
-    ours = sampling.sample(subject, 2, 4, steps=3, prompts=TEXTS)
-    torch.testing.assert_close(ours, drawn(pipeline, subject, 3), atol=1e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------

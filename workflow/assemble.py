@@ -24,7 +24,7 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import cost, law, sitecheck, verdicts
+from workflow import cost, doors, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -306,7 +306,7 @@ def gather(profile: str, subjects: list[str]) -> None:
             page.write_text(
                 page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
             )
-    measured = {name: ROOT / f"results/{name}.json" for name in ("bench", "law")}
+    measured = {name: ROOT / f"results/{name}.json" for name in ("bench", "law", "pipelines")}
     missing = [name for name, path in measured.items() if not path.exists()]
     if "bench" not in missing:
         (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
@@ -316,6 +316,8 @@ def gather(profile: str, subjects: list[str]) -> None:
     (SOURCE / "generated").mkdir()
     if "law" not in missing:
         law.write(json.loads(measured["law"].read_text()), SOURCE)
+    if "pipelines" not in missing:
+        doors.write(json.loads(measured["pipelines"].read_text()), SOURCE)
     for name, text in results_pages(profile, subjects).items():
         (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}

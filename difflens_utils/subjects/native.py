@@ -49,7 +49,7 @@ class Native(Subject):
     def _missing(self, what: str) -> NoReturn:
         raise ValueError(
             f"{self.name} is sampled by the call of its {type(self.pipeline).__name__}, which has "
-            f"no {what}; record it, and edit it with asymmetric=False (book/howto.md)"
+            f"no {what}; record it, and edit it with asymmetric=False (book/pipelines.md)"
         )
 
     def predict(
