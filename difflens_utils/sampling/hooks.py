@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..runtime import placement
 from ..runtime.errors import one_of
 
 HookEdit = Callable[[Tensor, int], Tensor | None]
@@ -41,6 +42,13 @@ def find(model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
     modules.pop("", None)
     one_of("module", name, modules)
+    parts = name.split(".")
+    for outer in (".".join(parts[:i]) for i in range(1, len(parts))):
+        if placement.is_compiled(modules[outer]):
+            raise ValueError(
+                f"module {name} lies inside {outer}, which is compiled; open the model with "
+                f"module={name}, and {outer} stays as it is"
+            )
     module: nn.Module = modules[name]
     return module
 
@@ -172,7 +180,8 @@ def shapes(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, 
     named = {name: module for name, module in model.named_modules() if name}
     handles = [module.register_forward_hook(keep(name)) for name, module in named.items()]
     try:
-        run()
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks inside
+            run()
     finally:
         for handle in handles:
             handle.remove()

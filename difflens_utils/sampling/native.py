@@ -142,6 +142,15 @@ def _stopped(network: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
+def _sides(pipeline: Any, network: Any) -> dict[str, int]:
+    """The height and width of images where the network's settings tell them, else nothing."""
+    side = getattr(network.config, "sample_size", None)
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    if not isinstance(side, int) or not isinstance(scale, int):
+        return {}
+    return {"height": side * scale, "width": side * scale}
+
+
 @torch.no_grad()
 def _call(subject: Subject, texts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
     """The pipeline's own images: (B, 3, H, W) in [-1, 1]."""
@@ -153,6 +162,8 @@ def _call(subject: Subject, texts: Sequence[str], seeds: Sequence[int], steps: i
         "output_type": "np",
     }
     given |= {"prompt": list(texts)} if "prompt" in accepted else {"batch_size": len(texts)}
+    if "height" in accepted:
+        given |= _sides(pipeline, subject.network)
     if subject.guidance is not None:
         given["guidance_scale"] = subject.guidance
     try:

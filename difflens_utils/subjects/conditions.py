@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..runtime import keys
+from ..runtime import keys, placement
 from ..runtime.errors import one_of
 from ..worlds import Scenes, World
 
@@ -123,7 +123,7 @@ class Texts(Prompted):
     def arguments(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
         new = [text for text in dict.fromkeys(texts) if text not in self.embedded]
         if new:
-            with torch.no_grad():
+            with torch.no_grad(), placement.visiting(subject.waiting, subject.device):
                 encoded = self._encode(subject, new)
             for i, text in enumerate(new):
                 self.embedded[text] = {name: rows[i] for name, rows in encoded.items()}

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn, Unpack
 import torch
 from torch import Tensor, nn
 
+from ..runtime import placement
 from ..sampling import native
 from . import loading, opening, pipelines
 from .conditions import Condition, Prompted, Prompts
@@ -100,7 +101,8 @@ def read(
         loaded[part] = loading.part(of, folder / part, dtype)
     pipeline = loading.pipeline(folder, kind.__name__, **loaded)
     for part in parts:
-        pipelines.ready(getattr(pipeline, part), device)
+        pipelines.ready(getattr(pipeline, part), pipelines.HOST)
+    _place(pipeline, list(parts), device)
     network = _network(folder, pipeline)
     accepted = inspect.signature(kind.__call__).parameters
     condition: Condition = OwnTexts() if "prompt" in accepted else Condition()
@@ -117,6 +119,16 @@ def read(
         pipeline=pipeline,
         **known,
     )
+
+
+def _place(pipeline: Any, parts: Sequence[str], device: torch.device) -> None:
+    """Puts the parts on the device, or has them take turns there where they do not all fit."""
+    sizes = {part: placement.weight(getattr(pipeline, part)) for part in parts}
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else None
+    if free is not None and sum(sizes.values()) > placement.ROOM * free:
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
 
 
 def _kind(folder: Path, index: opening.Config) -> type:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..evaluators import Clip, Evaluator
-from ..runtime import keys, precision
+from ..runtime import keys, placement, precision
 from ..runtime.errors import one_of
 from ..sampling import hooks
 from ..sampling.schedule import trajectory
@@ -52,6 +52,7 @@ from .conditions import (
 from .paper import Table
 from .schedulers import Level, Scheduler
 
+HOST = torch.device("cpu")
 MODELS = Path(__file__).parents[2] / "models"
 # The settings of a scheduler that decide how DDIM steps are taken.
 SAMPLER = """
@@ -122,6 +123,8 @@ class Subject:
     reference: Path | None = None  # a folder of the images that its images should be like
     # Honest names of its measures: FID and CLIP mean Inception and ViT-L/14.
     measures: tuple[str, str] = ("Fréchet distance (its scorer)", "CLIP-I (its CLIP)")
+    placed: torch.device | None = None  # where a network computes whose weights are on the host
+    waiting: tuple[nn.Module, ...] = ()  # parts that come to the device for as long as they run
     opened: list[object] = field(default_factory=list, repr=False)  # its weights, see `identity`
 
     def __post_init__(self) -> None:
@@ -137,11 +140,13 @@ class Subject:
         """A value that changes with the weights in memory, and not with their precision."""
         components = self.pipeline.components.values() if self.pipeline else ()
         networks = [part for part in components if isinstance(part, nn.Module)]
+        if self.placed is not None:  # each pass puts other tensors in the places of its weights
+            return [keys.state_of(part.parameters()) for part in networks if part != self.network]
         return [keys.state_of(network.parameters()) for network in (self.network, *networks)]
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return self.placed or next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -542,7 +547,7 @@ def read(
     classes = {part: opening.declared(folder, index, part, kind.parts[part]) for part in parts}
     config = opening.network(folder, index, parts, kind.side, kind.packed)
     condition = about.get("condition") or _condition(kind, folder, index, config)
-    pipeline = _pipeline(folder, index, classes, device, dtype)
+    pipeline, placed = _pipeline(folder, index, classes, device, dtype)
     network = getattr(pipeline, parts[0])
     known: About = {"guidance": condition.guidance, "prompts": Prompts(), **about}
     known["condition"] = condition
@@ -559,8 +564,12 @@ def read(
         shape,
         fingerprint(folder, parts),
         pipeline=pipeline,
+        placed=device if placed.streamed else None,
+        waiting=tuple(getattr(pipeline, part) for part in placed.waiting),
         **known,
     )
+    if placement.worth_compiling(network, device) and not placed.streamed:
+        placement.compile_blocks(network, subject.module)
     if subject.autoencoder is not None and subject.size >= LARGE:
         subject.autoencoder.enable_slicing()
     return subject
@@ -572,8 +581,11 @@ def _pipeline(
     classes: Mapping[str, type],
     device: torch.device,
     dtype: torch.dtype,
-) -> Any:
-    """The `DiffusionPipeline` of a folder, its parts {name: class} ready to be run in `dtype`."""
+) -> tuple[Any, placement.Plan]:
+    """The `DiffusionPipeline` of a folder, its parts {name: class} ready to be run in `dtype`.
+
+    Beside it stands what of it waits on the host.
+    """
     path = opening.place(folder, "scheduler") / "scheduler_config.json"
     scheduler = loading.scheduler(path, *opening.scheduler(folder, index))
     schedulers.check(scheduler, path)
@@ -585,11 +597,25 @@ def _pipeline(
         if part in KINDS[name].parts and part not in classes:
             parts |= {part: None, tokenizer: None}
     pipeline = loading.pipeline(folder, name, **parts, **KINDS[name].options)
+    placed = _placed(pipeline, list(classes), device)
     for part in classes:
-        ready(getattr(pipeline, part), device)
-        if part.startswith("text_encoder"):  # it runs once per text
-            precision.move(getattr(pipeline, part), dtype=torch.float32)
-    return pipeline
+        module = getattr(pipeline, part)
+        waits = part in placed.waiting
+        away = waits or (placed.streamed and part == next(iter(classes)))
+        ready(module, HOST if away else device)
+        if part.startswith("text_encoder") and not waits:  # it runs once per text
+            precision.move(module, dtype=torch.float32)
+    if placed.streamed:
+        placement.stream(getattr(pipeline, next(iter(classes))), device)
+    return pipeline, placed
+
+
+def _placed(pipeline: Any, parts: Sequence[str], device: torch.device) -> placement.Plan:
+    """What of a pipeline waits on the host, because the GPU has too little memory for it."""
+    if device.type != "cuda":
+        return placement.Plan((), False)
+    sizes = {part: placement.weight(getattr(pipeline, part)) for part in parts}
+    return placement.plan(sizes, parts[0], torch.cuda.mem_get_info()[0])
 
 
 def _condition(

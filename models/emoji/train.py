@@ -205,9 +205,9 @@ def train_vae(images: int, scratch: Path) -> None:
 
 @torch.no_grad()
 def scaling_factor(vae: AutoencoderKL, people: Scenes) -> float:
-    """One over the standard deviation of the latents of 4,096 people."""
+    """One over the standard deviation of the latents of the first 4,096 people."""
     latents = []
-    for start in range(0, 4096, 256):
+    for start in range(0, min(4096, len(people)), 256):
         images = WORLD.render(people[slice(start, start + 256)])
         latents.append(vae.encode(images).latent_dist.mean)
     return round(1 / torch.cat(latents).std().item(), 5)
@@ -255,10 +255,10 @@ def train_transformer(images: int, scratch: Path) -> None:
     state_file = scratch / "transformer.pt"
     run = Run(images // BATCH, RATE, DECAY, state_file, warm_up=500, falling=3)
     flow.load_state_dict(loop("transformer", flow, loss_at, run))
-    export(flow, tokens)
+    export(flow, tokens, HERE)
 
 
-def export(flow: Flow, tokens: CLIPTokenizer, folder: Path = HERE) -> None:
+def export(flow: Flow, tokens: CLIPTokenizer, folder: Path) -> None:
     """Write a `StableDiffusion3Pipeline` that `from_pretrained` loads, in half precision."""
     vae = AutoencoderKL.from_pretrained(HERE / "vae").half()
     vae.register_to_config(_name_or_path="")  # where it lay here is no one's business
