@@ -5,6 +5,9 @@ latents. The head is linear and the decoder affine, so the logits are affine alo
 integral needs neither the network nor autograd. A head can read from h what the image does not
 follow.
 
+A subject that samples by its own call has no predicted clean image. There the h-classifier ranks
+the latents, and whole images tell what each does.
+
 `through_image` takes the log-probability that the labeller gives the predicted clean image,
 differentiated through all that lies behind the module. It asks what an edit of h does to the
 picture at that very step.
@@ -27,9 +30,9 @@ The third latent below differs most between the classes, but the image does not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,13 +40,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import sampling
-from .ksae import KSAE, Dictionary, map_to_vectors, vectors_to_map
+from .ksae import Dictionary, map_to_vectors, vectors_to_map
 from .probes import Heads
 from .recording import Recording
 from .runtime import artifacts
 from .runtime.errors import all_positive, one_of
 from .runtime.precision import full_precision, planar
-from .sampling import Moment
+from .sampling import Edit, Moment, Step
 from .settings import Seeds, Settings
 from .subjects.pipelines import Subject
 
@@ -89,7 +92,7 @@ def linear_integral(logits0: Tensor, logits1: Tensor, points: int, rule: str = "
 
 def through_head(
     heads: Heads,
-    ksae: KSAE,
+    ksae: Dictionary,
     recording: Recording,
     rows: Tensor,
     baseline: str = "zero",
@@ -125,13 +128,29 @@ def through_head(
     return Attribution(torch.stack(by_step, 1).sum(1).float(), stacked, by_position.float(), gap)
 
 
-def slope_of_head(heads: Heads, ksae: KSAE) -> Tensor:
+def slope_of_head(heads: Heads, ksae: Dictionary) -> Tensor:
     """d (logit of the class - mean logit) / d latent of the h-classifier: (classes, T, P, D).
 
     `towards` takes it as the `slope` of this measure.
     """
     weight = heads.weight - heads.weight.mean(1, keepdim=True)  # (T, classes, *h)
     return torch.stack([map_to_vectors(w) @ ksae.directions.T for w in weight], 1)
+
+
+def by_head(
+    heads: Mapping[str, Heads], ksae: Dictionary, recording: Recording, rows: Tensor
+) -> dict[str, Attribution]:
+    """What `through_image` gives, by the h-classifiers {attribute: heads}.
+
+    It is for subjects that have no predicted clean image (`Subject.native`).
+    """
+    found = {}
+    for attribute, own in heads.items():
+        by_zero = through_head(own, ksae, recording, rows)
+        by_mean = through_head(own, ksae, recording, rows, baseline="mean")
+        slope = slope_of_head(own, ksae)
+        found[attribute] = by_zero._replace(slope=slope, from_mean=by_mean.scores)
+    return found
 
 
 Measure = Callable[[Tensor], Tensor]  # predicted clean x_0 to (B, classes) log-probabilities
@@ -370,6 +389,10 @@ def _responses(
     moves: Sequence[tuple[int, Tensor]],
     trial: Trial,
 ) -> dict[str, Tensor]:
+    if subject.native:
+        plain, *edited = _drawn(subject, ksae, moves, trial)
+        parts = [_told(subject, aim, plain, images, 1) for images in edited]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     features = torch.tensor([feature for feature, _ in moves])
     change = trial.beta * torch.stack([unit for _, unit in moves], -1)
     s = sampling.trajectory(subject, trial.steps)
@@ -387,20 +410,52 @@ def _seen(
     moment: Moment, ksae: Dictionary, aim: Aim, features: Tensor, change: Tensor
 ) -> dict[str, Tensor]:
     """The fields of `Responses` at one step."""
-    subject = moment.subject
     ksae = ksae.on_device(moment.x.device)
-    others = subject.unrelated(aim.attribute)
-    found: dict[str, list[Tensor]] = {name: [] for name in Responses._fields}
+    parts = []
     for chosen, moved in zip(features.split(TOGETHER), change.split(TOGETHER, -1), strict=True):
         plain, edited = _pictures(moment, ksae, chosen, moved)
-        before, after = subject.labeller.logits(plain), subject.labeller.logits(edited)
-        gains = _change(before, after, aim.attribute, len(chosen))  # (b, n, classes)
-        leaks = [_change(before, after, factor, len(chosen)).mean(1) for factor in others]
-        clip = subject.clip.image_features(edited).reshape(len(chosen), len(plain), -1)
-        found["gain"].append(gains[..., aim.target].cpu())
-        found["leak"].append(torch.cat(leaks, 1).cpu() if leaks else torch.zeros(len(chosen), 0))
-        found["turned"].append((clip - subject.clip.image_features(plain)).cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        parts.append(_told(moment.subject, aim, plain, edited, len(chosen)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _told(
+    subject: Subject, aim: Aim, plain: Tensor, edited: Tensor, versions: int
+) -> dict[str, Tensor]:
+    """The fields of `Responses`, of pictures (n, 3, H, W) and edited versions (versions n, ...)."""
+    before, after = subject.labeller.logits(plain), subject.labeller.logits(edited)
+    gains = _change(before, after, aim.attribute, versions)  # (versions, n, classes)
+    others = subject.unrelated(aim.attribute)
+    leaks = [_change(before, after, factor, versions).mean(1) for factor in others]
+    clip = subject.clip.image_features(edited).reshape(versions, len(plain), -1)
+    return {
+        "gain": gains[..., aim.target].cpu(),
+        "leak": torch.cat(leaks, 1).cpu() if leaks else torch.zeros(versions, 0),
+        "turned": (clip - subject.clip.image_features(plain)).cpu(),
+    }
+
+
+def _drawn(
+    subject: Subject, ksae: Dictionary, moves: Sequence[tuple[int, Tensor]], trial: Trial
+) -> Iterator[Tensor]:
+    """Whole images of a native subject: unedited, then with each feature moved alone."""
+    options: dict[str, Any] = {"steps": trial.steps, "asymmetric": False}
+    yield sampling.sample(subject, trial.n, trial.seed, **options).to(subject.device)
+    for feature, unit in moves:
+        edit = _moved_alone(ksae, feature, trial.beta * unit, trial.at)
+        images = sampling.sample(subject, trial.n, trial.seed, edit=edit, **options)
+        yield images.to(subject.device)
+
+
+def _moved_alone(ksae: Dictionary, feature: int, change: Tensor, at: Sequence[int]) -> Edit:
+    """The edit that moves one feature by `change` (T, P) at some steps."""
+    number = torch.tensor([feature])
+
+    def move(h: Tensor, step: Step) -> Tensor | None:
+        if step.index not in at:
+            return None
+        return _versions(h, ksae.on_device(h.device), number, change[step.index][:, None])
+
+    return Edit(move)
 
 
 def _change(
@@ -456,6 +511,14 @@ def _measured(
 
     It is the mean over the steps of the trial.
     """
+    if subject.native:
+        plain, *edited = _drawn(subject, ksae, moves, trial)
+        before = subject.labeller.logits(plain)
+        rows = [
+            _change(before, subject.labeller.logits(images), aim.attribute, 1)[..., aim.target]
+            for images in edited
+        ]
+        return torch.cat(rows).cpu()
     features = torch.tensor([feature for feature, _ in moves])
     change = trial.beta * torch.stack([unit for _, unit in moves], -1)
     s = sampling.trajectory(subject, trial.steps)

@@ -31,6 +31,7 @@ from torch.nn.functional import one_hot
 from . import attribution, evaluators, ksae
 from .attribution import Aim, Attribution, Support, Trial
 from .ksae import KSAE, Dictionary
+from .probes import Heads
 from .recording import Recording
 from .runtime import artifacts
 from .settings import Seeds, Settings
@@ -165,6 +166,7 @@ class BiasFeatures:
     scores: dict[str, list[Tensor]]  # {attribute: per class (D,)}
     attributed: Callable[[], dict[str, Attribution]]  # what gives `by_image`
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that differ from the study's
+    measure: str = "picture"  # what attribution is to: the picture, or the h-classifier
 
     @cached_property
     def by_image(self) -> dict[str, Attribution]:
@@ -199,19 +201,19 @@ def find(
     rec: Recording,
     settings: Settings,
     attributes: Sequence[str] | Mapping[str, str] | None = None,
+    heads: Mapping[str, Heads] | None = None,
 ) -> BiasFeatures:
     """The bias features of all attributes of a subject, or of those named.
 
     A mapping {attribute: class} measures the candidates of these classes alone; the others get no
-    features.
+    features. `heads` are the h-classifiers of a native subject, which rank its latents.
     """
     only = attributes if isinstance(attributes, Mapping) else {}
     classes = {a: subject.classes(a) for a in attributes or subject.attributes}
     seen = labelled(subject, rec)
     labels = {a: seen[a] for a in classes}
     counts = {a: y.bincount(minlength=len(classes[a])) for a, y in labels.items()}
-    support = Support.of(settings)
-    attributed = partial(attribution.through_image, subject, sae, tuple(classes), support)
+    attributed = partial(_attributed, subject, sae, rec, settings, tuple(classes), heads)
     means = class_means(rec, sae, labels, {a: len(names) for a, names in classes.items()})
     density = ksae.density(sae, (rec.vectors(s, slice(0, 256)) for s in range(settings.steps)))
     gaps = {
@@ -219,12 +221,15 @@ def find(
         for a, names in classes.items()
     }
     wanted = {a: (only[a],) if a in only else names for a, names in classes.items()}
-    found = _chosen(subject, sae, rec, settings, wanted, Latents(gaps, density))
+    found = _chosen(subject, sae, rec, settings, wanted, Latents(gaps, density, heads))
     features, scores = (
         {a: [found[f"{kind}.{a}.{name}"] for name in names] for a, names in classes.items()}
         for kind in ("latents", "scores")
     )
-    return BiasFeatures(sae, features, gaps, labels, counts, density, scores, attributed)
+    measure = "picture" if heads is None else "h-classifier"
+    return BiasFeatures(
+        sae, features, gaps, labels, counts, density, scores, attributed, measure=measure
+    )
 
 
 class Latents(NamedTuple):
@@ -232,6 +237,22 @@ class Latents(NamedTuple):
 
     gaps: Mapping[str, Sequence[Tensor]]  # {attribute: per class (T, P, D)}
     density: Tensor  # (D,)
+    heads: Mapping[str, Heads] | None = None  # the h-classifiers of a native subject
+
+
+def _attributed(
+    subject: Subject,
+    sae: KSAE,
+    rec: Recording,
+    settings: Settings,
+    attributes: tuple[str, ...],
+    heads: Mapping[str, Heads] | None,
+) -> dict[str, Attribution]:
+    """Attribution through the picture, or through the h-classifiers where they are given."""
+    if heads is None:
+        return attribution.through_image(subject, sae, attributes, Support.of(settings))
+    rows = torch.arange(min(len(rec), 4 * settings.n_support))
+    return attribution.by_head({a: heads[a] for a in attributes}, sae, rec, rows)
 
 
 def _place(arguments: Mapping[str, Any]) -> Path | None:
@@ -270,7 +291,7 @@ def _chosen(
 
     They come from what ships with the subject, or from the store, if they are there.
     """
-    by_image = attribution.through_image(subject, sae, tuple(wanted), Support.of(settings))
+    by_image = _attributed(subject, sae, rec, settings, tuple(wanted), latents.heads)
     found: dict[str, Tensor] = {}
     for a in wanted:
         for c, name in enumerate(subject.classes(a)):

@@ -83,7 +83,8 @@ def draw(
     run = Run(subject, n, seed, steps, texts, batch=size)
     together = size if edit is not None and edit.moves_batches else None
     rows = torch.arange(n) if edit is None or edit.rows is None else edit.rows
-    oneway = edit is None or asymmetric  # without an edit there is one key, not two
+    # Without an edit there is one key, not two; a pipeline's own sampler has the symmetric step.
+    oneway = edit is None or (asymmetric and not subject.native)
     drawing = Drawing(run, edit, oneway, together, rows, progress or "sampling")
     if edit is None or edit.rows is None:
         return _images(drawing)

@@ -247,9 +247,16 @@ class Study:
     def attribution(
         self, dictionary: Dictionary, attributes: Sequence[str] | None = None
     ) -> dict[str, Attribution]:
-        """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}."""
+        """Attribution of a dictionary's units to what the labeller sees: {attribute: scores}.
+
+        Of a native subject it is to what the h-classifiers read.
+        """
         support = attribution.Support.of(self.settings)
         names = tuple(map(str, _several(attributes) or self.subject.attributes))
+        if (heads := self._reading(names)) is not None:
+            rec = self.recording("learn")
+            rows = torch.arange(min(len(rec), 4 * self.settings.n_support))
+            return attribution.by_head(heads, dictionary, rec, rows)
         return attribution.through_image(self.subject, dictionary, names, support)
 
     def features(self, attributes: Attributes = None, **changes: Any) -> BiasFeatures:
@@ -266,8 +273,18 @@ class Study:
             recipe["classes"] = {str(a): str(c) for a, c in attributes.items()}
         trained = {name: value for name, value in changes.items() if name not in features.FINDING}
         sae, rec = self.ksae(**trained), self.recording("learn")
-        found = features.find(self.subject, sae, rec, s, attributes)
+        heads = self._reading([str(a) for a in attributes or self.subject.attributes])
+        found = features.find(self.subject, sae, rec, s, attributes, heads)
         return replace(found, recipe=recipe)
+
+    def _reading(self, names: Sequence[str]) -> dict[str, Heads] | None:
+        """The h-classifiers that rank latents in place of the picture; None where it can do so."""
+        if not self.subject.native:
+            return None
+        rec, seed = self.recording("probe"), self.seeds.main
+        seen = features.labelled(self.subject, rec)
+        sizes = {a: len(self.subject.classes(a)) for a in names}
+        return {a: probes.fit(rec, seen[a], sizes[a], seed=seed).heads for a in names}
 
     def through_head(
         self, attribute: str, baseline: str = "zero", points: int = 32, rule: str = "gauss"
@@ -345,8 +362,16 @@ class Study:
         return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
 
     def factor_set(self, n: int) -> FactorSet:
-        """h of images with independent factors, at four steps of the generation."""
+        """h of images with independent factors, at four steps of the generation.
+
+        Images of a native subject cannot be noised. Its own are taken instead, `n` of them at most,
+        with the factors that the labeller sees: these are as correlated as the model draws them.
+        """
         steps = [int(f * (self.settings.steps - 1)) for f in (0.3, 0.5, 0.7, 0.9)]
+        if self.subject.native:
+            rec = self.recording()
+            seen = features.labelled(self.subject, rec)
+            return factors.of_recording(rec, {a: y[:n] for a, y in seen.items()}, steps)
         timesteps = self.subject.times(self.settings.steps)
         chosen = tuple(timesteps[i] for i in steps)
         return factors.factor_set(self.subject, n, self.seeds.main, chosen)

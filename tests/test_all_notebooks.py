@@ -30,7 +30,7 @@ from difflens_utils.methods import (
 )
 from difflens_utils.pages import PAGES, results, scorecard
 from difflens_utils.runtime import artifacts
-from difflens_utils.subjects import pipelines, registry
+from difflens_utils.subjects import registry
 from difflens_utils.subjects.conditions import Prompt, Prompts
 from difflens_utils.subjects.pipelines import Subject
 
@@ -143,6 +143,14 @@ STUDIES = {
             ["shape"],
         )
     ),
+    "a pipeline that samples by itself": Kind(
+        lambda: Tiny(
+            tiny_studies.chroma(),
+            {"shape": SHAPES, "tint": TINTS, "edge": EDGES},
+            ["shape", "tint"],
+            TEXTS,
+        ),
+    ),
     "classes that are never generated": Kind(
         lambda: Tiny(
             tiny_studies.unet(),
@@ -198,7 +206,7 @@ def prepare(name: str, root: Path, patch: pytest.MonkeyPatch) -> Ready:
 
     def build(device: torch.device, dtype: torch.dtype, _folder: Path | None) -> Subject:
         about = registry.about(folder, device) | {"prompts": study.prompts}
-        return pipelines.read(name, folder, device, dtype, **about)
+        return registry.door(folder)(name, folder, device, dtype, **about)
 
     patch.setitem(registry.SUBJECTS, name, build)
     return Ready(name, root, STUDIES[name].sizes, partial(registry.load, name, "cpu"))

@@ -9,15 +9,17 @@ from typing import Any
 
 import made
 import pytest
+import tiny
 import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     PNDMScheduler,
 )
 from torch import Tensor
 
-from difflens_utils import recording, sampling
+from difflens_utils import attribution, recording, sampling
 from difflens_utils.subjects import native, registry
 from difflens_utils.subjects.native import Native
 
@@ -96,6 +98,38 @@ def test_every_step_of_any_sampler_is_counted(tmp_path: Path, scheduler: Any) ->
     sampling.sample(subject, 1, 0, steps=4, watch=lambda _h, _x, step: seen.append(step))
     assert [step.timestep for step in seen] == list(subject.times(4))
     assert [step.index for step in seen] == list(range(len(seen)))
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # in diffusers' scheduler
+def test_a_solver_with_more_noise_levels_than_steps_is_refused(tmp_path: Path) -> None:
+    pipeline = made.pipeline("stable_diffusion")
+    pipeline.scheduler = KDPM2DiscreteScheduler(steps_offset=1)
+    subject = opened(made.saved(pipeline, tmp_path))
+    refused("goes through 7 noise levels in 4 steps", lambda: subject.times(4))
+
+
+def test_a_feature_is_measured_on_whole_images(diffusion: Path, store: Path) -> None:
+    """Moved alone at one step, against the same images drawn by hand."""
+    judge = tiny.labeller()
+    evaluators = {"evaluators": lambda: (judge, judge, None), "attributes": ("gender",)}
+    subject, sae = opened(diffusion, **evaluators), tiny.ksae()
+    aim, trial = attribution.Aim("gender", 1), attribution.Trial(2, 5, 3, at=(1,), beta=200.0)
+    features, unit = torch.tensor([3, 8]), torch.rand(3, 16, 2)
+    effect = attribution.measured(subject, sae, aim, features, unit, trial)
+    plain = judge.logits(sampling.sample(subject, 2, 5, steps=3))["gender"].log_softmax(-1)[:, 1]
+    for i, feature in enumerate(features.tolist()):
+        added = torch.zeros(3, 16, 48)
+        added[1, :, feature] = 200.0 * unit[1, :, i]
+
+        def move(h: Tensor, step: sampling.Step, added: Tensor = added) -> Tensor:
+            latents = sae.latents(h.flatten(2).transpose(1, 2))
+            change = (latents + added[step.index]).clamp_min(0) - latents
+            return h + (change @ sae.directions).transpose(1, 2).reshape(h.shape)
+
+        images = sampling.sample(subject, 2, 5, steps=3, edit=move, asymmetric=False)
+        expected = judge.logits(images)["gender"].log_softmax(-1)[:, 1] - plain
+        torch.testing.assert_close(effect.gains[i], expected, atol=2e-6, rtol=1e-3)
+    assert effect.gains.abs().max() > 1e-4
 
 
 # --------------------------------------------------------------------------------------------------

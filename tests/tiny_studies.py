@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import made
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from difflens_utils import sampling
 from difflens_utils.evaluators import AttributeNet, Clip
 from difflens_utils.settings import Settings
-from difflens_utils.subjects import pipelines
+from difflens_utils.subjects import registry
 from difflens_utils.subjects.conditions import Prompts
 from difflens_utils.subjects.pipelines import MODELS
 
@@ -95,6 +96,11 @@ def dit() -> DiTPipeline:
         value.data += 0.1 * torch.randn_like(value)
     steps = DDIMScheduler(1000, clip_sample=False)
     return DiTPipeline(network, tiny.autoencoder(), steps, {0: "red fish", 1: "blue fish"})
+
+
+def chroma() -> DiffusionPipeline:
+    """A pipeline that samples by its own call."""
+    return made.pipeline("chroma")
 
 
 def shallow(features: int) -> nn.Sequential:
@@ -166,9 +172,8 @@ def write(study: Tiny, folder: Path) -> Path:
 
 def _judges(study: Tiny, folder: Path) -> None:
     """Two random evaluators that see every class in generated images but those `never` there."""
-    subject = pipelines.read(
-        "tiny", folder, torch.device("cpu"), torch.float32, prompts=study.prompts
-    )
+    read = registry.door(folder)
+    subject = read("tiny", folder, torch.device("cpu"), torch.float32, prompts=study.prompts)
     images = sampling.sample(subject, 64, 1, steps=2)
     for name in ("labeller", "scorer"):
         net = AttributeNet(

@@ -51,6 +51,9 @@ class Dictionary(Protocol):
     def latents(self, x: Tensor) -> Tensor:
         """Vectors (..., d) -> latents (..., D)."""
 
+    def decode(self, s: Tensor) -> Tensor:
+        """Latents (..., D) -> vectors (..., d)."""
+
     def on_device(self, device: torch.device) -> Dictionary:
         """Returns the dictionary itself if it is on the device, else a copy that is."""
 
@@ -230,6 +233,10 @@ class Neurons:
     def latents(self, x: Tensor) -> Tensor:
         """(..., d) as it is."""
         return x
+
+    def decode(self, s: Tensor) -> Tensor:
+        """(..., d) as it is."""
+        return s
 
     def on_device(self, device: torch.device) -> Neurons:
         """Returns the neurons with their directions on the device."""

@@ -128,6 +128,8 @@ def best(
 ) -> Method:
     """DiffLens with some ingredients, or the `chosen` ones, towards every class of an attribute."""
     made_of = made_of or chosen(study.subject, attribute)
+    if study.subject.native:
+        made_of = replace(made_of, gains=False)  # they are learned through the predicted image
     if made_of == Ingredients():
         return replace(difflens(study.features(), str(attribute)), name=name)
     made, sae = parts(study, str(attribute), made_of), study.ksae()

@@ -67,7 +67,7 @@ RECIPE = Recipe()  # of what ships
 
 def rows(study: Study, attribute: str) -> list[Method]:
     """Finetuning for all attributes at once, for models that read prompts (Table 2)."""
-    if not any(study.texts):
+    if study.subject.native or not any(study.texts):
         return []
     fair = {str(a): a.uniform for a in study.attributes}
     change = learn(study.subject, fair, study.settings.steps)

@@ -58,7 +58,7 @@ RECIPE = Recipe()  # of what ships
 def rows(study: Study, attribute: str) -> list[Method]:
     """Latent direction, where the prompts name the classes of every attribute (Table 2)."""
     subject, steps = study.subject, study.settings.steps
-    if not all(learnable(subject, a) for a in subject.attributes):
+    if subject.native or not all(learnable(subject, a) for a in subject.attributes):
         return []
     vectors = learn(subject, attribute, steps)
     along = vectors[:, None].expand(-1, steps, *vectors.shape[1:])  # the same at every timestep

@@ -60,7 +60,12 @@ RECIPE = Recipe()  # of what ships
 
 
 def rows(study: Study, attribute: str) -> list[Method]:
-    """Latent editing, its deltas at the length of the mean difference."""
+    """Latent editing, its deltas at the length of the mean difference.
+
+    None for a native subject: they are learned through the predicted clean image.
+    """
+    if study.subject.native:
+        return []
     learned = learn(study.subject, attribute, study.settings.steps)
     return [pushed("latent editing", lengthened(list(learned), differences(study, attribute)))]
 

@@ -392,6 +392,8 @@ class Ablations(Page):
     def _add_gains(self, label: str, gains: Tensor, places: Mapping[str, Tensor]) -> None:
         """What the other classes as the baseline find more of the effect than zero does."""
         for measure in MEASURES:
+            if f"{measure}, zero" not in places:  # of a pipeline that samples by itself
+                continue
             chosen = (places[f"{measure}, {baseline}"] for baseline in ("other classes", "zero"))
             name = f"{methods.key(measure)}_{methods.key(label)}"
             self.add(f"ablation.ranking.gain.{name}", _of_attainable(gains, *chosen))

@@ -375,13 +375,15 @@ class AttributionPage(Page):
     def sentences(self) -> list[str]:
         gap = self.value("attribution.completeness_gap")
         by_head = self._right("h_classifier_zero_baseline")
-        by_picture = self._right("picture_other_classes")
+        native = self.study.subject.native
+        ranking = "h_classifier_other_classes" if native else "picture_other_classes"
+        measure = "with the other classes as the baseline" if native else "through the picture"
         return [
             f"The closed form is complete to {gap:.1e} of the total. That says that the "
             "*arithmetic* is right, not that the answer is.",
             "Of the latents that the paper's measure ranks highest, this share really makes "
             f"the class likelier in the picture: {by_head}.",
-            f"For attribution through the picture it is {by_picture}.",
+            f"For attribution {measure} it is {self._right(ranking)}.",
             *map(self._about_causes, self.study.attributes),
         ]
 

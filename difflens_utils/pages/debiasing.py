@@ -480,6 +480,8 @@ class Debiasing(Page):
         start = self.value(f"{attribute}.original.fd")
         falls = []
         for name in (BEST, OURS, PUBLISHED, "latent editing", "H-Distribution"):
+            if name not in self.order:  # as of a pipeline that samples by itself
+                continue
             fd = self.value(f"{attribute}.{methods.key(name)}.fd")
             falls.append(f"{fd:.3f} with {name}")
         kept = {name: self.kept[attribute, name].value for name in self.order}

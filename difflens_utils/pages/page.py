@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from ..metrics import Estimate
 from . import figures, results, rules, sizes
@@ -19,6 +19,15 @@ from .rules import Verdict
 
 if TYPE_CHECKING:
     from ..study import Study
+
+
+NATIVE = (
+    "**This model is sampled by its pipeline's own call.** Its edits take part in the whole step: "
+    "the asymmetric step needs the noise that the network predicts without the edit, which the "
+    "call does not show. For the same reason there are no mediated shares, and no methods that "
+    "learn through the predicted clean image (latent editing, latent direction, finetuning). "
+    "Features are ranked by the h-classifier, and measured on whole images."
+)
 
 
 class Page:
@@ -39,6 +48,8 @@ class Page:
         numbers = study.settings.numbers() | sizes_
         sizes.check(study.subject, frechet=self.frechet, **numbers)
         figures.style()
+        if study.subject.native:
+            display(Markdown(NATIVE))
         self.study = study
         self.sizes = sizes_
         self.results = Results(

@@ -143,10 +143,17 @@ class Probes(Page):
 
     # ------------------------------------------------------------------ mediation
 
+    @property
+    def exchanged(self) -> tuple[Attribute, ...]:
+        """The attributes whose h can be exchanged: none where the pipeline samples by itself."""
+        return () if self.study.subject.native else self.study.attributes
+
     def mediation(
         self, recording: Recording, mediated: Mapping[Attribute, Mediation]
     ) -> pd.DataFrame:
         """Draws how far images follow another one's h, and returns its share at deciding steps."""
+        if not mediated:
+            return pd.DataFrame()
         figure, panels = self._panels((11, 3.4))
         for attribute, axis in panels.items():
             for name, (label, colour, line) in CURVES.items():
@@ -183,6 +190,8 @@ class Probes(Page):
 
         A share is of the whole effect; at steps where that is next to nothing there is none.
         """
+        if not swept:
+            return pd.DataFrame()
         deciding = deciding_steps(len(recording.timesteps))
         figure, panels = self._panels((11, 1.2 + 0.28 * len(self.study.blocks)))
         table: dict[str, dict[str, str]] = {}
@@ -212,14 +221,18 @@ class Probes(Page):
         for attribute in self.study.attributes:
             accuracy = self.accuracy[attribute]
             best = max(accuracy, key=_value)
-            common, rare = self._ends(attribute)
-            found.append(
+            sentence = (
                 f"**{attribute}**: a linear head reads it with a balanced accuracy of "
                 f"{accuracy[0].value:.2f} at the noisiest step and {best.value:.2f} at its best "
-                f"one (chance: {1 / len(attribute.classes):.2f}). Of what turns {common} into "
-                f"{rare}, {self.share[attribute].value:.2f} passes the bottleneck while the "
-                "picture is being decided."
+                f"one (chance: {1 / len(attribute.classes):.2f})."
             )
+            if attribute in self.share:
+                common, rare = self._ends(attribute)
+                sentence += (
+                    f" Of what turns {common} into {rare}, {self.share[attribute].value:.2f} "
+                    "passes the bottleneck while the picture is being decided."
+                )
+            found.append(sentence)
         return found
 
 

@@ -93,7 +93,8 @@ def check(
     has features.
     """
     check_values(seed=seed, **parameters)
-    within("steps", parameters.get("steps", 1), 1, subject.scheduler.config["num_train_timesteps"])
+    levels = subject.scheduler.config.get("num_train_timesteps", 1000)
+    within("steps", parameters.get("steps", 1), 1, levels)
     for name, least, reason in _least(subject, parameters):
         if parameters[name] < least:
             raise ValueError(f"{name} must be at least {least}, {reason}, got {parameters[name]}")

@@ -37,7 +37,7 @@ Look = Callable[[Tensor, "Tick"], Tensor | None]
 
 @dataclass(frozen=True)
 class Tick:
-    """The moment of a call: which step of the sampler it is in, and whether it is its first."""
+    """The moment of a call: at which step it is, and whether it is the first call there."""
 
     index: int
     timestep: float
@@ -58,18 +58,25 @@ def part(seen: int, images: int) -> slice:
     return slice(0, images) if seen == images else slice(images, 2 * images)
 
 
+def _levels(scheduler: Any) -> list[float]:
+    """The noise levels of a generation. Some solvers call the network twice at one of them."""
+    return list(dict.fromkeys(float(t) for t in scheduler.timesteps))
+
+
 class _Clock:
-    """Counts the steps of a scheduler, and the calls within each."""
+    """Counts the steps of a scheduler, and the calls at each noise level."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
-        self.index = 0
-        self.first = True
+        self.taken = 0
+        self.last = -1
 
     def tick(self) -> Tick:
         times = self.scheduler.timesteps
-        tick = Tick(self.index, float(times[min(self.index, len(times) - 1)]), self.first)
-        self.first = False
+        timestep = float(times[min(self.taken, len(times) - 1)])
+        index = _levels(self.scheduler).index(timestep)
+        tick = Tick(index, timestep, index != self.last)
+        self.last = index
         return tick
 
     @contextmanager
@@ -78,8 +85,7 @@ class _Clock:
         step = self.scheduler.step
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.index += 1
-            self.first = True
+            self.taken += 1
             return step(*args, **kwargs)
 
         self.scheduler.step = counted
@@ -116,16 +122,25 @@ def draw(
 
     with clock.counting(), hooks.edit(subject.network, subject.module, function):
         images = _call(subject, texts, seeds, steps)
-    if not clock.index:
+    if not clock.taken:
         raise RuntimeError(f"{subject.name}: its pipeline never called its scheduler's step")
     return images
 
 
 def times(subject: Subject, steps: int) -> tuple[float, ...]:
-    """The timesteps of a generation. The pipeline is left before its network first runs."""
+    """The timesteps of a generation. The pipeline is left before its network first runs.
+
+    Raises ValueError for a solver that goes through more noise levels than it is asked for.
+    """
     with _stopped(subject.network):
         _call(subject, subject.texts()[:1] or [""], [0], steps)
-    return tuple(float(t) for t in subject.pipeline.scheduler.timesteps)
+    levels = _levels(subject.pipeline.scheduler)
+    if len(levels) != steps:
+        raise ValueError(
+            f"{type(subject.pipeline.scheduler).__name__} of {subject.name} goes through "
+            f"{len(levels)} noise levels in {steps} steps; put another scheduler there"
+        )
+    return tuple(levels)
 
 
 @contextmanager

@@ -70,8 +70,9 @@ class Native(Subject):
     def times(self, steps: int, eta: float = 0.0) -> tuple[float, ...]:
         return native.times(self, steps)
 
-    def pass_once(self) -> None:
-        native.draw(self, self.texts()[:1] or [""], [0], 1)
+    def pass_once(self, images: int = 1) -> None:
+        texts = self.texts() or [""]
+        native.draw(self, [texts[i % len(texts)] for i in range(images)], list(range(images)), 1)
 
     @cached_property
     def size(self) -> int:

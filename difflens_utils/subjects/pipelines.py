@@ -339,10 +339,10 @@ class Subject:
         """The timesteps of a generation, the noisiest first."""
         return trajectory(self, steps, eta).timesteps
 
-    def pass_once(self) -> None:
-        """Runs the network on one image, for what hooks see of it."""
-        x = torch.zeros(1, *self.shape, device=self.device)
-        self.predict(x, self.scheduler.config["num_train_timesteps"] // 2)
+    def pass_once(self, images: int = 1) -> None:
+        """Runs network and decoder once, for what hooks see of them and the memory they take."""
+        x = torch.zeros(images, *self.shape, device=self.device)
+        self.decode(self.predict(x, self.scheduler.config["num_train_timesteps"] // 2))
 
     def level(self, t: float) -> Level:
         """The noise level at a timestep: x_t = keep x_0 + spread epsilon."""

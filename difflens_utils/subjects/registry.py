@@ -460,11 +460,18 @@ def load(
         subject = replace(subject, module=module) if module else subject
     else:
         folder = folder or _folder(name)
-        kind = opening.read_json(folder / "model_index.json").get("_class_name")
-        door = pipelines.read if kind in pipelines.KINDS else native.read
-        subject = door(name, folder, where, dtype, module, **about(folder, where))
+        subject = door(folder)(name, folder, where, dtype, module, **about(folder, where))
     hooks.find(subject.network, subject.module)
     return subject
+
+
+def door(folder: Path) -> Callable[..., Subject]:
+    """What reads the pipeline of a folder: for the study's own sampler, or natively.
+
+    Raises ValueError, in one line, where no pipeline is.
+    """
+    kind = opening.read_json(folder / "model_index.json").get("_class_name")
+    return pipelines.read if kind in pipelines.KINDS else native.read
 
 
 def _folder(name: str) -> Path:
