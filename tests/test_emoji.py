@@ -144,6 +144,21 @@ def test_captions_are_true_and_state_what_they_say() -> None:
     assert sum("style" in stated for stated in named) / 300 == pytest.approx(2 / 3, abs=0.1)
 
 
+def test_a_clip_reads_statements_without_a_role_and_the_classes_in_their_words() -> None:
+    rng, person = random.Random(0), {"style": "noto", "role": "judge", "gender": "woman"}
+    person["tone"] = "dark"
+    said = [emoji.statement(person, rng) for _ in range(2000)]
+    without = [text for text, stated in said if "role" not in stated]
+    assert len(without) / 2000 == pytest.approx(0.25, abs=0.04)
+    assert {"woman", "person", "person: dark skin tone", "woman: dark skin tone, noto"} <= set(
+        without
+    )
+    assert WORLD.class_texts("gender") == ["woman", "man"]
+    assert WORLD.class_texts("tone")[3] == "person: dark skin tone"
+    assert WORLD.class_texts("style")[0] == "person, noto"
+    assert WORLD.class_texts("role")[0] == "firefighter"
+
+
 def test_every_word_of_a_caption_is_one_token() -> None:
     tokens = train.tokenizer_of(emoji.vocabulary(), train.CONTEXT)
     for role in ROLES:

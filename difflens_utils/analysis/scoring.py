@@ -157,7 +157,7 @@ class Scale:
 
     def clip_d(self, mixture: Mixture, target: int) -> Estimate:
         """CLIP-D (Eq. 17): the mean cosine of an image and the text of a class."""
-        texts = evaluators.class_texts(self.attribute, self.subject.classes(self.attribute))
+        texts = self.subject.class_texts(self.attribute)
         text = self.subject.clip.text_features(texts)[target].cpu()
 
         def cosines(seen: Outcome) -> Array:

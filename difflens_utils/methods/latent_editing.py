@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .. import sampling
-from ..evaluators import class_texts
 from ..runtime import artifacts
 from ..runtime.errors import all_positive
 from ..runtime.precision import halved
@@ -72,7 +71,7 @@ def rows(study: Study, attribute: str) -> list[Method]:
 
 def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
     """CLIP's direction from the texts of the other classes to each: (classes, F), unit norm."""
-    texts = subject.clip.text_features(class_texts(attribute, classes))
+    texts = subject.clip.text_features(subject.class_texts(attribute))
     others = (texts.sum(0) - texts) / (len(texts) - 1)
     return F.normalize(texts - others, dim=-1)
 

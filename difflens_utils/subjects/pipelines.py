@@ -29,6 +29,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from .. import evaluators
 from ..evaluators import Clip, Evaluator
 from ..runtime import keys, placement, precision
 from ..runtime.errors import one_of
@@ -209,6 +210,12 @@ class Subject:
         """The classes of a factor. Raises ValueError, with the known factors, for another name."""
         one_of("attribute", attribute, self.factors)
         return self.factors[attribute]
+
+    def class_texts(self, attribute: str) -> list[str]:
+        """One text per class, as captions of the data say it where they are known."""
+        if self.world is not None and attribute in self.world.factors:
+            return self.world.class_texts(attribute)
+        return evaluators.class_texts(attribute, self.classes(attribute))
 
     def unrelated(self, attribute: str) -> list[str]:
         """The factors that an edit of an attribute should leave alone.

@@ -23,6 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .. import evaluators
 from ..runtime import keys
 from ..runtime.errors import one_of, positive
 
@@ -227,6 +228,10 @@ class World(ABC):
             operands += [one_hot, [axes[name]]]
         p = torch.einsum(*operands, [axes[factor]])
         return p / p.sum()
+
+    def class_texts(self, factor: str) -> list[str]:
+        """One text per class, for zero-shot classification and the target of CLIP-D (Eq. 17)."""
+        return evaluators.class_texts(factor, self.factors[factor].classes)
 
     def arrows(self) -> dict[str, tuple[str, ...]]:
         """Returns what each factor depends on: {factor: parents}."""

@@ -184,6 +184,13 @@ class EmojiWorld(World):
         people = self.sample(16 * n + 64, seed, balanced=True)
         return people[held_out(people.labels)][slice(0, n)]
 
+    def class_texts(self, factor: str) -> list[str]:
+        """One text per class, in the words of `statement`."""
+        classes = self.factors[factor].classes
+        if factor == "role":
+            return [prompt(name) for name in classes]
+        return [prompt("person", **{factor: name}) for name in classes]
+
     def fingerprint(self) -> object:
         return [super().fingerprint(), keys.of_files([ARCHIVE])]
 
@@ -240,7 +247,16 @@ def caption(
     return prompt(classes["role"], **said), stated
 
 
+def statement(classes: Mapping[str, str], rng: random.Random) -> tuple[str, set[str]]:
+    """A caption for a CLIP: a quarter of them names no role, "woman: dark skin tone"."""
+    text, stated = caption(classes, rng)
+    if rng.random() < 0.75:
+        return text, stated
+    stated = stated - {"role"}
+    return prompt("person", **{name: classes[name] for name in stated}), stated
+
+
 def vocabulary() -> set[str]:
     """Every word of the captions."""
-    words = {",", ":", "skin", "tone", *STYLES, *GENDERS, *TONES}
+    words = {",", ":", "person", "skin", "tone", *STYLES, *GENDERS, *TONES}
     return words.union(*(role.split() for role in ROLES))

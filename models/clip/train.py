@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from difflens_utils.evaluators import Clip, class_texts, embed, with_article
+from difflens_utils.evaluators import Clip, embed, with_article
 from difflens_utils.metrics import Estimate, wilson
 from difflens_utils.runtime import precision
 from difflens_utils.runtime.errors import at_least
@@ -186,7 +186,7 @@ SOURCES = {
     ),
     "emoji": Source(
         emoji.WORLD,
-        emoji.caption,
+        emoji.statement,
         emoji.vocabulary,
         context=16,
         folder=HERE.parent / "emoji/clip",
@@ -373,7 +373,7 @@ def zero_shot(
     """Accuracy of the attributes that the closest class texts say of image features (N, F)."""
     result = {}
     for name in world.attributes:
-        text = clip.text_features(class_texts(name, world.factors[name].classes))
+        text = clip.text_features(world.class_texts(name))
         guess = (image @ text.T).argmax(1)
         result[name] = _rounded(wilson(int((guess == labels[name]).sum()), len(guess)))
     return result

@@ -1,0 +1,221 @@
+"""Measures what only the subject `emoji` can tell, from the root of the repository:
+
+    python -m models.emoji.card
+
+Obedience per word; the share of men behind each occupation, planted and generated; whether held-out
+combinations are composed; how near images come to drawings that were learned; and, unplanted, how
+the designers' gender-neutral drawings read to a network that has only seen their women and men. The
+figures go to results/emoji.json, with 95 % intervals, and the book shows them on a page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from difflens_utils import evaluators, sampling
+from difflens_utils.metrics import Estimate, mean, rank_correlation, wilson
+from difflens_utils.subjects import registry
+from difflens_utils.subjects.pipelines import Subject
+from difflens_utils.worlds import Scenes, emoji
+from difflens_utils.worlds.emoji import GENDERS, ROLES, STYLES, TONES, WORLD, Drawing
+
+# isort: split
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+RESULT = Path(__file__).parents[2] / "results/emoji.json"
+STEPS, SEED = 10, 9001
+NAMED, PER_ROLE = 2000, 100  # people whose every factor is named; images of each open prompt
+BLOCK = 250
+Figures = dict[str, Any]
+
+
+def numbers(estimate: Estimate) -> dict[str, float]:
+    """An estimate as plain values."""
+    return asdict(estimate)
+
+
+def drawn(subject: Subject, texts: Sequence[str], seed: int) -> Tensor:
+    """An image of each text: (n, 3, 64, 64)."""
+    return sampling.sample(
+        subject, len(texts), seed, steps=STEPS, prompts=texts, batch=31, progress="card"
+    )
+
+
+def read(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """What the scorer takes images for: {factor: (n,) class numbers}."""
+    seen = evaluators.read(subject.scorer, images.to(subject.device))
+    return {factor: p.argmax(-1) for factor, p in seen.items()}
+
+
+def names_of(people: Scenes) -> list[str]:
+    """A caption of each person that names everything."""
+    return [emoji.prompt(**WORLD.names(people, row)) for row in range(len(people))]
+
+
+# --------------------------------------------------------------------------------------------------
+# What the model does with its prompts
+
+
+def obedience(labels: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Figures:
+    """The share of images that show what their prompt names: of each factor, and of each word."""
+    found: Figures = {}
+    for name, factor in WORLD.factors.items():
+        right = seen[name] == labels[name]
+        words = {}
+        for number, word in enumerate(factor.classes):
+            rows = labels[name] == number
+            words[word] = numbers(wilson(int(right[rows].sum()), int(rows.sum())))
+        found[name] = {"all": numbers(wilson(int(right.sum()), len(right))), "words": words}
+    every = torch.stack([seen[name] == labels[name] for name in WORLD.factors]).all(0)
+    found["everything"] = {"all": numbers(wilson(int(every.sum()), len(every)))}
+    return found
+
+
+def planted(subject: Subject) -> Figures:
+    """The share of men of each role, planted and generated, where the prompt leaves it open."""
+    texts = [emoji.prompt(role) for role in ROLES for _ in range(PER_ROLE)]
+    seen = read(subject, drawn(subject, texts, SEED + 1))
+    men = (seen["gender"] == GENDERS.index("man")).reshape(len(ROLES), PER_ROLE)
+    rows = {}
+    for (name, role), hits in zip(ROLES.items(), men, strict=True):
+        found = numbers(wilson(int(hits.sum()), PER_ROLE))
+        rows[name] = {"planted": role.men, "generated": found, "source": role.source}
+    shares = [role.men for role in ROLES.values()], men.float().mean(1).tolist()
+    tones = torch.bincount(seen["tone"], minlength=len(TONES))
+    return {
+        "roles": rows,
+        "rank correlation": rank_correlation(*shares),
+        "mean absolute difference": float(
+            (torch.tensor(shares[0]) - torch.tensor(shares[1])).abs().mean()
+        ),
+        "tones": {
+            tone: {"planted": share, "generated": numbers(wilson(int(count), len(texts)))}
+            for tone, share, count in zip(
+                TONES, WORLD.marginal("tone").tolist(), tones, strict=True
+            )
+        },
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# How near images come to drawings
+
+
+def every_drawing(held_out: bool) -> tuple[Tensor, Tensor]:
+    """The drawings that were held out or learned, (n, 3, 64, 64), and their cells (n, 4)."""
+    images, cells = [], []
+    for drawing, image in emoji.drawings().items():
+        if drawing.gender == "neutral":
+            continue
+        cell = cell_of(drawing)
+        labels = dict(zip(WORLD.factors, torch.tensor(cell)[:, None], strict=True))
+        if bool(emoji.held_out(labels)) == held_out:
+            images.append(image / 127.5 - 1)
+            cells.append(cell)
+    return torch.stack(images), torch.tensor(cells)
+
+
+def cell_of(drawing: Drawing) -> list[int]:
+    """Its class numbers, in the order of the world's factors."""
+    tone = next(i for i, modifiers in enumerate(TONES.values()) if drawing.tone in modifiers)
+    return [
+        STYLES.index(drawing.style),
+        list(ROLES).index(drawing.role),
+        GENDERS.index(drawing.gender),
+        tone,
+    ]
+
+
+def nearest(images: Tensor, drawings: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance to the nearest drawing, (n,) root of the mean square of pixels, and which it is.
+
+    An image may be moved by up to two pixels, as it was in training.
+    """
+    best = torch.full((len(images),), torch.inf)
+    which = torch.zeros(len(images), dtype=torch.long)
+    flat = drawings.flatten(1)
+    for x in range(-2, 3):
+        for y in range(-2, 3):
+            moved = torch.roll(images, (y, x), (2, 3)).flatten(1)
+            for start in range(0, len(moved), BLOCK):
+                rows = slice(start, start + BLOCK)
+                distance, place = torch.cdist(moved[rows], flat).min(1)
+                nearer = distance < best[rows]
+                best[rows] = torch.where(nearer, distance, best[rows])
+                which[rows] = torch.where(nearer, place, which[rows])
+    return best / flat.shape[1] ** 0.5, which
+
+
+def memorised(images: Tensor, composed: Tensor, cells: Tensor) -> Figures:
+    """Nearest learned drawings of generated images, with those of held-out drawings as yardstick.
+
+    `composed` are images of held-out combinations, `cells` (n, 4). Of them it is told, too, how
+    many have the drawing that they were asked for as their nearest of all.
+    """
+    learned, own = every_drawing(held_out=False)
+    kept, others = every_drawing(held_out=True)
+    yardstick, _ = nearest(kept, learned)
+    of_seen, _ = nearest(images, learned)
+    of_composed, _ = nearest(composed, learned)
+    _, which = nearest(composed, torch.cat([learned, kept]))
+    right = (torch.cat([own, others])[which] == cells).all(1)
+    near = torch.quantile(yardstick, 0.05)
+    return {
+        "held-out drawings": numbers(mean(yardstick)),
+        "generated, combinations that were learned": numbers(mean(of_seen)),
+        "generated, combinations that were held out": numbers(mean(of_composed)),
+        "nearer than 95 % of held-out drawings": numbers(
+            wilson(int((of_seen < near).sum()), len(of_seen))
+        ),
+        "nearest drawing is the held-out one": numbers(wilson(int(right.sum()), len(right))),
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# What nobody planted
+
+
+def neutral(subject: Subject) -> Figures:
+    """The share of gender-neutral drawings that read as men, per style and per role and style."""
+    found = {d: image for d, image in emoji.drawings().items() if d.gender == "neutral"}
+    images = torch.stack([image / 127.5 - 1 for image in found.values()])
+    man = read(subject, images)["gender"] == GENDERS.index("man")
+    result: Figures = {"styles": {}, "roles": {}}
+    for style in STYLES:
+        rows = torch.tensor([drawing.style == style for drawing in found])
+        result["styles"][style] = numbers(wilson(int(man[rows].sum()), int(rows.sum())))
+        for role in ROLES:
+            rows = torch.tensor([d.style == style and d.role == role for d in found])
+            if rows.any():
+                result["roles"].setdefault(role, {})[style] = float(man[rows].float().mean())
+    return result
+
+
+def main() -> None:
+    subject = registry.load("emoji", "auto")
+    seen, kept = WORLD.to_learn(NAMED, SEED, balanced=True), WORLD.kept_out(NAMED // 2, SEED)
+    images = drawn(subject, names_of(seen), SEED + 2)
+    composed = drawn(subject, names_of(kept), SEED + 3)
+    cells = torch.stack([kept.labels[name] for name in WORLD.factors], 1)
+    steps = {
+        "obeyed": lambda: obedience(seen.labels, read(subject, images)),
+        "composed": lambda: obedience(kept.labels, read(subject, composed)),
+        "planted": lambda: planted(subject),
+        "nearest": lambda: memorised(images[:BLOCK], composed[:BLOCK], cells[:BLOCK]),
+        "neutral": lambda: neutral(subject),
+    }
+    found: Figures = {
+        "about": {"command": "python -m models.emoji.card", "seed": SEED, "steps": STEPS},
+        **{name: step() for name, step in tqdm(steps.items(), desc="card")},
+    }
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
