@@ -24,7 +24,7 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import cost, doors, law, sitecheck, verdicts
+from workflow import cost, doors, emoji, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -44,6 +44,7 @@ CAPTIONS = {
     "portraits": "Part I: portraits with a planted bias",
     "portraits-t2i": "Part II: portraits from text",
     "digits": "Part III: handwritten digits, as your own model",
+    "emoji": "Part IV: emoji, drawn by a transformer of today's kind",
 }
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 COUNTED = (
@@ -306,7 +307,9 @@ def gather(profile: str, subjects: list[str]) -> None:
             page.write_text(
                 page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
             )
-    measured = {name: ROOT / f"results/{name}.json" for name in ("bench", "law", "pipelines")}
+    measured = {
+        name: ROOT / f"results/{name}.json" for name in ("bench", "emoji", "law", "pipelines")
+    }
     missing = [name for name, path in measured.items() if not path.exists()]
     if "bench" not in missing:
         (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
@@ -314,6 +317,8 @@ def gather(profile: str, subjects: list[str]) -> None:
         scaling.write("\n" + measured_scaling())
     (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
     (SOURCE / "generated").mkdir()
+    if "emoji" not in missing:
+        emoji.write(json.loads(measured["emoji"].read_text()), SOURCE)
     if "law" not in missing:
         law.write(json.loads(measured["law"].read_text()), SOURCE)
     if "pipelines" not in missing:

@@ -22,6 +22,7 @@ SHIPPED = {
     "portraits-open": ("portraits-open", "evaluators", "clip"),
     "portraits-t2i": ("portraits-t2i",),
     "digits": ("digits",),
+    "emoji": ("emoji",),
 }
 
 # Subjects that others publish: their places under `weights/` (as in `weights.ASSETS`).

@@ -25,10 +25,23 @@ from difflens_utils.worlds.emoji import GENDERS, ROLES, STYLES, TONES, WORLD, Dr
 
 # isort: split
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-RESULT = Path(__file__).parents[2] / "results/emoji.json"
+ROOT = Path(__file__).parents[2]
+RESULT, PICTURE = ROOT / "results/emoji.json", ROOT / "book/_static/emoji.png"
+SHOWN = (  # the prompts of the picture, and how many images each has
+    "health worker",
+    "teacher",
+    "technologist",
+    "farmer",
+    "woman farmer: dark skin tone, twemoji",
+    "man fairy: yellow skin tone, fluent",
+    "woman judge, flat",
+    "person with veil: medium skin tone, noto",
+)
+EACH, GAP = 8, 2
 STEPS, SEED = 10, 9001
 NAMED, PER_ROLE = 2000, 100  # people whose every factor is named; images of each open prompt
 BLOCK = 250
@@ -56,6 +69,19 @@ def read(subject: Subject, images: Tensor) -> dict[str, Tensor]:
 def names_of(people: Scenes) -> list[str]:
     """A caption of each person that names everything."""
     return [emoji.prompt(**WORLD.names(people, row)) for row in range(len(people))]
+
+
+def show(subject: Subject, path: Path) -> None:
+    """Writes a picture of what the model draws: a row for each of `SHOWN`."""
+    images = drawn(subject, [text for text in SHOWN for _ in range(EACH)], SEED)
+    side = emoji.SIDE + GAP
+    page = torch.ones(3, side * len(SHOWN), side * EACH)
+    for i, image in enumerate(images):
+        top, left = i // EACH * side, i % EACH * side
+        page[:, top : top + emoji.SIDE, left : left + emoji.SIDE] = image
+    pixels = ((page + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels)
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.BICUBIC).save(path)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -214,6 +240,7 @@ def main() -> None:
         "about": {"command": "python -m models.emoji.card", "seed": SEED, "steps": STEPS},
         **{name: step() for name, step in tqdm(steps.items(), desc="card")},
     }
+    show(subject, PICTURE)
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,0 +1,103 @@
+"""The page of the subject `emoji`: what only this model can tell.
+
+`python -m models.emoji.card` measures it, and writes results/emoji.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from difflens_utils.pages import figures
+from workflow import verdicts
+
+FACTORS = ("style", "role", "gender", "tone", "everything")
+WORST = 3  # words of a factor that the table names
+
+
+def write(found: Mapping[str, Any], source: Path) -> None:
+    """Writes what book/emoji.md includes to the source of the book: tables and a figure."""
+    generated = source / "generated"
+    for name, text in {
+        "obeyed": obeyed(found),
+        "planted": planted(found),
+        "nearest": nearest(found),
+        "neutral": neutral(found),
+    }.items():
+        (generated / f"emoji_{name}.md").write_text(text + "\n")
+    picture(found, source / "_static/emoji_shares.png")
+
+
+def _shown(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+def obeyed(found: Mapping[str, Any]) -> str:
+    """Obedience per factor, of combinations that were learned and of those held out."""
+    lines = [["named in the prompt", "learned combinations", "held-out combinations", "least"]]
+    for factor in FACTORS:
+        row = found["obeyed"][factor]
+        words = sorted(row.get("words", {}).items(), key=lambda item: item[1]["value"])[:WORST]
+        least = ", ".join(f"{word} {figure['value']:.2f}" for word, figure in words)
+        held_out = _shown(found["composed"][factor]["all"])
+        lines.append([factor, _shown(row["all"]), held_out, least])
+    return verdicts.table(lines)
+
+
+def planted(found: Mapping[str, Any]) -> str:
+    """How near the generated shares of men are to the planted ones, in a sentence."""
+    shares = found["planted"]
+    roles = len(shares["roles"])
+    tones = ", ".join(
+        f"{tone} {row['planted']:.2f} → {_shown(row['generated'])}"
+        for tone, row in shares["tones"].items()
+    )
+    return (
+        f"Over {roles} roles the rank correlation of planted and generated shares is "
+        f"{shares['rank correlation']:.2f}, and they differ by "
+        f"{shares['mean absolute difference']:.2f} on average. Tones, planted → generated: {tones}."
+    )
+
+
+def nearest(found: Mapping[str, Any]) -> str:
+    """Distances to the nearest learned drawing, as a table."""
+    rows = found["nearest"]
+    lines = [["images", "distance to the nearest learned drawing, or share"]]
+    lines += [
+        [name, f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"]
+        for name, row in rows.items()
+    ]
+    return verdicts.table(lines)
+
+
+def neutral(found: Mapping[str, Any]) -> str:
+    """The share of gender-neutral drawings that read as men: a column per style."""
+    styles = list(found["neutral"]["styles"])
+    lines = [["role", *styles]]
+    total = found["neutral"]["styles"]
+    lines.append(["**all**", *(f"**{_shown(total[style])}**" for style in styles)])
+    for role, row in found["neutral"]["roles"].items():
+        shares = (row.get(style) for style in styles)
+        lines.append([role, *("" if share is None else f"{share:.2f}" for share in shares)])
+    return verdicts.table(lines)
+
+
+def picture(found: Mapping[str, Any], path: Path) -> None:
+    """Draws the share of men behind each role: planted to the right, generated upwards."""
+    figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, row in found["planted"]["roles"].items():
+        made = row["generated"]
+        colour = figures.BLUE if row["source"] else figures.GREY
+        axes.plot([row["planted"]] * 2, [made["low"], made["high"]], color=colour, linewidth=1.2)
+        axes.plot(row["planted"], made["value"], "o", color=colour, markersize=5)
+        if row["source"]:
+            place = (row["planted"], made["value"])
+            axes.annotate(name, place, (5, -3), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="men, planted (census)", ylabel="men, generated", xlim=(0, 1.15))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=200)
