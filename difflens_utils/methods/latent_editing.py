@@ -13,8 +13,9 @@ other class's feature to its own:
 >>> import torch
 >>> from difflens_utils.methods import latent_editing
 >>> clip = SimpleNamespace(text_features=lambda texts: torch.eye(len(texts)))
->>> subject = SimpleNamespace(clip=clip)
->>> directions = latent_editing.text_directions(subject, "gender", ("female", "male"))
+>>> texts = ["a woman", "a man"]
+>>> subject = SimpleNamespace(clip=clip, class_texts=lambda attribute: texts)
+>>> directions = latent_editing.text_directions(subject, "gender")
 >>> [[round(value, 3) for value in row] for row in directions.tolist()]
 [[0.707, -0.707], [-0.707, 0.707]]
 """
@@ -69,7 +70,7 @@ def rows(study: Study, attribute: str) -> list[Method]:
     return [pushed("latent editing", lengthened(list(learned), differences(study, attribute)))]
 
 
-def text_directions(subject: Subject, attribute: str, classes: tuple[str, ...]) -> Tensor:
+def text_directions(subject: Subject, attribute: str) -> Tensor:
     """CLIP's direction from the texts of the other classes to each: (classes, F), unit norm."""
     texts = subject.clip.text_features(subject.class_texts(attribute))
     others = (texts.sum(0) - texts) / (len(texts) - 1)
@@ -96,7 +97,7 @@ def learn(subject: Subject, attribute: str, steps: int, recipe: Recipe | None = 
 def _learn(
     subject: Subject, attribute: str, classes: tuple[str, ...], recipe: Recipe, steps: int
 ) -> dict[str, Tensor]:
-    directions = text_directions(subject, attribute, classes).detach()
+    directions = text_directions(subject, attribute).detach()
     s = sampling.trajectory(subject, steps)
     learners: list[_Delta] = []  # one per timestep
     batches = torch.arange(recipe.n).split(recipe.batch) * recipe.rounds
