@@ -371,7 +371,9 @@ class Study:
         if self.subject.native:
             rec = self.recording()
             seen = features.labelled(self.subject, rec)
-            return factors.of_recording(rec, {a: y[:n] for a, y in seen.items()}, steps)
+            h = torch.stack([rec.at(step, slice(0, n)).float() for step in steps])
+            times = tuple(rec.timesteps[step] for step in steps)
+            return FactorSet(h, {factor: labels[:n] for factor, labels in seen.items()}, times)
         timesteps = self.subject.times(self.settings.steps)
         chosen = tuple(timesteps[i] for i in steps)
         return factors.factor_set(self.subject, n, self.seeds.main, chosen)

@@ -13,7 +13,7 @@ The first unit is higher in images of women, and the second in images with glass
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from .. import metrics, sampling
 from ..metrics import Array
-from ..recording import Recording
 from ..settings import Seeds
 from ..subjects.pipelines import Subject
 from ..worlds import Scenes
@@ -69,13 +68,6 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[float, ...]
         ]
         layers.append(torch.cat([part.float().cpu() for part in h]))
     return FactorSet(torch.stack(layers), scenes.labels, timesteps)
-
-
-def of_recording(rec: Recording, labels: dict[str, Tensor], steps: Sequence[int]) -> FactorSet:
-    """h of the first images of a recording at chosen steps, as many as have `labels` (n,)."""
-    n = len(next(iter(labels.values())))
-    h = torch.stack([rec.at(step, slice(0, n)).float() for step in steps])
-    return FactorSet(h, labels, tuple(rec.timesteps[step] for step in steps))
 
 
 class Tracked(NamedTuple):
