@@ -25,6 +25,7 @@ def write(found: Mapping[str, Any], source: Path) -> None:
         "obeyed": obeyed(found),
         "planted": planted(found),
         "nearest": nearest(found),
+        "judges": judges(found),
         "neutral": neutral(found),
     }.items():
         (generated / f"emoji_{name}.md").write_text(text + "\n")
@@ -70,6 +71,16 @@ def nearest(found: Mapping[str, Any]) -> str:
         [name, f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"]
         for name, row in rows.items()
     ]
+    return verdicts.table(lines)
+
+
+def judges(found: Mapping[str, Any]) -> str:
+    """How often the judges are right about held-out combinations: a column per style."""
+    first = next(iter(found["judges"]["scorer"].values()))
+    lines = [["judge", "factor", *first]]
+    for judge, factors in found["judges"].items():
+        for factor, row in factors.items():
+            lines.append([judge, factor, *(f"{figure['value']:.3f}" for figure in row.values())])
     return verdicts.table(lines)
 
 

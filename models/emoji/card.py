@@ -204,7 +204,27 @@ def memorised(images: Tensor, composed: Tensor, cells: Tensor) -> Figures:
 
 
 # --------------------------------------------------------------------------------------------------
-# What nobody planted
+# The judges, and what nobody planted
+
+
+def judged(subject: Subject, n: int = 4000) -> Figures:
+    """How often each judge is right about held-out combinations, per factor and style."""
+    people = WORLD.kept_out(n, SEED + 4)
+    images = WORLD.render(people)
+    found: Figures = {}
+    for name, judge in (("labeller", subject.labeller), ("scorer", subject.scorer)):
+        seen = evaluators.read(judge, images.to(subject.device))
+        right = {f: p.argmax(-1) == people.labels[f] for f, p in seen.items()}
+        rows = {"all": torch.ones(n, dtype=torch.bool)}
+        rows |= {style: people.labels["style"] == i for i, style in enumerate(STYLES)}
+        found[name] = {
+            factor: {
+                label: numbers(wilson(int(hits[some].sum()), int(some.sum())))
+                for label, some in rows.items()
+            }
+            for factor, hits in right.items()
+        }
+    return found
 
 
 def neutral(subject: Subject) -> Figures:
@@ -234,6 +254,7 @@ def main() -> None:
         "composed": lambda: obedience(kept.labels, read(subject, composed)),
         "planted": lambda: planted(subject),
         "nearest": lambda: memorised(images[:BLOCK], composed[:BLOCK], cells[:BLOCK]),
+        "judges": lambda: judged(subject),
         "neutral": lambda: neutral(subject),
     }
     found: Figures = {
