@@ -53,7 +53,7 @@ PLANTED = round(0.8 * POOL)  # of the pool; the others are uniform
 VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 2e-3, 0.03
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 1.5e-3, 0.9995, 0.1
 CONTEXT = 16  # tokens of a caption
-IMAGES = {"vae": 80_000, "transformer": 800_000}  # to train on
+IMAGES = {"vae": 80_000, "transformer": 384_000}  # to train on
 
 
 # ------------------------------------------------------------------------------------------------
