@@ -46,6 +46,9 @@ ROWS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 
 
+UNUSUAL = {"sd3_without_t5": "without T5"}
+
+
 class Row(NamedTuple):
     """A row of the table: a pipeline and its door."""
 
@@ -73,7 +76,7 @@ def measured(name: str) -> Row:
     shapes = {module.name: module.shape for module in registry.describe(subject)}
     return Row(
         type(pipeline).__name__,
-        name if scheduler or options else "",
+        UNUSUAL.get(name, name if scheduler or options else ""),
         "native" if subject.native else "own sampler",
         subject.module,
         list(shapes[subject.module]),

@@ -19,17 +19,15 @@ def write(found: Mapping[str, Any], source: Path) -> None:
 
 def table(found: Mapping[str, Any]) -> str:
     """The pipelines as a Markdown table."""
-    lines = [["pipeline", "its files", "door", "h by default", "modules", "largest difference"]]
+    lines = [["pipeline", "door", "h by default", "modules", "difference"]]
     for row in found["rows"]:
-        shape = "×".join(map(str, row["h"]))
-        place = f"`{row['module']}`, {shape}"
+        name = row["pipeline"].removesuffix("Pipeline")
         files = row["files"].replace('"', "")
         lines.append(
             [
-                f"`{row['pipeline']}`",
-                files or "as saved",
-                row["door"],
-                place,
+                f"{name}, {files}" if files else name,
+                row["door"].removesuffix(" sampler"),
+                f"{row['module']}: {'×'.join(map(str, row['h']))}",
                 str(row["modules"]),
                 f"{row['difference']:.0e}" if row["difference"] else "0",
             ]
