@@ -274,7 +274,7 @@ class Study:
         trained = {name: value for name, value in changes.items() if name not in features.FINDING}
         sae, rec = self.ksae(**trained), self.recording("learn")
         heads = self._reading([str(a) for a in attributes or self.subject.attributes])
-        found = features.find(self.subject, sae, rec, s, attributes, heads)
+        found = features.find(self.subject, sae, rec, s, attributes, heads=heads)
         return replace(found, recipe=recipe)
 
     def _reading(self, names: Sequence[str]) -> dict[str, Heads] | None:

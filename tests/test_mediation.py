@@ -21,7 +21,7 @@ class Bypass(nn.Module):
         self.inner, self.share = nn.Identity(), share
         self.unused = nn.Parameter(torch.zeros(1))  # a network's precision is its parameters'
 
-    def forward(self, x: Tensor, _t: Tensor, return_dict: bool) -> tuple[Tensor]:
+    def forward(self, x: Tensor, timestep: Tensor, return_dict: bool) -> tuple[Tensor]:
         return (self.share * self.inner(x) + (1 - self.share) * x,)
 
 

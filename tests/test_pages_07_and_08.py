@@ -41,6 +41,7 @@ class Subject:
 
     name = "faces"
     world = None
+    native = False
 
     def classes(self, factor: str) -> tuple[str, ...]:
         return CLASSES[factor]

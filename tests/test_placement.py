@@ -121,10 +121,10 @@ def test_what_fits_stays_and_what_does_not_waits(monkeypatch: pytest.MonkeyPatch
     gpu = torch.device("cuda")
     encoders, stay = ("text_encoder", "text_encoder_2"), sizes["transformer"] + sizes["vae"]
     for free, plan in (
-        (2 * sum(sizes.values()), placement.Plan((), False)),
-        (int(1.5 * stay), placement.Plan(encoders, False)),
-        (stay, placement.Plan(encoders, True)),
+        (2 * sum(sizes.values()), placement.Placement((), False)),
+        (int(1.5 * stay), placement.Placement(encoders, False)),
+        (stay, placement.Placement(encoders, True)),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, free))
         assert pipelines._placed(pipeline, parts, gpu) == plan
-    assert pipelines._placed(pipeline, parts, CPU) == placement.Plan((), False)
+    assert pipelines._placed(pipeline, parts, CPU) == placement.Placement((), False)

@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from difflens_utils import methods, metrics
+from difflens_utils import evaluators, methods, metrics
 from difflens_utils.analysis import scoring
 from difflens_utils.analysis.scoring import Scale
 from difflens_utils.debiasing import Debiased, Mixture, Search
@@ -31,6 +31,9 @@ class Subject:
 
     def classes(self, attribute: str) -> tuple[str, ...]:
         return ("female", "male")
+
+    def class_texts(self, attribute: str) -> list[str]:
+        return evaluators.class_texts(attribute, self.classes(attribute))
 
     @property
     def clip(self) -> Subject:

@@ -192,8 +192,14 @@ def test_features_are_found_with_changed_settings_and_know_them(
     found: list[tuple[Settings, object]] = []
 
     def find(
-        subject: Subject, sae: object, rec: object, settings: Settings, attributes: object
+        subject: Subject,
+        sae: object,
+        rec: object,
+        settings: Settings,
+        attributes: object,
+        heads: object,
     ) -> features.BiasFeatures:
+        assert heads is None
         found.append((settings, attributes))
         return features.BiasFeatures(sae, {}, {}, {}, {}, torch.zeros(48), {}, dict)
 
@@ -274,7 +280,7 @@ def test_one_attribute_may_be_named_as_it_is(
 ) -> None:
     asked: list[object] = []
 
-    def find(*arguments: object) -> features.BiasFeatures:
+    def find(*arguments: object, heads: object) -> features.BiasFeatures:
         asked.append(arguments[-1])
         return features.BiasFeatures(tiny.ksae(), {}, {}, {}, {}, torch.zeros(48), {}, dict)
 

@@ -6,11 +6,11 @@ per text. A network that does not fit beside nothing is streamed through the GPU
 >>> from difflens_utils.runtime import placement
 >>> sizes = {"transformer": 24, "vae": 1, "text_encoder": 10}  # GiB
 >>> placement.plan(sizes, "transformer", free=80)
-Plan(waiting=(), streamed=False)
+Placement(waiting=(), streamed=False)
 >>> placement.plan(sizes, "transformer", free=40)
-Plan(waiting=('text_encoder',), streamed=False)
+Placement(waiting=('text_encoder',), streamed=False)
 >>> placement.plan(sizes, "transformer", free=16)
-Plan(waiting=('text_encoder',), streamed=True)
+Placement(waiting=('text_encoder',), streamed=True)
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ ROOM = 0.7  # of the free memory: the rest is for images
 BIG = 500_000_000  # weights of a network whose blocks are worth compiling
 
 
-class Plan(NamedTuple):
+class Placement(NamedTuple):
     """The parts that wait on the host, and whether the network is streamed."""
 
     waiting: tuple[str, ...]
     streamed: bool
 
 
-def plan(sizes: Mapping[str, int], network: str, free: int) -> Plan:
+def plan(sizes: Mapping[str, int], network: str, free: int) -> Placement:
     """Where the parts of a pipeline go, by their sizes and the free memory, in one unit."""
     room = ROOM * free
     if sum(sizes.values()) <= room:
-        return Plan((), False)
+        return Placement((), False)
     encoders = tuple(part for part in sizes if part.startswith("text_encoder"))
     stay = sum(size for part, size in sizes.items() if part not in encoders)
-    return Plan(encoders, stay > room)
+    return Placement(encoders, stay > room)
 
 
 def weight(module: nn.Module) -> int:

@@ -588,7 +588,7 @@ def _pipeline(
     classes: Mapping[str, type],
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Any, placement.Plan]:
+) -> tuple[Any, placement.Placement]:
     """The `DiffusionPipeline` of a folder, its parts {name: class} ready to be run in `dtype`.
 
     Beside it stands what of it waits on the host.
@@ -617,10 +617,10 @@ def _pipeline(
     return pipeline, placed
 
 
-def _placed(pipeline: Any, parts: Sequence[str], device: torch.device) -> placement.Plan:
+def _placed(pipeline: Any, parts: Sequence[str], device: torch.device) -> placement.Placement:
     """What of a pipeline waits on the host, because the GPU has too little memory for it."""
     if device.type != "cuda":
-        return placement.Plan((), False)
+        return placement.Placement((), False)
     sizes = {part: placement.weight(getattr(pipeline, part)) for part in parts}
     return placement.plan(sizes, parts[0], torch.cuda.mem_get_info()[0])
 
