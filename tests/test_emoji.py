@@ -14,8 +14,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor
 
-from difflens_utils import sampling
-from difflens_utils.subjects import pipelines
+from difflens_utils import evaluators, sampling
+from difflens_utils.subjects import pipelines, registry
 from difflens_utils.subjects.conditions import Texts3
 from difflens_utils.worlds import Scenes, emoji
 from difflens_utils.worlds.emoji import GENDERS, ROLES, STYLES, TONES, WORLD, Drawing
@@ -166,6 +166,33 @@ def test_every_word_of_a_caption_is_one_token() -> None:
         ids = tokens(text).input_ids
         words = text.replace(":", " :").replace(",", " ,").split()
         assert len(ids) == len(words) + 2 <= train.CONTEXT
+
+
+# --------------------------------------------------------------------------------------------------
+# The subject that ships
+
+
+def test_the_shipped_subject_draws_what_it_is_told() -> None:
+    """People of combinations that were held out, as the scorer reads them."""
+    subject = registry.load("emoji", "cpu", dtype=torch.float32)
+    people = WORLD.kept_out(24, 5)
+    texts = [emoji.prompt(**WORLD.names(people, row)) for row in range(24)]
+    seen = evaluators.read(subject.scorer, sampling.sample(subject, 24, 1, steps=6, prompts=texts))
+    for factor, least in (("style", 0.7), ("role", 0.8), ("gender", 0.8), ("tone", 0.6)):
+        right = (seen[factor].argmax(-1) == people.labels[factor]).float().mean()
+        assert right >= least, factor
+
+
+def test_its_prompts_are_true_of_what_they_state() -> None:
+    subject = registry.load("emoji", "cpu", dtype=torch.float32)
+    assert subject.texts() == ["health worker", "teacher", "technologist", "farmer"]
+    assert subject.planted("gender", prompt=0)[0].item() == pytest.approx(0.906)
+    for prompt in (*subject.prompts.learn, *subject.prompts.probe):
+        named = {name: c for name, c in prompt.given.items() if name != "role"}
+        assert prompt.text == emoji.prompt(prompt.given["role"], **named)
+        assert prompt.without == prompt.given["role"]
+    tuned = {p.given["role"] for p in subject.prompts.learn}
+    assert not tuned & {p.given["role"] for p in subject.prompts.held_out}
 
 
 # --------------------------------------------------------------------------------------------------
