@@ -138,12 +138,14 @@ def slope_of_head(heads: Heads, ksae: Dictionary) -> Tensor:
 
 
 def by_head(
-    heads: Mapping[str, Heads], ksae: Dictionary, recording: Recording, rows: Tensor
+    heads: Mapping[str, Heads], ksae: Dictionary, recording: Recording, n_support: int
 ) -> dict[str, Attribution]:
     """What `through_image` gives, by the h-classifiers {attribute: heads}.
 
-    It is for subjects that have no predicted clean image (`Subject.native`).
+    It is for subjects that have no predicted clean image (`Subject.native`). The closed form is
+    cheap, so that it takes four times `n_support` images.
     """
+    rows = torch.arange(min(len(recording), 4 * n_support))
     found = {}
     for attribute, own in heads.items():
         by_zero = through_head(own, ksae, recording, rows)

@@ -251,8 +251,7 @@ def _attributed(
     """Attribution through the picture, or through the h-classifiers where they are given."""
     if heads is None:
         return attribution.through_image(subject, sae, attributes, Support.of(settings))
-    rows = torch.arange(min(len(rec), 4 * settings.n_support))
-    return attribution.by_head({a: heads[a] for a in attributes}, sae, rec, rows)
+    return attribution.by_head({a: heads[a] for a in attributes}, sae, rec, settings.n_support)
 
 
 def _place(arguments: Mapping[str, Any]) -> Path | None:

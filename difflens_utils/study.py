@@ -254,9 +254,7 @@ class Study:
         support = attribution.Support.of(self.settings)
         names = tuple(map(str, _several(attributes) or self.subject.attributes))
         if (heads := self._reading(names)) is not None:
-            rec = self.recording("learn")
-            rows = torch.arange(min(len(rec), 4 * self.settings.n_support))
-            return attribution.by_head(heads, dictionary, rec, rows)
+            return attribution.by_head(heads, dictionary, self.recording("learn"), support.n)
         return attribution.through_image(self.subject, dictionary, names, support)
 
     def features(self, attributes: Attributes = None, **changes: Any) -> BiasFeatures:

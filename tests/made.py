@@ -64,11 +64,11 @@ LABELS = {"1": "groom, bridegroom", "3": "ballplayer"}  # of the classes of a Di
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def grey() -> DDPMPipeline:
-    network = UNet2DModel(
-        sample_size=16,
-        in_channels=1,
-        out_channels=2,
+def unet(side: int, channels: int, outputs: int) -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=outputs,
         layers_per_block=1,
         block_out_channels=(8, 16),
         norm_num_groups=4,
@@ -76,7 +76,10 @@ def grey() -> DDPMPipeline:
         up_block_types=("UpBlock2D",) * 2,
         attention_head_dim=8,
     )
-    return DDPMPipeline(network, DDPMScheduler(1000))
+
+
+def grey() -> DDPMPipeline:
+    return DDPMPipeline(unet(16, 1, outputs=2), DDPMScheduler(1000))
 
 
 def xl() -> StableDiffusionXLPipeline:
@@ -329,17 +332,6 @@ def chroma() -> ChromaPipeline:
 
 def ldm() -> LDMPipeline:
     """It reads no text, and its autoencoder has a codebook."""
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        attention_head_dim=8,
-    )
     vae = VQModel(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -348,7 +340,7 @@ def ldm() -> LDMPipeline:
         num_vq_embeddings=16,
         norm_num_groups=4,
     )
-    return LDMPipeline(vae, unet, DDIMScheduler(1000))
+    return LDMPipeline(vae, unet(8, 4, outputs=4), DDIMScheduler(1000))
 
 
 # --------------------------------------------------------------------------------------------------

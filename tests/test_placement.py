@@ -126,5 +126,5 @@ def test_what_fits_stays_and_what_does_not_waits(monkeypatch: pytest.MonkeyPatch
         (stay, placement.Placement(encoders, True)),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, free))
-        assert pipelines._placed(pipeline, parts, gpu) == plan
-    assert pipelines._placed(pipeline, parts, CPU) == placement.Placement((), False)
+        assert pipelines.placed_on(pipeline, parts, gpu) == plan
+    assert pipelines.placed_on(pipeline, parts, CPU) == placement.Placement((), False)

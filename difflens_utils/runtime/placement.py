@@ -5,11 +5,11 @@ per text. A network that does not fit beside nothing is streamed through the GPU
 
 >>> from difflens_utils.runtime import placement
 >>> sizes = {"transformer": 24, "vae": 1, "text_encoder": 10}  # GiB
->>> placement.plan(sizes, "transformer", free=80)
+>>> placement.plan(sizes, free=80)
 Placement(waiting=(), streamed=False)
->>> placement.plan(sizes, "transformer", free=40)
+>>> placement.plan(sizes, free=40)
 Placement(waiting=('text_encoder',), streamed=False)
->>> placement.plan(sizes, "transformer", free=16)
+>>> placement.plan(sizes, free=16)
 Placement(waiting=('text_encoder',), streamed=True)
 """
 
@@ -35,7 +35,7 @@ class Placement(NamedTuple):
     streamed: bool
 
 
-def plan(sizes: Mapping[str, int], network: str, free: int) -> Placement:
+def plan(sizes: Mapping[str, int], free: int) -> Placement:
     """Where the parts of a pipeline go, by their sizes and the free memory, in one unit."""
     room = ROOM * free
     if sum(sizes.values()) <= room:

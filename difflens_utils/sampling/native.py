@@ -133,7 +133,7 @@ def times(subject: Subject, steps: int) -> tuple[float, ...]:
     Raises ValueError for a solver that goes through more noise levels than it is asked for.
     """
     with _stopped(subject.network):
-        _call(subject, subject.texts()[:1] or [""], [0], steps)
+        _call(subject, subject.texts()[:1], [0], steps)
     levels = _levels(subject.pipeline.scheduler)
     if len(levels) != steps:
         raise ValueError(

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, NoReturn, Unpack
 import torch
 from torch import Tensor, nn
 
-from ..runtime import placement
 from ..sampling import native
 from . import loading, opening, pipelines
 from .conditions import Condition, Prompted, Prompts
@@ -71,14 +70,13 @@ class Native(Subject):
         return native.times(self, steps)
 
     def pass_once(self, images: int = 1) -> None:
-        texts = self.texts() or [""]
+        texts = self.texts()
         native.draw(self, [texts[i % len(texts)] for i in range(images)], list(range(images)), 1)
 
     @cached_property
     def size(self) -> int:
         """Width and height of an image: those of one that is drawn in one step."""
-        images = native.draw(self, self.texts()[:1] or [""], [0], 1)
-        return images.shape[-1]
+        return native.draw(self, self.texts()[:1], [0], 1).shape[-1]
 
 
 def read(
@@ -124,9 +122,7 @@ def read(
 
 def _place(pipeline: Any, parts: Sequence[str], device: torch.device) -> None:
     """Puts the parts on the device, or has them take turns there where they do not all fit."""
-    sizes = {part: placement.weight(getattr(pipeline, part)) for part in parts}
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else None
-    if free is not None and sum(sizes.values()) > placement.ROOM * free:
+    if any(pipelines.placed_on(pipeline, parts, device)):
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)

@@ -604,7 +604,7 @@ def _pipeline(
         if part in KINDS[name].parts and part not in classes:
             parts |= {part: None, tokenizer: None}
     pipeline = loading.pipeline(folder, name, **parts, **KINDS[name].options)
-    placed = _placed(pipeline, list(classes), device)
+    placed = placed_on(pipeline, list(classes), device)
     for part in classes:
         module = getattr(pipeline, part)
         waits = part in placed.waiting
@@ -617,12 +617,12 @@ def _pipeline(
     return pipeline, placed
 
 
-def _placed(pipeline: Any, parts: Sequence[str], device: torch.device) -> placement.Placement:
+def placed_on(pipeline: Any, parts: Sequence[str], device: torch.device) -> placement.Placement:
     """What of a pipeline waits on the host, because the GPU has too little memory for it."""
     if device.type != "cuda":
         return placement.Placement((), False)
     sizes = {part: placement.weight(getattr(pipeline, part)) for part in parts}
-    return placement.plan(sizes, parts[0], torch.cuda.mem_get_info()[0])
+    return placement.plan(sizes, torch.cuda.mem_get_info()[0])
 
 
 def _condition(

@@ -118,7 +118,7 @@ def check(scheduler: Scheduler, where: Path | str) -> None:
     known(type(scheduler).__name__, where)
     config = scheduler.config
     if is_flow(scheduler):
-        as_flow(scheduler, where)
+        _check_flow(scheduler, where)
         return
     for setting, without in ELSEWHERE.items():
         value = config.get(setting)
@@ -196,6 +196,20 @@ def as_flow(
     pipeline asks for the sigmas; solvers with `use_flow_sigmas` have one of their own. Raises
     ValueError, in one line, for a setting that bends the sigmas.
     """
+    _check_flow(scheduler, where)
+    config = scheduler.config
+    total = config["num_train_timesteps"]
+    if type(scheduler).__name__ not in FLOWS:
+        shift = config.get("flow_shift", 1.0)
+        return flow(num_train_timesteps=total, shift=shift, timestep_spacing="solver")
+    shift = (
+        _dynamic_shift(config, tokens) if config.get("use_dynamic_shifting") else config["shift"]
+    )
+    return flow(num_train_timesteps=total, shift=shift, timestep_spacing=spacing)
+
+
+def _check_flow(scheduler: Scheduler, where: Path | str) -> None:
+    """Raises ValueError for a setting that bends the sigmas, or for another prediction."""
     config = scheduler.config
     for setting, without in BENT.items():
         if config.get(setting, without) not in (without, None):
@@ -203,15 +217,8 @@ def as_flow(
                 f"{where}: {setting} is {config[setting]!r}, which the study's steps cannot "
                 f"honour; set it to {without!r}"
             )
-    total = config["num_train_timesteps"]
     if type(scheduler).__name__ not in FLOWS:
         one_of(f"{where}: prediction_type", config.get("prediction_type", FLOW), [FLOW])
-        shift = config.get("flow_shift", 1.0)
-        return flow(num_train_timesteps=total, shift=shift, timestep_spacing="solver")
-    shift = (
-        _dynamic_shift(config, tokens) if config.get("use_dynamic_shifting") else config["shift"]
-    )
-    return flow(num_train_timesteps=total, shift=shift, timestep_spacing=spacing)
 
 
 def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:

@@ -202,6 +202,10 @@ class World(ABC):
         """
         return self.sample(n, seed, balanced=balanced)
 
+    def kept_out(self, n: int, seed: int = 0, balanced: bool | tuple[str, ...] = False) -> Scenes:
+        """Draws `n` scenes that nothing was trained on: by default any, of a seed of their own."""
+        return self.sample(n, seed, balanced=balanced)
+
     def names(self, scenes: Scenes, index: int) -> dict[str, str]:
         """Returns the class names of one scene: {factor: class}."""
         labels = scenes.labels.items()

@@ -179,7 +179,7 @@ class EmojiWorld(World):
         people = self.sample(2 * n, seed, balanced=balanced)  # an eighth is held out
         return people[~held_out(people.labels)][slice(0, n)]
 
-    def kept_out(self, n: int, seed: int = 0) -> Scenes:
+    def kept_out(self, n: int, seed: int = 0, balanced: bool | tuple[str, ...] = False) -> Scenes:
         """Draws `n` people of whose combinations nothing has learned, every factor uniform."""
         people = self.sample(16 * n + 64, seed, balanced=True)
         return people[held_out(people.labels)][slice(0, n)]

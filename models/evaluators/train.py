@@ -24,7 +24,6 @@ from difflens_utils.evaluators import AttributeNet
 from difflens_utils.runtime import precision
 from difflens_utils.runtime.errors import at_least
 from difflens_utils.worlds import World, emoji, occupations, portraits
-from difflens_utils.worlds.emoji import EmojiWorld
 from difflens_utils.worlds.labelled import LabelledImages, declared
 
 HERE = Path(__file__).parent
@@ -57,10 +56,7 @@ def unseen(
     """
     if isinstance(world, LabelledImages):
         return world.held_out(32)
-    if isinstance(world, EmojiWorld):
-        people = world.kept_out(n, seed)
-    else:
-        people = world.sample(n, seed, balanced=balanced)
+    people = world.kept_out(n, seed, balanced)
     return world.render(people, 32), people.labels
 
 
