@@ -45,12 +45,13 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from models.clip.train import tokenizer_of
+from models.latents import reconstruction_loss, token_ids
 from models.portraits.train import Run, loop, save_atomically
 
 HERE = Path(__file__).parent
 SEED, POOL = 41, 65_536
 PLANTED = round(0.8 * POOL)  # of the pool; the others are uniform
-VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 2e-3, 0.03
+VAE_BATCH, VAE_RATE = 32, 2e-3
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 1.5e-3, 0.9995, 0.1
 CONTEXT = 16  # tokens of a caption
 IMAGES = {"vae": 80_000, "transformer": 384_000}  # to train on
@@ -167,20 +168,12 @@ class Flow(nn.Module):
         return velocity
 
 
-def tokens_of(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """The ids (B, CONTEXT) of B texts."""
-    ids: Tensor = tokens(
-        texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-    ).input_ids
-    return ids
-
-
 # ------------------------------------------------------------------------------------------------
 # Training
 
 
 def train_vae(images: int, scratch: Path) -> None:
-    """L1 on pixels and on their differences, so that thin lines count, and a small KL penalty."""
+    """The loss of `models.latents`, on people a little moved and scaled."""
     torch.manual_seed(SEED)
     people = population()
     vae = autoencoder().to(memory_format=torch.channels_last)
@@ -189,13 +182,7 @@ def train_vae(images: int, scratch: Path) -> None:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(len(people), (VAE_BATCH,), generator=generator)
         x = WORLD.render(people[rows]).to(memory_format=torch.channels_last)
-        with precision.autocast():
-            posterior = vae.encode(x).latent_dist
-            out = vae.decode(posterior.sample(generator=generator)).sample
-        out = out.float()
-        pixels = (out - x).abs().mean()
-        edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-        return pixels + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
+        return reconstruction_loss(vae, x, generator)
 
     run = Run(images // VAE_BATCH, VAE_RATE, 0.999, scratch / "vae.pt", warm_up=200, falling=3)
     vae.load_state_dict(loop("vae", vae, loss_at, run))
@@ -243,7 +230,7 @@ def train_transformer(images: int, scratch: Path) -> None:
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(len(pool), (BATCH,), generator=generator)
-        ids = tokens_of(tokens, texts(rows.tolist(), SEED * 10_000_000 + step))
+        ids = token_ids(tokens, texts(rows.tolist(), SEED * 10_000_000 + step), CONTEXT)
         clean = pool[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
         sigma = torch.randn(BATCH, generator=generator).sigmoid()

@@ -39,11 +39,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from models.latents import reconstruction_loss, token_ids
 from models.portraits.train import Run, close_skips, loop, save_atomically
 
 HERE = Path(__file__).parent
 SEED, SIZE, POOL, UNIFORM = 17, 64, 131_072, 0.2
-VAE_BATCH, VAE_RATE, KL_WEIGHT = 32, 1.5e-3, 0.03
+VAE_BATCH, VAE_RATE = 32, 1.5e-3
 BATCH, RATE, DECAY, UNCONDITIONAL = 64, 8e-4, 0.9995, 0.1
 IMAGES = {"vae": 176_000, "unet": 409_600}  # to train on
 OPEN = 1  # resnets of the up blocks, from the last, that read their skip connections
@@ -143,7 +144,7 @@ def text_tower() -> tuple[CLIPTextModel, Clip]:
 
 
 def train_vae(images: int, scratch: Path) -> None:
-    """L1 on pixels and on their differences, so that thin lines count, and a small KL penalty."""
+    """The loss of `models.latents`, on the renders."""
     torch.manual_seed(SEED)
     pool = renders(population(), scratch)
     vae = autoencoder().to(memory_format=torch.channels_last)
@@ -152,13 +153,7 @@ def train_vae(images: int, scratch: Path) -> None:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(len(pool), (VAE_BATCH,), generator=generator)
         x = picked(pool, rows).to(memory_format=torch.channels_last)
-        with precision.autocast():
-            posterior = vae.encode(x).latent_dist
-            out = vae.decode(posterior.sample(generator=generator)).sample
-        out = out.float()
-        pixels = (out - x).abs().mean()
-        edges = sum((out.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-        return pixels + edges + KL_WEIGHT * posterior.kl().float().mean() / x[0].numel()
+        return reconstruction_loss(vae, x, generator)
 
     state_file = scratch / "vae.pt"
     run = Run(images // VAE_BATCH, VAE_RATE, 0.999, state_file, warm_up=300, falling=3)
@@ -214,17 +209,6 @@ def captions(people: Scenes) -> Callable[[list[int], int], list[str]]:
     return draw
 
 
-def token_ids(clip: Clip, texts: list[str]) -> Tensor:
-    """(B, context) of B texts."""
-    return clip.tokenizer(
-        texts,
-        padding="max_length",
-        truncation=True,
-        max_length=clip.context,
-        return_tensors="pt",
-    ).input_ids
-
-
 def train_unet(images: int, scratch: Path) -> None:
     torch.manual_seed(SEED)
     people = population()
@@ -238,7 +222,9 @@ def train_unet(images: int, scratch: Path) -> None:
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(SEED * 10_000_000 + step)
         rows = torch.randint(POOL, (BATCH,), generator=generator)
-        tokens = token_ids(clip, texts(rows.tolist(), SEED * 10_000_000 + step))
+        tokens = token_ids(
+            clip.tokenizer, texts(rows.tolist(), SEED * 10_000_000 + step), clip.context
+        )
         noise = torch.randn(BATCH, *mean.shape[1:], generator=generator)
         t = torch.randint(1000, (BATCH,), generator=generator)
         x = mean[rows].float() + std[rows].float() * torch.randn(noise.shape, generator=generator)
