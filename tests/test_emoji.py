@@ -247,7 +247,7 @@ def test_the_recipe_makes_a_pipeline_that_opens(small: Path) -> None:
         output_type="pt",
     ).images
     torch.testing.assert_close(ours, (images * 2 - 1).clamp(-1, 1), atol=1e-4, rtol=0)
-    assert subject.shape == (4, 16, 16) and subject.module == "transformer_blocks.3"
+    assert subject.shape == (4, 16, 16) and subject.module == "transformer_blocks.4"
 
 
 def test_a_loss_that_knows_the_velocity_is_zero(

@@ -204,6 +204,8 @@ def _emoji(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Sub
         evaluators=partial(portrait_evaluators, device, *judges),
         world=emoji.WORLD,
         prompts=_emoji_prompts(),
+        # the inner block through which most of gender and tone goes (notebook 03); no bottleneck
+        module="transformer_blocks.4",
         measures=("Fréchet distance (EmojiNet)", "CLIP-I (EmojiCLIP)"),
         guidance=2.0,
         condition=Texts3(length=0),  # it was trained without zeros in T5's place

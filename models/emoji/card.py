@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,8 @@ Figures = dict[str, Any]
 
 
 def numbers(estimate: Estimate) -> dict[str, float]:
-    """An estimate as plain values."""
-    return asdict(estimate)
+    """An estimate as plain values, without its resamples."""
+    return {name: getattr(estimate, name) for name in ("value", "low", "high", "n")}
 
 
 def drawn(subject: Subject, texts: Sequence[str], seed: int) -> Tensor:
