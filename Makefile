@@ -103,6 +103,7 @@ pins: $(ENV)
 reference: override PROFILE := book
 reference: book
 	@$(BIN)/python -m workflow.reference --subject "$$SUBJECT"
+	@$(BIN)/python -m workflow.drawing
 
 models: $(ENV)
 	@echo "Training the evaluators and the subjects; an interrupted training resumes"

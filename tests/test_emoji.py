@@ -19,7 +19,8 @@ from difflens_utils.subjects import pipelines, registry
 from difflens_utils.subjects.conditions import Texts3
 from difflens_utils.worlds import Scenes, emoji
 from difflens_utils.worlds.emoji import GENDERS, ROLES, STYLES, TONES, WORLD, Drawing
-from models.emoji import draw, train
+from models.emoji import card, draw, train
+from workflow import emoji as emoji_page
 
 
 def every_person() -> Scenes:
@@ -323,3 +324,37 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr("sys.argv", ["draw", str(tmp_path)])
     with pytest.raises(SystemExit, match="has no iconify-json-noto"):
         draw.main()
+
+
+# --------------------------------------------------------------------------------------------------
+# The card, and the page that is made from it
+
+
+def test_the_card_is_measured_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"NAMED": 12, "PER_ROLE": 2, "JUDGED": 40, "BLOCK": 5, "STEPS": 2, "OTHER_STEPS": (1,)}
+    for name, value in small.items():
+        monkeypatch.setattr(card, name, value)
+    monkeypatch.setattr(card, "RESULT", tmp_path / "emoji.json")
+    monkeypatch.setattr(card, "PICTURE", tmp_path / "emoji.png")
+    card.main()
+    found = json.loads((tmp_path / "emoji.json").read_text())
+    assert list(found["steps"]) == ["1", "2"]
+    assert found["obeyed"]["everything"]["all"]["n"] == 12
+    assert found["composed"]["everything"]["all"]["n"] == 6
+    for folder in "generated", "_static":
+        (tmp_path / folder).mkdir()
+    emoji_page.write(found, tmp_path)
+    table = (tmp_path / "generated/emoji_obeyed.md").read_text()
+    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]] == [
+        *WORLD.factors,
+        "everything",
+    ]
+    assert (tmp_path / "_static/emoji_shares.png").stat().st_size > 10_000
+
+
+def test_a_drawing_that_was_moved_is_its_own_neighbour() -> None:
+    drawings, _ = card.every_drawing(held_out=False)
+    moved = torch.roll(drawings[[3, 50]], (1, -2), (2, 3))
+    distance, which = card.nearest(moved, drawings)
+    assert which.tolist() == [3, 50]
+    assert float(distance.max()) < 1e-3

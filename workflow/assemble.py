@@ -92,7 +92,13 @@ def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookN
 
 def _tags_of_others(subject: str) -> set[str]:
     is_drawn = subject.startswith("portraits")
-    applies = {"portraits": is_drawn, "labelled": not is_drawn, "digits": subject == "digits"}
+    is_emoji = subject == "emoji"
+    applies = {
+        "portraits": is_drawn,
+        "emoji": is_emoji,
+        "labelled": not (is_drawn or is_emoji),
+        "digits": subject == "digits",
+    }
     return {tag for tag, here in applies.items() if not here}
 
 

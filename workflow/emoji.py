@@ -23,6 +23,7 @@ def write(found: Mapping[str, Any], source: Path) -> None:
     generated = source / "generated"
     for name, text in {
         "obeyed": obeyed(found),
+        "steps": steps(found),
         "planted": planted(found),
         "nearest": nearest(found),
         "judges": judges(found),
@@ -46,6 +47,14 @@ def obeyed(found: Mapping[str, Any]) -> str:
         held_out = _shown(found["composed"][factor]["all"])
         lines.append([factor, _shown(row["all"]), held_out, least])
     return verdicts.table(lines)
+
+
+def steps(found: Mapping[str, Any]) -> str:
+    """How many images show all that they were asked for, by the number of steps: a sentence."""
+    shares = [f"{_shown(share)} in {number}" for number, share in found["steps"].items()]
+    return (
+        f"By the number of steps, the share of images that show everything is {', '.join(shares)}."
+    )
 
 
 def planted(found: Mapping[str, Any]) -> str:

@@ -41,9 +41,10 @@ SHOWN = (  # the prompts of the picture, and how many images each has
     "person with veil: medium skin tone, noto",
 )
 EACH, GAP = 8, 2
-STEPS, SEED = 10, 9001
+STEPS, SEED = 6, 9001  # the steps of the book
+OTHER_STEPS = (3, 4, 10, 20)  # tried on the first BLOCK people
 NAMED, PER_ROLE = 2000, 100  # people whose every factor is named; images of each open prompt
-BLOCK = 250
+JUDGED, BLOCK = 4000, 250  # drawings for the judges; images whose neighbours are sought
 Figures = dict[str, Any]
 
 
@@ -52,10 +53,10 @@ def numbers(estimate: Estimate) -> dict[str, float]:
     return {name: getattr(estimate, name) for name in ("value", "low", "high", "n")}
 
 
-def drawn(subject: Subject, texts: Sequence[str], seed: int) -> Tensor:
-    """An image of each text: (n, 3, 64, 64)."""
+def drawn(subject: Subject, texts: Sequence[str], seed: int, steps: int | None = None) -> Tensor:
+    """An image of each text, in `STEPS` steps by default: (n, 3, 64, 64)."""
     return sampling.sample(
-        subject, len(texts), seed, steps=STEPS, prompts=texts, batch=31, progress="card"
+        subject, len(texts), seed, steps=steps or STEPS, prompts=texts, batch=31, progress="card"
     )
 
 
@@ -99,6 +100,15 @@ def obedience(labels: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Figur
         found[name] = {"all": numbers(wilson(int(right.sum()), len(right))), "words": words}
     every = torch.stack([seen[name] == labels[name] for name in WORLD.factors]).all(0)
     found["everything"] = {"all": numbers(wilson(int(every.sum()), len(every)))}
+    return found
+
+
+def stepwise(subject: Subject, people: Scenes, texts: Sequence[str]) -> Figures:
+    """The share of images that show all that their prompt names, by the number of steps."""
+    found = {}
+    for steps in sorted((STEPS, *OTHER_STEPS)):
+        seen = read(subject, drawn(subject, texts, SEED + 2, steps))
+        found[str(steps)] = obedience(people.labels, seen)["everything"]["all"]
     return found
 
 
@@ -206,15 +216,15 @@ def memorised(images: Tensor, composed: Tensor, cells: Tensor) -> Figures:
 # The judges, and what nobody planted
 
 
-def judged(subject: Subject, n: int = 4000) -> Figures:
+def judged(subject: Subject) -> Figures:
     """How often each judge is right about held-out combinations, per factor and style."""
-    people = WORLD.kept_out(n, SEED + 4)
+    people = WORLD.kept_out(JUDGED, SEED + 4)
     images = WORLD.render(people)
     found: Figures = {}
     for name, judge in (("labeller", subject.labeller), ("scorer", subject.scorer)):
         seen = evaluators.read(judge, images.to(subject.device))
         right = {f: p.argmax(-1) == people.labels[f] for f, p in seen.items()}
-        rows = {"all": torch.ones(n, dtype=torch.bool)}
+        rows = {"all": torch.ones(JUDGED, dtype=torch.bool)}
         rows |= {style: people.labels["style"] == i for i, style in enumerate(STYLES)}
         found[name] = {
             factor: {
@@ -245,12 +255,14 @@ def neutral(subject: Subject) -> Figures:
 def main() -> None:
     subject = registry.load("emoji", "auto")
     seen, kept = WORLD.to_learn(NAMED, SEED, balanced=True), WORLD.kept_out(NAMED // 2, SEED)
-    images = drawn(subject, names_of(seen), SEED + 2)
+    names = names_of(seen)
+    images = drawn(subject, names, SEED + 2)
     composed = drawn(subject, names_of(kept), SEED + 3)
     cells = torch.stack([kept.labels[name] for name in WORLD.factors], 1)
     steps = {
         "obeyed": lambda: obedience(seen.labels, read(subject, images)),
         "composed": lambda: obedience(kept.labels, read(subject, composed)),
+        "steps": lambda: stepwise(subject, seen[slice(0, BLOCK)], names[:BLOCK]),
         "planted": lambda: planted(subject),
         "nearest": lambda: memorised(images[:BLOCK], composed[:BLOCK], cells[:BLOCK]),
         "judges": lambda: judged(subject),
