@@ -359,21 +359,23 @@ def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
 
 def test_a_page_says_nothing_of_other_subjects() -> None:
     page = executed_twin(tiny("1"))
-    for tag in ("portraits", "labelled", "digits"):
+    tags = ("portraits", "labelled", "digits", "emoji")
+    for tag in tags:
         page.cells.append(nbformat.v4.new_markdown_cell(tag, metadata={"tags": [tag]}))
     for subject, kept in (
         ("portraits-t2i", ["portraits"]),
         ("digits", ["labelled", "digits"]),
+        ("emoji", ["emoji"]),
         ("my-model", ["labelled"]),
     ):
         shown = assemble.page_of(nbformat.from_dict(page), subject).cells
-        assert [c.source for c in shown if c.source in ("portraits", "labelled", "digits")] == kept
+        assert [c.source for c in shown if c.source in tags] == kept
 
 
 def test_contents_follow_the_subjects_and_the_bench() -> None:
     toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, ["bench", "law"])
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    assert files[:2] == ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
+    assert files[:3] == ["ten", "notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
     assert "method" in files and "bench" not in files
 
 

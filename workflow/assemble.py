@@ -24,7 +24,7 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import cost, doors, emoji, law, sitecheck, verdicts
+from workflow import cost, doors, emoji, front, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -129,17 +129,27 @@ def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
             return
 
 
-def results_pages(profile: str, subjects: list[str]) -> dict[str, str]:
-    """The scorecard of all subjects and the tables of their verdicts: {name: Markdown}."""
-    results = {
+def results_of(profile: str, subjects: list[str]) -> dict[str, verdicts.Results]:
+    """The result files of the subjects: {subject: {notebook: result}}."""
+    return {
         subject: verdicts.load(result_path(profile, subject, "").parent) for subject in subjects
     }
+
+
+def results_pages(profile: str, results: Mapping[str, verdicts.Results]) -> dict[str, str]:
+    """The scorecard of all subjects, their verdicts, and what was found: {name: Markdown}."""
     tables = []
     for subject, files in results.items():
         table = verdicts.markdown(files, partial(_link, subject))
         tables.append(f"**Subject `{subject}`, profile `{profile}`**\n\n{table}\n")
-    card = verdicts.scorecard(results, partial(_link, subjects[0]))
-    return {"verdicts": "\n".join(tables), "scorecard": f"{card}\n"}
+    first, files = next(iter(results.items()))
+    link = partial(_link, first)
+    return {
+        "verdicts": "\n".join(tables),
+        "scorecard": f"{verdicts.scorecard(results, link)}\n",
+        "findings": f"{front.findings(files, link)}\n",
+        "losses": f"{front.losses(files)}\n",
+    }
 
 
 def _link(subject: str, notebook: str, text: str | None = None) -> str:
@@ -271,7 +281,7 @@ def measured_scaling() -> str:
 def contents(
     subjects: list[str], notebooks: Mapping[str, str], missing: Collection[str] = ()
 ) -> dict:
-    """_toc.yml, with a part per subject before its own parts, without pages that are `missing`.
+    """_toc.yml, with a part per subject behind its first part, without pages that are `missing`.
 
     `notebooks` are their titles by their names. In the contents they stand without the part, which
     is the caption above them.
@@ -289,7 +299,8 @@ def contents(
     ]
     for part in toc["parts"]:
         part["chapters"] = [c for c in part["chapters"] if c["file"] not in missing]
-    toc["parts"] = [part for part in study + toc["parts"] if part["chapters"]]
+    first, *others = toc["parts"]
+    toc["parts"] = [part for part in (first, *study, *others) if part["chapters"]]
     return toc
 
 
@@ -329,7 +340,13 @@ def gather(profile: str, subjects: list[str]) -> None:
         law.write(json.loads(measured["law"].read_text()), SOURCE)
     if "pipelines" not in missing:
         doors.write(json.loads(measured["pipelines"].read_text()), SOURCE)
-    for name, text in results_pages(profile, subjects).items():
+    interventions = executed_path(profile, subjects[0], "05_interventions")
+    if interventions.exists():
+        shown = front.slider(nbformat.read(interventions, as_version=4))
+        (SOURCE / "generated/slider.md").write_text(f"{shown}\n")
+    results = results_of(profile, subjects)
+    front.dots(results).savefig(SOURCE / "_static/claims.png", dpi=200)
+    for name, text in results_pages(profile, results).items():
         (SOURCE / f"generated/{name}.md").write_text(text)
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
     toc = contents(subjects, titles, missing)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +30,11 @@ from difflens_utils.pages import figures
 from difflens_utils.study import Study
 
 TARGET = Path(__file__).resolve().parents[1] / "book/_static/method.svg"
-WIDTH, HEIGHT, PANEL, GAP = 1120, 500, 265, 20
-SIDE, ROW, TOP, TEXT = 66, 112, 66, 434  # images and their rows; where these and the words begin
+WIDTH, HEIGHT, GAP = 265, 352, 14  # of a panel, and between two
+SIDE, ROW, TOP, TEXT = 66, 112, 56, 302  # images and their rows; where these and the words begin
 ATTRIBUTE, CLASS = "gender", "male"
-SHOWN, EXAMPLES = 3, 3  # features, and images of each
-STRENGTHS = (0.0, 1.0, 2.0)
+SHOWN, EXAMPLES = 2, 3  # features, and images of each
+STRENGTHS = (0.0, 2.0)
 FACES, COUNTED = 3, 132  # images of each strength that are shown, and that are counted
 Bytes = NDArray[np.uint8]
 STYLE = """
@@ -131,10 +131,10 @@ def text(x: float, y: float, words: str, style: str = "note") -> str:
     return f'<text class="{style}" x="{x:g}" y="{y:g}">{html.escape(words)}</text>'
 
 
-def lines(x: float, y: float, words: Sequence[str], style: str = "note") -> Iterator[str]:
-    """Lines of words, one below the other."""
+def lines(words: Sequence[str]) -> Iterator[str]:
+    """The words at the foot of a panel."""
     for i, line in enumerate(words):
-        yield text(x, y + 17 * i, line, style)
+        yield text(16, TEXT + 17 * i, line)
 
 
 def shape(kind: str, style: str, **values: float | str) -> str:
@@ -148,123 +148,104 @@ def arrow(*points: tuple[float, float]) -> str:
     return shape("path", "line", d="M" + " L".join(f"{x:g} {y:g}" for x, y in points))
 
 
-def panel(number: int, title: str) -> Iterator[str]:
-    """The frame of a panel, and its title."""
-    x = left(number)
-    yield shape("rect", "panel", x=x + 0.5, y=0.5, width=PANEL - 1, height=HEIGHT - 1, rx=10)
-    yield text(x + 16, 32, f"{number}  {title}", "title")
-
-
-def left(number: int) -> int:
-    """Where a panel begins."""
-    return (number - 1) * (PANEL + GAP)
+def panel(number: int, title: str, parts: Iterable[str]) -> str:
+    """A panel with its frame and title: two stand side by side, two below."""
+    down, right = divmod(number - 1, 2)
+    frame = shape("rect", "panel", x=0.5, y=0.5, width=WIDTH - 1, height=HEIGHT - 1, rx=10)
+    inside = [frame, text(16, 32, f"{number}  {title}", "title"), *parts]
+    place = f"translate({right * (WIDTH + GAP)} {down * (HEIGHT + GAP)})"
+    return "\n".join([f'<g transform="{place}">', *inside, "</g>"])
 
 
 def opened(face: Tensor, noise: Tensor, width: int, side: int, place: int) -> Iterator[str]:
-    """Panel 1: the network, and h beneath an image."""
-    x = left(1)
-    yield from panel(1, "Open the model")
+    """The network, and h beneath an image."""
     noisy, clean = figures.pixels(torch.stack([noise, face]), scale=2)
-    yield picture(noisy, x + 14, 94, 52)
-    yield picture(clean, x + 199, 94, 52)
-    yield shape("path", "skip", d=f"M{x + 87} 84 C{x + 102} 52 {x + 162} 52 {x + 177} 84")
-    yield text(x + 132, 54, "skips (most are closed here)", "small mid")
-    yield shape("path", "net", d=f"M{x + 80} 84 L{x + 119} 106 L{x + 119} 134 L{x + 80} 156 Z")
-    yield shape("path", "net", d=f"M{x + 184} 84 L{x + 145} 106 L{x + 145} 134 L{x + 184} 156 Z")
-    yield shape("rect", "h", x=x + 119, y=106, width=26, height=28)
-    yield text(x + 132, 125, "h", "title mid")
-    yield arrow((x + 67, 120), (x + 78, 120))
-    yield arrow((x + 184, 120), (x + 196, 120))
-    yield from lines(x + 40, 166, ["noise"], "small mid")
-    yield from lines(x + 225, 166, ["image"], "small mid")
-    top, wide = 222, 160
-    yield picture(clean, x + 52, top, wide)
+    yield picture(noisy, 12, 76, 54)
+    yield picture(clean, 199, 76, 54)
+    yield shape("path", "skip", d="M87 68 C102 52 162 52 177 68")
+    yield text(132, 51, "skips (most are closed here)", "small mid")
+    yield shape("path", "net", d="M80 68 L119 90 L119 118 L80 140 Z")
+    yield shape("path", "net", d="M184 68 L145 90 L145 118 L184 140 Z")
+    yield shape("rect", "h", x=119, y=90, width=26, height=28)
+    yield text(132, 109, "h", "title mid")
+    yield arrow((67, 104), (78, 104))
+    yield arrow((184, 104), (196, 104))
+    yield text(39, 144, "noise", "small mid")
+    yield text(226, 144, "image", "small mid")
+    left, top, wide = 76, 164, 112
+    yield picture(clean, left, top, wide)
     cell = wide / side
     for i in range(1, side):
-        for d in (
-            f"M{x + 52 + i * cell} {top} v{wide}",
-            f"M{x + 52} {top + i * cell} h{wide}",
-        ):
-            yield shape("path", "cell", d=d)
+        yield shape("path", "cell", d=f"M{left + i * cell:g} {top} v{wide}")
+        yield shape("path", "cell", d=f"M{left} {top + i * cell:g} h{wide}")
     row, column = divmod(place, side)
-    spot = x + 52 + column * cell, top + row * cell
-    yield shape("rect", "place", x=spot[0], y=spot[1], width=cell, height=cell)
-    yield shape("path", "skip", d=f"M{x + 132} 135 L{spot[0] + cell / 2} {spot[1]}")
+    x, y = left + column * cell, top + row * cell
+    yield shape("rect", "place", x=x, y=y, width=cell, height=cell)
+    yield shape("path", "skip", d=f"M132 119 L{x + cell / 2:g} {y:g}")
     words = [
-        f"h has a vector of {width} numbers at",
-        f"each of {side} × {side} places of the image,",
-        "anew at every step.",
+        f"h has a vector of {width} numbers at each",
+        f"of {side} × {side} places, anew at every step.",
     ]
-    yield from lines(x + 16, TEXT, words)
+    yield from lines(words)
 
 
 def split(vector: Tensor, code: Tensor) -> Iterator[str]:
-    """Panel 2: a vector of h, and its latents."""
-    x = left(2)
-    yield from panel(2, "Split h into latents")
+    """A vector of h, and its latents."""
     high = float(vector.abs().max())
     dense = matplotlib.colormaps["PuOr_r"]((vector / high).numpy() / 2 + 0.5)[..., :3] * 255
-    yield picture(dense.astype(np.uint8)[:, None], x + 26, 80, 26, 320)
-    side = 32
+    yield picture(dense.astype(np.uint8)[:, None], 26, 62, 26, 216)
+    side, dot = 32, 6  # latents in a row, pixels of each, of which the last is white
     sheet = np.zeros(side * -(-len(code) // side))
     sheet[: len(code)] = np.sqrt((code / code.max()).numpy())
     lit = np.array([0xD9, 0x82, 0x2B]) * sheet[:, None] + 236 * (1 - sheet[:, None])
-    cells = lit.astype(np.uint8).reshape(-1, side, 3)
-    # a white line between latents
-    cells = np.kron(cells, np.ones((6, 6, 1), np.uint8))
-    cells[5::6] = cells[:, 5::6] = 255
-    yield picture(cells, x + 92, 160, 160, 160 * len(cells) / (6 * side))
-    yield arrow((x + 56, 240), (x + 87, 240))
-    yield text(x + 71, 230, "k-SAE", "small mid")
-    yield text(x + 16, 70, f"{len(vector)} numbers", "small")
-    yield text(x + 172, 150, f"{len(code):,} latents", "small mid")
+    cells = np.kron(lit.astype(np.uint8).reshape(-1, side, 3), np.ones((dot, dot, 1), np.uint8))
+    cells[dot - 1 :: dot] = cells[:, dot - 1 :: dot] = 255
+    yield picture(cells, 92, 90, 160, 160 * len(cells) / (dot * side))
+    yield arrow((56, 170), (87, 170))
+    yield text(71, 160, "k-SAE", "small mid")
+    yield text(16, 54, f"{len(vector)} numbers", "small")
+    yield text(172, 82, f"{len(code):,} latents", "small mid")
+    active = int((code > 0).sum())
     words = [
-        "A sparse autoencoder writes the",
-        f"vector with {int((code > 0).sum())} of {len(code):,} latents.",
-        "Each stands for fewer things.",
+        f"A sparse autoencoder writes it with {active}",
+        f"of {len(code):,} latents: fewer things in each.",
     ]
-    yield from lines(x + 16, TEXT, words)
+    yield from lines(words)
 
 
 def ranked(features: Sequence[Feature]) -> Iterator[str]:
     """Panel 3: the features of a class, where they are active and how much they speak for it."""
-    x = left(3)
-    yield from panel(3, "Find what decides")
     most = features[0].score
     for i, feature in enumerate(features):
         y = TOP + ROW * i
         for j, tile in enumerate(feature.images):
-            yield picture(tile, x + 16 + 70 * j, y, SIDE)
+            yield picture(tile, 16 + 70 * j, y, SIDE)
         wide = 206 * feature.score / most
-        yield shape("rect", "h", x=x + 16, y=y + SIDE + 8, width=f"{wide:.0f}", height=9)
-        yield text(x + 16, y + SIDE + 30, f"feature {i + 1} speaks for {CLASS}", "small")
+        yield shape("rect", "h", x=16, y=y + SIDE + 8, width=f"{wide:.0f}", height=9)
+        yield text(16, y + SIDE + 30, f"feature {i + 1} speaks for {CLASS}", "small")
     words = [
-        "If a latent rose, would the picture",
-        f"be read as {CLASS}? Gradients say so,",
-        "and each is then tried alone.",
+        "If a latent rose, would the picture be",
+        f"read as {CLASS}? Each is also tried alone.",
     ]
-    yield from lines(x + 16, TEXT, words)
+    yield from lines(words)
 
 
 def steered(sets: dict[float, Outcome], classes: Sequence[str]) -> Iterator[str]:
     """Panel 4: the same seeds as the features are turned up, and the shares of all that counted."""
-    x = left(4)
-    yield from panel(4, "Turn it")
     for i, (beta, outcome) in enumerate(sets.items()):
         y = TOP + ROW * i
         for j, tile in enumerate(figures.pixels(outcome.images[:FACES], scale=2)):
-            yield picture(tile, x + 16 + 70 * j, y, SIDE)
+            yield picture(tile, 16 + 70 * j, y, SIDE)
         share = outcome.share(ATTRIBUTE, classes.index(CLASS)).value
-        yield shape("rect", "net", x=x + 16, y=y + SIDE + 8, width=206, height=9)
-        yield shape("rect", "h", x=x + 16, y=y + SIDE + 8, width=f"{206 * share:.0f}", height=9)
+        yield shape("rect", "net", x=16, y=y + SIDE + 8, width=206, height=9)
+        yield shape("rect", "h", x=16, y=y + SIDE + 8, width=f"{206 * share:.0f}", height=9)
         label = "unedited" if not beta else f"strength {beta:g}"
-        yield text(x + 16, y + SIDE + 30, f"{label}: {share:.0%} {CLASS}", "small")
+        yield text(16, y + SIDE + 30, f"{label}: {share:.0%} {CLASS}", "small")
     words = [
-        "Nothing is trained again. Each image",
-        "draws its strength, so that the shares",
-        "become those that are asked for.",
+        "Each image draws its strength, so that",
+        "the shares become those asked for.",
     ]
-    yield from lines(x + 16, TEXT, words)
+    yield from lines(words)
 
 
 def draw(study: Study) -> str:
@@ -279,19 +260,21 @@ def draw(study: Study) -> str:
     generator = torch.Generator().manual_seed(study.seeds.main)
     noise = torch.randn(study.subject.shape, generator=generator) / 2
     words = WORDS.format(active=study.settings.k, latents=f"{len(code):,}", name=CLASS)
+    wide, high = 2 * WIDTH + GAP, 2 * HEIGHT + GAP
+    face = recording.images[row]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img" aria-labelledby="title words">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
+        f'height="{high}" role="img" aria-labelledby="title words">',
         '<title id="title">The method</title>',
         f'<desc id="words">{html.escape(words)}</desc>',
         f"<style>{STYLE}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="5" refY="4" markerWidth="6" '
         'markerHeight="6" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#3d4a5c"/>'
         "</marker></defs>",
-        *opened(recording.images[row], noise, recording.width, side, place),
-        *split(vector, code),
-        *ranked(strongest(study, found, target)),
-        *steered(turned(study, found, target), classes),
+        panel(1, "Open the model", opened(face, noise, recording.width, side, place)),
+        panel(2, "Split h into latents", split(vector, code)),
+        panel(3, "Find what decides", ranked(strongest(study, found, target))),
+        panel(4, "Turn it", steered(turned(study, found, target), classes)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"

@@ -1,0 +1,67 @@
+"""What the first pages show of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from difflens_utils.pages import scorecard
+from workflow import front, verdicts
+
+SHIPPED = Path(__file__).parents[1] / "results/book"
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, verdicts.Results]:
+    return {name: verdicts.load(SHIPPED / name) for name in ("portraits", "digits")}
+
+
+def linked(notebook: str, text: str) -> str:
+    return f"[{text}]({notebook}.ipynb)"
+
+
+def test_findings_count_the_statements_of_their_claims(
+    results: dict[str, verdicts.Results],
+) -> None:
+    lines = front.findings(results["portraits"], linked).splitlines()
+    assert [line.split("**")[1] for line in lines] == [q for q, _ in front.FINDINGS.values()]
+    decides = [
+        verdict
+        for result in results["portraits"].values()
+        for verdict in result["verdicts"]
+        if verdict["claim"] == "C12"
+    ]
+    assert "Of the statements of [C12](06_debiasing.ipynb), " in lines[1]
+    assert f"of {len(decides)} hold" in lines[1]
+
+
+def test_nothing_is_found_where_nothing_was_judged() -> None:
+    assert front.findings({}, linked) == "" and front.losses({}) == ""
+
+
+def test_losses_are_all_statements_that_do_not_hold(results: dict[str, verdicts.Results]) -> None:
+    line = next(x for x in scorecard.scorecard(results["portraits"]) if x.claim.id == "C12")
+    lost = front.losses(results["portraits"]).splitlines()
+    assert len(lost) == len(line.statements) - len(line.that(scorecard.HOLDS)) > 0
+
+
+def test_there_is_a_dot_for_each_statement(results: dict[str, verdicts.Results]) -> None:
+    figure = front.dots(results)
+    for axis, files in zip(figure.axes, results.values(), strict=True):
+        shown = sum(len(marks.get_offsets()) for marks in axis.collections)
+        counted = sum(len(line.statements) for line in scorecard.scorecard(files))
+        assert shown == counted
+
+
+def test_the_slider_is_that_of_the_notebook() -> None:
+    made = f'<div {front.SLIDER} style="x">…</div>'
+    output = new_output("display_data", {"text/html": made})
+    table = new_output("display_data", {"text/html": "<table></table>"})
+    page = new_notebook(cells=[new_code_cell("a", outputs=[table, output])])
+    page = nbformat.reads(json.dumps(page), as_version=4)
+    assert front.slider(page) == f"```{{raw}} html\n{made}\n```"
+    assert front.slider(new_notebook()) == front.NO_SLIDER

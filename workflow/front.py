@@ -1,0 +1,93 @@
+"""What the first two pages show of a run: a slider, findings, and every claim as dots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import nbformat
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from difflens_utils.pages import scorecard as cards
+from difflens_utils.pages.rules import FAILS, UNDECIDED
+from difflens_utils.pages.score import MARKS
+from difflens_utils.pages.scorecard import Line
+from workflow.verdicts import Results
+
+FINDINGS = {  # claims, what each is called, and which of its sentences says it
+    "C1": ("Does it balance?", 0),
+    "C12": ("Is it better than the others?", 0),
+    "C10": ("Is h the right place?", -1),
+}
+DECIDES = "C12"  # the claim whose statements tell where the method loses
+ROW_OF_DOTS = 9  # so many statements of a claim stand side by side
+SLIDER = 'class="difflens-slider"'
+NO_SLIDER = "The slider is made by notebook 05."
+
+
+def findings(results: Results, link: Callable[[str, str], str]) -> str:
+    """Three claims with what was found, as a list; empty if nothing was judged."""
+    lines = {line.claim.id: line for line in cards.scorecard(results)}
+    rows = []
+    for claim, (question, which) in FINDINGS.items():
+        line = lines[claim]
+        if not line.statements or not line.ours:
+            continue
+        count, _, undecided = line.verdict.partition(", ")
+        told = f"Of the statements of {link(line.claim.notebook, claim)}, {count}"
+        told += f"; {undecided}" if undecided else ""
+        rows.append(f"- **{question}** {line.ours[which]} {told}.")
+    return "\n".join(rows)
+
+
+def slider(executed: nbformat.NotebookNode) -> str:
+    """The slider of an executed notebook 05, as raw HTML for a page."""
+    found = next(_sliders(executed), None)
+    if found is None:
+        return NO_SLIDER
+    return f"```{{raw}} html\n{found}\n```"
+
+
+def _sliders(executed: nbformat.NotebookNode) -> Iterator[str]:
+    for cell in executed.cells:
+        for output in cell.get("outputs", ()):
+            shown: Mapping[str, Any] = output.get("data", {})
+            if SLIDER in shown.get("text/html", ""):
+                yield shown["text/html"]
+
+
+def losses(results: Results) -> str:
+    """The statements of the claim that decides which do not hold, as a list."""
+    line = next(line for line in cards.scorecard(results) if line.claim.id == DECIDES)
+    return "\n".join(f"- {one.failing}" for one in line.that(FAILS, UNDECIDED))
+
+
+def dots(results: Mapping[str, Results]) -> Figure:
+    """Every claim on every subject, {subject: result files}: a dot for each statement."""
+    judged = {subject: cards.scorecard(files) for subject, files in results.items()}
+    claims = cards.CLAIMS
+    figure = Figure(figsize=(9.5, 0.4 * len(claims) + 0.9), layout="constrained")
+    axes = figure.subplots(1, len(judged), sharey=True, squeeze=False)[0]
+    for axis, (subject, lines) in zip(axes, judged.items(), strict=True):
+        for height, line in enumerate(lines):
+            _row_of_dots(axis, height, line)
+        axis.set_title(subject, fontsize=11, fontfamily="monospace")
+        axis.set(xlim=(-0.7, ROW_OF_DOTS), ylim=(len(claims) - 0.4, -0.6), xticks=[])
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    axes[0].set_yticks(range(len(claims)), [claim.id for claim in claims])
+    for state, mark in MARKS.items():
+        axes[0].scatter([], [], label=state, s=40, **mark)
+    figure.legend(loc="outside lower center", ncols=len(MARKS), frameon=False)
+    return figure
+
+
+def _row_of_dots(axis: Axes, height: float, line: Line) -> None:
+    """The statements of a claim around one height, those that hold first."""
+    place = 0
+    for state, mark in MARKS.items():
+        spots = range(place, place + len(line.that(state)))
+        below = [height + 0.3 * (spot // ROW_OF_DOTS) for spot in spots]
+        axis.scatter([spot % ROW_OF_DOTS for spot in spots], below, s=32, **mark)
+        place += len(spots)
