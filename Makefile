@@ -104,6 +104,7 @@ reference: override PROFILE := book
 reference: book
 	@$(BIN)/python -m workflow.reference --subject "$$SUBJECT"
 	@$(BIN)/python -m workflow.drawing
+	@$(BIN)/python -m workflow.scratch
 
 models: $(ENV)
 	@echo "Training the evaluators and the subjects; an interrupted training resumes"

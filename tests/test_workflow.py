@@ -375,7 +375,7 @@ def test_a_page_says_nothing_of_other_subjects() -> None:
 def test_contents_follow_the_subjects_and_the_bench() -> None:
     toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, ["bench", "law"])
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    assert files[:3] == ["ten", "notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
+    assert files[:4] == ["ten", "scratch", "notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
     assert "method" in files and "bench" not in files
 
 
