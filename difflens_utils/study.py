@@ -36,6 +36,7 @@ from . import (
     outcome,
     probes,
     recording,
+    sampling,
 )
 from .analysis import factors, mediation, scoring
 from .analysis.factors import FactorSet
@@ -351,12 +352,12 @@ class Study:
         """How far the predicted clean image follows when h is that of an image of another class.
 
         `source` and `target` are classes of the attribute, and `n` counts pairs of images. h is the
-        output of the study's module, or of another one.
+        output of the study's module, or of another one. Nothing has to be recorded for it.
         """
         subject = self.subject if module is None else replace(self.subject, module=module)
         classes = self.subject.classes(attribute)
         exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
-        timesteps = self.recording("probe").timesteps
+        timesteps = sampling.trajectory(subject, self.settings.steps).timesteps
         return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
 
     def factor_set(self, n: int) -> FactorSet:

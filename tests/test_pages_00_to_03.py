@@ -14,6 +14,7 @@ import tiny_studies
 import torch
 from test_all_notebooks import prepare
 
+from difflens_utils import recording
 from difflens_utils.metrics import Estimate
 from difflens_utils.pages import Page, rules
 from difflens_utils.pages.probes import STATED
@@ -278,7 +279,9 @@ def test_what_passes_h_is_a_share_of_the_whole_effect(pages: Pages) -> None:
     study = pages.study
     shape = study.attribute("shape")
     common, rare = (shape.classes.index(name) for name in ("no", "yes"))
-    found = study.mediated("shape", common, rare, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "record", None)  # which is not needed to know the timesteps
+        found = study.mediated("shape", common, rare, 3)
     for name, tensor in {"share": found.through, "control": found.control}.items():
         part, whole = (values[0].double().numpy() for values in (tensor, found.total))
         figure = pages.figures[f"mediation.shape.{name}"]
