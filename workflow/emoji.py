@@ -15,7 +15,7 @@ from difflens_utils.pages import figures
 from workflow import verdicts
 
 FACTORS = ("style", "role", "gender", "tone", "everything")
-WORST = 3  # words of a factor that the table names
+WORST, OBEYED = 3, 0.995  # words of a factor that the table names, and those that it need not
 
 
 def write(found: Mapping[str, Any], source: Path) -> None:
@@ -43,7 +43,8 @@ def obeyed(found: Mapping[str, Any]) -> str:
     for factor in FACTORS:
         row = found["obeyed"][factor]
         words = sorted(row.get("words", {}).items(), key=lambda item: item[1]["value"])[:WORST]
-        least = ", ".join(f"{word} {figure['value']:.2f}" for word, figure in words)
+        missed = [(word, figure["value"]) for word, figure in words if figure["value"] < OBEYED]
+        least = ", ".join(f"{word} {share:.2f}" for word, share in missed)
         held_out = _shown(found["composed"][factor]["all"])
         lines.append([factor, _shown(row["all"]), held_out, least])
     return verdicts.table(lines)
@@ -110,14 +111,17 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8.6, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, row in found["planted"]["roles"].items():
+    named: list[tuple[float, float]] = []  # where names stand, so that none covers another
+    roles = sorted(found["planted"]["roles"].items(), key=lambda item: item[1]["planted"])
+    for name, row in roles:
         made = row["generated"]
         colour = figures.BLUE if row["source"] else figures.GREY
         axes.plot([row["planted"]] * 2, [made["low"], made["high"]], color=colour, linewidth=1.2)
         axes.plot(row["planted"], made["value"], "o", color=colour, markersize=5)
-        if row["source"]:
-            place = (row["planted"], made["value"])
-            axes.annotate(name, place, (5, -3), textcoords="offset points", fontsize=8)
+        spot = row["planted"], made["value"]
+        if row["source"] and all(abs(spot[1] - y) > 0.02 or spot[0] - x > 0.2 for x, y in named):
+            named.append(spot)
+            axes.annotate(name, spot, (5, -3), textcoords="offset points", fontsize=8)
     axes.set(xlabel="men, planted (census)", ylabel="men, generated", xlim=(0, 1.15))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=200)
