@@ -248,7 +248,7 @@ def test_the_recipe_makes_a_pipeline_that_opens(small: Path) -> None:
         output_type="pt",
     ).images
     torch.testing.assert_close(ours, (images * 2 - 1).clamp(-1, 1), atol=1e-4, rtol=0)
-    assert subject.shape == (4, 16, 16) and subject.module == "transformer_blocks.4"
+    assert subject.shape == (4, 16, 16) and subject.module == "transformer_blocks.3"
 
 
 def test_a_loss_that_knows_the_velocity_is_zero(
@@ -357,4 +357,4 @@ def test_a_drawing_that_was_moved_is_its_own_neighbour() -> None:
     moved = torch.roll(drawings[[3, 50]], (1, -2), (2, 3))
     distance, which = card.nearest(moved, drawings)
     assert which.tolist() == [3, 50]
-    assert float(distance.max()) < 1e-3
+    assert float(distance.max()) < 2e-3  # cdist takes the difference of large squares

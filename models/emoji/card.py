@@ -96,7 +96,8 @@ def obedience(labels: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Figur
         words = {}
         for number, word in enumerate(factor.classes):
             rows = labels[name] == number
-            words[word] = numbers(wilson(int(right[rows].sum()), int(rows.sum())))
+            if rows.any():
+                words[word] = numbers(wilson(int(right[rows].sum()), int(rows.sum())))
         found[name] = {"all": numbers(wilson(int(right.sum()), len(right))), "words": words}
     every = torch.stack([seen[name] == labels[name] for name in WORLD.factors]).all(0)
     found["everything"] = {"all": numbers(wilson(int(every.sum()), len(every)))}
