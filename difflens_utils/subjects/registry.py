@@ -204,7 +204,7 @@ def _emoji(device: torch.device, dtype: torch.dtype, folder: Path | None) -> Sub
         evaluators=partial(portrait_evaluators, device, *judges),
         world=emoji.WORLD,
         prompts=_emoji_prompts(),
-        # the inner block through which most of gender and tone goes (notebook 03); no bottleneck
+        # by trial exchanges as in notebook 03, more of the tone goes through it than the middle one
         module="transformer_blocks.4",
         measures=("Fréchet distance (EmojiNet)", "CLIP-I (EmojiCLIP)"),
         guidance=2.0,
