@@ -26,7 +26,6 @@ from scipy import stats
 import difflens_utils as dl
 from difflens_utils import Settings, Study, features, outcome
 from difflens_utils.methods import Method, dense
-from difflens_utils.metrics import Estimate
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import registry
 from models.ingredients import SIZES
@@ -64,7 +63,7 @@ def measure(study: Study, attribute: str) -> dict[str, Any]:
     )
     rows = {row.name: row for row in dense.rows(study, attribute)}
     steered = dl.methods.difflens(study.features(), attribute), rows["mean difference"]
-    return {"mediated": _numbers(share)} | {
+    return {"mediated": share.numbers()} | {
         method.name: kept(study, attribute, method) for method in steered
     }
 
@@ -78,7 +77,7 @@ def kept(study: Study, attribute: str, method: Method) -> dict[str, Any]:
     full = study.debias(search, target, n=IMAGES).mixture
     found = dict(zip(("kept", "leak"), scale.matched(half, full, REMAINING), strict=True))
     found |= {"removed": scale.removed(full), "fd": scale.fd(scale.unedited)}
-    return {name: _numbers(estimate) for name, estimate in found.items()}
+    return {name: estimate.numbers() for name, estimate in found.items()}
 
 
 def law(places: dict[str, dict[str, Any]], method: str = "DiffLens") -> dict[str, float]:
@@ -106,10 +105,6 @@ def law(places: dict[str, dict[str, Any]], method: str = "DiffLens") -> dict[str
 def _correlation(pairs: list[list[tuple[float, float]]]) -> float:
     mediated, kept_ = zip(*(pair for place in pairs for pair in place), strict=True)
     return float(stats.spearmanr(mediated, kept_).statistic)
-
-
-def _numbers(estimate: Estimate) -> dict[str, float]:
-    return {name: getattr(estimate, name) for name in ("value", "low", "high", "n")}
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

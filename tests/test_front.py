@@ -7,9 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from difflens_utils.pages import scorecard
+from difflens_utils.pages import figures, scorecard
 from workflow import front, verdicts
 
 SHIPPED = Path(__file__).parents[1] / "results/book"
@@ -58,10 +59,10 @@ def test_there_is_a_dot_for_each_statement(results: dict[str, verdicts.Results])
 
 
 def test_the_slider_is_that_of_the_notebook() -> None:
-    made = f'<div {front.SLIDER} style="x">…</div>'
+    made = figures.slider({"β = 0": torch.zeros(2, 3, 8, 8)}, {})
     output = new_output("display_data", {"text/html": made})
     table = new_output("display_data", {"text/html": "<table></table>"})
     page = new_notebook(cells=[new_code_cell("a", outputs=[table, output])])
     page = nbformat.reads(json.dumps(page), as_version=4)
-    assert front.slider(page) == f"```{{raw}} html\n{made}\n```"
-    assert front.slider(new_notebook()) == front.NO_SLIDER
+    assert front.slider(list(front.sliders(page))) == f"```{{raw}} html\n{made}\n```"
+    assert front.slider(list(front.sliders(new_notebook()))) == front.NO_SLIDER

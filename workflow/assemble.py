@@ -313,11 +313,13 @@ def gather(profile: str, subjects: list[str]) -> None:
     shutil.copytree(ROOT / "book", SOURCE)
     shutil.copy(ROOT / "_config.yml", SOURCE)
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    sliders: list[str] = []  # of the first subject first
     for subject in subjects:
         folder = SOURCE / "notebooks" / slug(subject)
         folder.mkdir(parents=True)
         for path in notebooks:
             executed = nbformat.read(executed_path(profile, subject, path.stem), as_version=4)
+            sliders += front.sliders(executed)
             nbformat.write(page_of(executed, subject), folder / path.name)
     if "portraits" not in subjects:  # the pages' links lead to the default subject
         for page in SOURCE.glob("*.md"):
@@ -340,10 +342,7 @@ def gather(profile: str, subjects: list[str]) -> None:
         law.write(json.loads(measured["law"].read_text()), SOURCE)
     if "pipelines" not in missing:
         doors.write(json.loads(measured["pipelines"].read_text()), SOURCE)
-    interventions = executed_path(profile, subjects[0], "05_interventions")
-    if interventions.exists():
-        shown = front.slider(nbformat.read(interventions, as_version=4))
-        (SOURCE / "generated/slider.md").write_text(f"{shown}\n")
+    (SOURCE / "generated/slider.md").write_text(f"{front.slider(sliders)}\n")
     results = results_of(profile, subjects)
     front.dots(results).savefig(SOURCE / "_static/claims.png", dpi=200)
     for name, text in results_pages(profile, results).items():

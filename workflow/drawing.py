@@ -8,9 +8,7 @@ shares beside the edited images, are measured while it is drawn. `make reference
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 import difflens_utils as dl
@@ -32,6 +30,7 @@ from difflens_utils.study import Study
 TARGET = Path(__file__).resolve().parents[1] / "book/_static/method.svg"
 WIDTH, HEIGHT, GAP = 265, 352, 14  # of a panel, and between two
 SIDE, ROW, TOP, TEXT = 66, 112, 56, 302  # images and their rows; where these and the words begin
+BAR = 206
 ATTRIBUTE, CLASS = "gender", "male"
 SHOWN, EXAMPLES = 2, 3  # features, and images of each
 STRENGTHS = (0.0, 2.0)
@@ -117,12 +116,9 @@ def turned(study: Study, found: BiasFeatures, target: int) -> dict[float, Outcom
 
 def picture(pixels: Bytes, x: float, y: float, width: float, height: float | None = None) -> str:
     """An image (H, W, 3) inside the drawing."""
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, "PNG", optimize=True)
-    data = base64.b64encode(held.getvalue()).decode()
     return (
         f'<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height or width:g}" '
-        f'preserveAspectRatio="none" href="data:image/png;base64,{data}"/>'
+        f'preserveAspectRatio="none" href="{figures.data_url(pixels)}"/>'
     )
 
 
@@ -155,6 +151,17 @@ def panel(number: int, title: str, parts: Iterable[str]) -> str:
     inside = [frame, text(16, 32, f"{number}  {title}", "title"), *parts]
     place = f"translate({right * (WIDTH + GAP)} {down * (HEIGHT + GAP)})"
     return "\n".join([f'<g transform="{place}">', *inside, "</g>"])
+
+
+def row(number: int, tiles: Bytes, filled: float, label: str) -> Iterator[str]:
+    """A row of images over a bar that is filled to a share, and what it says."""
+    y = TOP + ROW * number
+    for j, tile in enumerate(tiles):
+        yield picture(tile, 16 + 70 * j, y, SIDE)
+    bar = {"x": 16, "y": y + SIDE + 8, "height": 9}
+    yield shape("rect", "net", **bar, width=BAR)
+    yield shape("rect", "h", **bar, width=f"{BAR * filled:.0f}")
+    yield text(16, y + SIDE + 30, label, "small")
 
 
 def opened(face: Tensor, noise: Tensor, width: int, side: int, place: int) -> Iterator[str]:
@@ -197,7 +204,8 @@ def split(vector: Tensor, code: Tensor) -> Iterator[str]:
     side, dot = 32, 6  # latents in a row, pixels of each, of which the last is white
     sheet = np.zeros(side * -(-len(code) // side))
     sheet[: len(code)] = np.sqrt((code / code.max()).numpy())
-    lit = np.array([0xD9, 0x82, 0x2B]) * sheet[:, None] + 236 * (1 - sheet[:, None])
+    orange = np.array(to_rgb(figures.ORANGE)) * 255
+    lit = orange * sheet[:, None] + 236 * (1 - sheet[:, None])
     cells = np.kron(lit.astype(np.uint8).reshape(-1, side, 3), np.ones((dot, dot, 1), np.uint8))
     cells[dot - 1 :: dot] = cells[:, dot - 1 :: dot] = 255
     yield picture(cells, 92, 90, 160, 160 * len(cells) / (dot * side))
@@ -214,15 +222,11 @@ def split(vector: Tensor, code: Tensor) -> Iterator[str]:
 
 
 def ranked(features: Sequence[Feature]) -> Iterator[str]:
-    """Panel 3: the features of a class, where they are active and how much they speak for it."""
+    """The features of a class, where they are active and how much they speak for it."""
     most = features[0].score
     for i, feature in enumerate(features):
-        y = TOP + ROW * i
-        for j, tile in enumerate(feature.images):
-            yield picture(tile, 16 + 70 * j, y, SIDE)
-        wide = 206 * feature.score / most
-        yield shape("rect", "h", x=16, y=y + SIDE + 8, width=f"{wide:.0f}", height=9)
-        yield text(16, y + SIDE + 30, f"feature {i + 1} speaks for {CLASS}", "small")
+        said = f"feature {i + 1} speaks for {CLASS}"
+        yield from row(i, feature.images, feature.score / most, said)
     words = [
         "If a latent rose, would the picture be",
         f"read as {CLASS}? Each is also tried alone.",
@@ -231,16 +235,12 @@ def ranked(features: Sequence[Feature]) -> Iterator[str]:
 
 
 def steered(sets: dict[float, Outcome], classes: Sequence[str]) -> Iterator[str]:
-    """Panel 4: the same seeds as the features are turned up, and the shares of all that counted."""
+    """The same seeds as the features are turned up, and the shares of all that were counted."""
     for i, (beta, outcome) in enumerate(sets.items()):
-        y = TOP + ROW * i
-        for j, tile in enumerate(figures.pixels(outcome.images[:FACES], scale=2)):
-            yield picture(tile, 16 + 70 * j, y, SIDE)
         share = outcome.share(ATTRIBUTE, classes.index(CLASS)).value
-        yield shape("rect", "net", x=16, y=y + SIDE + 8, width=206, height=9)
-        yield shape("rect", "h", x=16, y=y + SIDE + 8, width=f"{206 * share:.0f}", height=9)
         label = "unedited" if not beta else f"strength {beta:g}"
-        yield text(16, y + SIDE + 30, f"{label}: {share:.0%} {CLASS}", "small")
+        tiles = figures.pixels(outcome.images[:FACES], scale=2)
+        yield from row(i, tiles, share, f"{label}: {share:.0%} {CLASS}")
     words = [
         "Each image draws its strength, so that",
         "the shares become those asked for.",
@@ -255,13 +255,13 @@ def draw(study: Study) -> str:
     target = classes.index(CLASS)
     recording = study.recording("learn")
     side = figures.grid(torch.zeros(recording.h[0, 0].size // recording.width)).shape[-1]
-    row, place = 0, side + 1
-    vector, code = code_of(study, found, row, place)
+    shown, place = 0, side + 1
+    vector, code = code_of(study, found, shown, place)
     generator = torch.Generator().manual_seed(study.seeds.main)
     noise = torch.randn(study.subject.shape, generator=generator) / 2
     words = WORDS.format(active=study.settings.k, latents=f"{len(code):,}", name=CLASS)
     wide, high = 2 * WIDTH + GAP, 2 * HEIGHT + GAP
-    face = recording.images[row]
+    face = recording.images[shown]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
         f'height="{high}" role="img" aria-labelledby="title words">',

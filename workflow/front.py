@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nbformat
@@ -41,15 +41,13 @@ def findings(results: Results, link: Callable[[str, str], str]) -> str:
     return "\n".join(rows)
 
 
-def slider(executed: nbformat.NotebookNode) -> str:
-    """The slider of an executed notebook 05, as raw HTML for a page."""
-    found = next(_sliders(executed), None)
-    if found is None:
-        return NO_SLIDER
-    return f"```{{raw}} html\n{found}\n```"
+def slider(found: Sequence[str]) -> str:
+    """The first of some sliders, as raw HTML for a page."""
+    return f"```{{raw}} html\n{found[0]}\n```" if found else NO_SLIDER
 
 
-def _sliders(executed: nbformat.NotebookNode) -> Iterator[str]:
+def sliders(executed: nbformat.NotebookNode) -> Iterator[str]:
+    """The sliders of an executed notebook, which notebook 05 makes."""
     for cell in executed.cells:
         for output in cell.get("outputs", ()):
             shown: Mapping[str, Any] = output.get("data", {})

@@ -42,6 +42,10 @@ class Estimate:
     draws: Array | None = field(default=None, repr=False, compare=False)
     """The figure of each resample, (R,); resample r takes the same images for every figure."""
 
+    def numbers(self) -> dict[str, float]:
+        """Its numbers by name, without the resamples, as files hold them."""
+        return {name: getattr(self, name) for name in ("value", "low", "high", "n")}
+
     def __str__(self) -> str:
         if np.isnan(self.value):  # nothing was there to measure, or it was not reached
             return "–"

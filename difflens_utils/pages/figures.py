@@ -30,6 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -468,7 +469,7 @@ def slider(
     `frames` maps labels to images (B, 3, H, W). The label and the caption of the chosen frame are
     the text of the control for screen readers, and the alternative text of the picture.
     """
-    pictures = [_data_url(mosaic(images, columns, scale)) for images in frames.values()]
+    pictures = [data_url(mosaic(images, columns, scale)) for images in frames.values()]
     values = [f"{label} {caption.get(label, '')}".strip() for label in frames]
     filled = {"start": start, "last": len(pictures) - 1, "picture": pictures[start]}
     filled["count"] = max(map(len, frames.values()))
@@ -478,10 +479,10 @@ def slider(
     return SLIDER.substitute(filled)
 
 
-def _data_url(picture: Bytes) -> str:
-    """A picture as a URL that holds its PNG."""
+def data_url(picture: Bytes) -> str:
+    """A picture (H, W, 3) as a URL that holds its PNG."""
     buffer = io.BytesIO()
-    plt.imsave(buffer, picture, format="png")
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

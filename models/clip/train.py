@@ -380,7 +380,7 @@ def zero_shot(
 
 
 def _rounded(estimate: Estimate) -> dict[str, float]:
-    return {key: round(getattr(estimate, key), 4) for key in ("value", "low", "high", "n")}
+    return {name: round(number, 4) for name, number in estimate.numbers().items()}
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from difflens_utils import evaluators, sampling
-from difflens_utils.metrics import Estimate, mean, rank_correlation, wilson
+from difflens_utils.metrics import mean, rank_correlation, wilson
 from difflens_utils.subjects import registry
 from difflens_utils.subjects.pipelines import Subject
 from difflens_utils.worlds import Scenes, emoji
@@ -46,11 +46,6 @@ OTHER_STEPS = (3, 4, 10, 20)  # tried on the first BLOCK people
 NAMED, PER_ROLE = 2000, 100  # people whose every factor is named; images of each open prompt
 JUDGED, BLOCK = 4000, 250  # drawings for the judges; images whose neighbours are sought
 Figures = dict[str, Any]
-
-
-def numbers(estimate: Estimate) -> dict[str, float]:
-    """An estimate as plain values, without its resamples."""
-    return {name: getattr(estimate, name) for name in ("value", "low", "high", "n")}
 
 
 def drawn(subject: Subject, texts: Sequence[str], seed: int, steps: int | None = None) -> Tensor:
@@ -97,10 +92,10 @@ def obedience(labels: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> Figur
         for number, word in enumerate(factor.classes):
             rows = labels[name] == number
             if rows.any():
-                words[word] = numbers(wilson(int(right[rows].sum()), int(rows.sum())))
-        found[name] = {"all": numbers(wilson(int(right.sum()), len(right))), "words": words}
+                words[word] = wilson(int(right[rows].sum()), int(rows.sum())).numbers()
+        found[name] = {"all": wilson(int(right.sum()), len(right)).numbers(), "words": words}
     every = torch.stack([seen[name] == labels[name] for name in WORLD.factors]).all(0)
-    found["everything"] = {"all": numbers(wilson(int(every.sum()), len(every)))}
+    found["everything"] = {"all": wilson(int(every.sum()), len(every)).numbers()}
     return found
 
 
@@ -120,7 +115,7 @@ def planted(subject: Subject) -> Figures:
     men = (seen["gender"] == GENDERS.index("man")).reshape(len(ROLES), PER_ROLE)
     rows = {}
     for (name, role), hits in zip(ROLES.items(), men, strict=True):
-        found = numbers(wilson(int(hits.sum()), PER_ROLE))
+        found = wilson(int(hits.sum()), PER_ROLE).numbers()
         rows[name] = {"planted": role.men, "generated": found, "source": role.source}
     shares = [role.men for role in ROLES.values()], men.float().mean(1).tolist()
     tones = torch.bincount(seen["tone"], minlength=len(TONES))
@@ -131,7 +126,7 @@ def planted(subject: Subject) -> Figures:
             (torch.tensor(shares[0]) - torch.tensor(shares[1])).abs().mean()
         ),
         "tones": {
-            tone: {"planted": share, "generated": numbers(wilson(int(count), len(texts)))}
+            tone: {"planted": share, "generated": wilson(int(count), len(texts)).numbers()}
             for tone, share, count in zip(
                 TONES, WORLD.marginal("tone").tolist(), tones, strict=True
             )
@@ -203,13 +198,13 @@ def memorised(images: Tensor, composed: Tensor, cells: Tensor) -> Figures:
     right = (torch.cat([own, others])[which] == cells).all(1)
     near = torch.quantile(yardstick, 0.05)
     return {
-        "held-out drawings": numbers(mean(yardstick)),
-        "generated, combinations that were learned": numbers(mean(of_seen)),
-        "generated, combinations that were held out": numbers(mean(of_composed)),
-        "nearer than 95 % of held-out drawings": numbers(
-            wilson(int((of_seen < near).sum()), len(of_seen))
-        ),
-        "nearest drawing is the held-out one": numbers(wilson(int(right.sum()), len(right))),
+        "held-out drawings": mean(yardstick).numbers(),
+        "generated, combinations that were learned": mean(of_seen).numbers(),
+        "generated, combinations that were held out": mean(of_composed).numbers(),
+        "nearer than 95 % of held-out drawings": wilson(
+            int((of_seen < near).sum()), len(of_seen)
+        ).numbers(),
+        "nearest drawing is the held-out one": wilson(int(right.sum()), len(right)).numbers(),
     }
 
 
@@ -229,7 +224,7 @@ def judged(subject: Subject) -> Figures:
         rows |= {style: people.labels["style"] == i for i, style in enumerate(STYLES)}
         found[name] = {
             factor: {
-                label: numbers(wilson(int(hits[some].sum()), int(some.sum())))
+                label: wilson(int(hits[some].sum()), int(some.sum())).numbers()
                 for label, some in rows.items()
             }
             for factor, hits in right.items()
@@ -245,7 +240,7 @@ def neutral(subject: Subject) -> Figures:
     result: Figures = {"styles": {}, "roles": {}}
     for style in STYLES:
         rows = torch.tensor([drawing.style == style for drawing in found])
-        result["styles"][style] = numbers(wilson(int(man[rows].sum()), int(rows.sum())))
+        result["styles"][style] = wilson(int(man[rows].sum()), int(rows.sum())).numbers()
         for role in ROLES:
             rows = torch.tensor([d.style == style and d.role == role for d in found])
             if rows.any():
