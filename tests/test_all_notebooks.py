@@ -221,18 +221,9 @@ def _respond_to_one_strength(
     return RESPOND(subject, least, attribute, **sizes)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """One thread: networks as small as these would wait for others longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=STUDIES)
 def study(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    one_thread: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ready]:
     """One study for all notebooks, which share a store."""
     with pytest.MonkeyPatch.context() as patch:

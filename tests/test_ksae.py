@@ -30,12 +30,7 @@ from difflens_utils.runtime import keys
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def vectors(n: int, d: int, seed: int = 0, scale: float = 5.0, mean: float = 2.0) -> Tensor:

@@ -49,7 +49,7 @@ class Pages(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pages(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    one_thread: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pages]:
     made: dict[str, Page] = {}
     summary = Page.summary
@@ -58,8 +58,6 @@ def pages(
         made[page.results.notebook] = page
         return summary(page)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         ready = prepare(request.param, tmp_path_factory.mktemp("pages"), patch)
         patch.setattr(Page, "summary", seen)
@@ -67,7 +65,6 @@ def pages(
             tiny_studies.run(notebook, ready.values(notebook))
             plt.close("all")
         yield Pages(made)
-    torch.set_num_threads(threads)
 
 
 def of(*kinds: str) -> pytest.MarkDecorator:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
 from torch import Tensor
 
 from workflow import scratch
@@ -32,17 +30,8 @@ def kept(value: object) -> object:
     return value
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The page is for one core: its products are too small to share when others are at work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def page() -> Ran:
+def page(one_thread: None) -> Ran:
     names: dict[str, Any] = {}
     before = []
     with pytest.MonkeyPatch.context() as patch:
