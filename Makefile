@@ -24,7 +24,7 @@ export PYTHON PROFILE SUBJECT CORES TORCH_INDEX
 # Without tests/conftest.py, which imports torch.
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
-.PHONY: help book test test-fast check lint format types notebooks pins
+.PHONY: help book browse test test-fast check lint format types notebooks pins
 .PHONY: models digits methods bench reference clean
 .DEFAULT_GOAL := help
 
@@ -36,6 +36,7 @@ help:
 	@echo "make lint       format and style, as ruff sees them, of code and notebooks"
 	@echo "make format     format code and notebooks, and mend what ruff can"
 	@echo "make types      types, as mypy sees them"
+	@echo "make browse     open every page of the built book in Chromium, where it is installed, and say what is wrong"
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
@@ -99,6 +100,9 @@ notebooks: $(ENV)
 pins: $(ENV)
 	@echo "Versions"
 	@$(QUICK_TESTS) tests/test_pins.py
+
+browse: $(ENV)
+	@$(BIN)/python -m workflow.browser
 
 reference: override PROFILE := book
 reference: book

@@ -1,8 +1,9 @@
 """A Sphinx extension: what the pages lack with the theme and its extensions alone.
 
 The texts that figures give themselves become the alternative texts of their pictures; MathJax is
-loaded by pages with formulas only; hits of the search show what their page is about, without
-fetching it, which browsers forbid on a disk.
+loaded by pages with formulas only; what the makers of the pages mark wrongly is marked rightly;
+hits of the search show what their page is about, without fetching it, which browsers forbid on a
+disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,14 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SUMMARY = 200  # characters
-MISLABELLED = '<summary aria-label="Toggle hidden content">'  # of myst-nb: hides the words in it
+MENDED = {
+    # of myst-nb: hides the words in it
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    # of docutils: stands in a list, and names a role that is no item of one
+    ' role="doc-biblioentry"': ' role="listitem"',
+}
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+PARAMETERS = {"<dl>": "<ul>", "</dl>": "</ul>", "<dd>": "<li>", "</dd>": "</li>"}
 SCORER = """var summaries = %s;
 var Scorer = {
   score: (hit) => { hit[3] = hit[3] || summaries[hit[0]]; return hit[4]; },
@@ -53,6 +62,17 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
     app.env.metadata[app.env.docname]["summary"] = summary
 
 
+def plain_signature(found: re.Match[str]) -> str:
+    """A signature of the library, its parameters as a list and its words without marks.
+
+    Sphinx makes the parameters definitions of nothing, and a third of the page are its marks.
+    """
+    text = re.sub(r'<span class="(?:pre|w)">([^<]*)</span>', r"\1", found[0])
+    for old, new in PARAMETERS.items():
+        text = text.replace(old, new)
+    return text
+
+
 def finish_page(
     app: Sphinx,
     pagename: str,
@@ -60,9 +80,11 @@ def finish_page(
     context: dict[str, Any],
     _doctree: nodes.document | None,
 ) -> None:
-    """Take MathJax from a page without formulas; let what unfolds code be called what it says."""
-    body = context.get("body", "")
-    context["body"] = body.replace(MISLABELLED, "<summary>")
+    """Take MathJax from a page without formulas; mend what screen readers would be told wrongly."""
+    body = SIGNATURE.sub(plain_signature, context.get("body", ""))
+    for old, new in MENDED.items():
+        body = body.replace(old, new)
+    context["body"] = body
     if 'class="math' not in body:
         scripts = context["script_files"]
         scripts[:] = [script for script in scripts if "mathjax" not in str(script.filename)]
