@@ -36,6 +36,7 @@ torchvision.mend()  # before anything imports diffusers
 # isort: split
 from . import edits, methods, metrics
 from .pages import figures
+from .pages.play import play
 from .sampling import Edit
 from .settings import Seeds, Settings
 from .study import Study, open
@@ -53,4 +54,5 @@ __all__ = [
     "methods",
     "metrics",
     "open",
+    "play",
 ]

@@ -24,7 +24,7 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import cost, doors, emoji, front, law, sitecheck, verdicts
+from workflow import atlas, cost, doors, emoji, front, laboratory, law, sitecheck, verdicts
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -291,8 +291,11 @@ def contents(
         {
             "caption": CAPTIONS.get(subject, f"The study, on {subject}"),
             "chapters": [
-                {"file": f"notebooks/{slug(subject)}/{name}", "title": title or name}
-                for name, title in notebooks.items()
+                *(
+                    {"file": f"notebooks/{slug(subject)}/{name}", "title": title or name}
+                    for name, title in notebooks.items()
+                ),
+                *({"file": f"atlas/{slug(name)}"} for name in atlas.measured([subject])),
             ],
         }
         for subject in subjects
@@ -329,6 +332,7 @@ def gather(profile: str, subjects: list[str]) -> None:
     measured = {
         name: ROOT / f"results/{name}.json" for name in ("bench", "emoji", "law", "pipelines")
     }
+    measured["laboratory"] = laboratory.MEASURED / "laboratory.json"
     missing = [name for name, path in measured.items() if not path.exists()]
     if "bench" not in missing:
         (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
@@ -342,6 +346,10 @@ def gather(profile: str, subjects: list[str]) -> None:
         law.write(json.loads(measured["law"].read_text()), SOURCE)
     if "pipelines" not in missing:
         doors.write(json.loads(measured["pipelines"].read_text()), SOURCE)
+    for subject in atlas.measured(subjects):
+        atlas.write(subject, SOURCE)
+    if "laboratory" not in missing:
+        laboratory.write(SOURCE)
     (SOURCE / "generated/slider.md").write_text(f"{front.slider(sliders)}\n")
     results = results_of(profile, subjects)
     front.dots(results).savefig(SOURCE / "_static/claims.png", dpi=200)

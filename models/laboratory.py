@@ -1,0 +1,166 @@
+"""Draws what the page *Laboratory* of the book shows: portraits with the shares that are asked for.
+
+    python -m models.laboratory
+
+For every method, and every pair of shares of two attributes, the same images are drawn by plans as
+in notebook 06. The figures are of N images; the first SHOWN of them are shown. It writes
+results/laboratory/: `laboratory.json`, and a sheet of images for each method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+import difflens_utils as dl
+from difflens_utils import debiasing, edits, methods, metrics
+from difflens_utils.debiasing import Search
+from difflens_utils.methods import Method, planning
+from difflens_utils.metrics import Estimate
+from difflens_utils.outcome import Outcome
+from difflens_utils.pages import figures
+from difflens_utils.sampling import Edit
+from difflens_utils.study import Study
+
+FOLDER = Path(__file__).resolve().parents[1] / "results/laboratory"
+SUBJECT = "portraits"
+ASKED = {  # of the last class of each attribute; the others share the rest equally
+    "gender": (0.1, 0.3, 0.5, 0.7, 0.9),
+    "age": (0.1, 0.33, 0.6),
+}
+COMPARED = ("DiffLens", "DiffLens, best", "latent editing", "H-Distribution")
+ONE = "one feature"  # the first bias feature of each class alone
+N, SHOWN, COLUMNS = 132, 12, 4
+Bytes = NDArray[np.uint8]
+
+
+class Cell(NamedTuple):
+    """The images of one method at one pair of shares, and what was measured of them."""
+
+    images: Bytes  # SHOWN of them, COLUMNS in a row
+    told: dict[str, Any]
+
+
+def target(study: Study, attribute: str, share: float) -> list[float]:
+    """The distribution that gives the last class a share."""
+    others = len(study.subject.classes(attribute)) - 1
+    return [(1 - share) / others] * others + [share]
+
+
+def compared(study: Study, attribute: str) -> dict[str, Method]:
+    """The methods of the page, by name."""
+    steps = study.settings.steps
+    rows = {row.name: row for row in methods.rows(study, attribute)}
+    found = {name: methods.in_all_ways(rows[name], steps) for name in COMPARED}
+    return found | {ONE: methods.difflens(study.features().best(1), attribute, ONE)}
+
+
+def edit(study: Study, search: Search, asked: Sequence[float], seed: int) -> Edit:
+    """The edit that gives the images of a run the shares asked for, as far as the plan can.
+
+    Each image draws its strength from the plan. A method that moves whole batches has one strength.
+    """
+    own = study.retarget(search, asked).in_one_way()
+    if own.method.whole:
+        return _on_all(own, asked)
+    return debiasing.edit_of(own, debiasing.plans(own, asked), N, seed)
+
+
+def _on_all(search: Search, asked: Sequence[float]) -> Edit:
+    arms = [arm for arm in search.arms if debiasing.clear(arm, search.arms[0])]
+    shares = np.stack([arm.shares(search.base) for arm in arms])
+    costs = [1 - arm.similar.value for arm in arms]
+    best = arms[int(planning.single(shares, costs, asked).weights.argmax())]
+    if best.target == debiasing.UNEDITED:
+        return edits.identity()
+    return search.method.towards(best.target, best.strength)
+
+
+def cells(study: Study, name: str) -> Iterator[Cell]:
+    """The cells of a method: the shares of the first attribute change slowest."""
+    searches = {a: study.search(compared(study, a)[name], a) for a in ASKED}
+    seed, steps = study.seeds.combined, study.settings.steps
+    before = study.draw(n=N, seed=seed)
+    made = {
+        a: [
+            edit(study, searches[a], target(study, a, share), study.seeds.joint + number)
+            for share in shares
+        ]
+        for number, (a, shares) in enumerate(ASKED.items())
+    }
+    first, second = ASKED
+    method = searches[first].method
+    pairs = [(one, two) for one in made[first] for two in made[second]]
+    for pair in tqdm(pairs, desc=name):
+        edited = edits.compose(*pair)
+        images = debiasing.draw(study.subject, method, edited, N, seed, steps)
+        after = study.judge(images)
+        picture = figures.mosaic(after.images[:SHOWN], COLUMNS, scale=1, gap=0)
+        yield Cell(picture, told(study, before, after))
+
+
+def told(study: Study, before: Outcome, after: Outcome) -> dict[str, Any]:
+    """Class shares of every factor, what is kept of the images, and how much else has changed."""
+    shares = {
+        factor: [round(float(share), 3) for share in metrics.shares(after.scored[factor])]
+        for factor in study.factors
+    }
+    unrelated = set.intersection(*(set(study.subject.unrelated(a)) for a in ASKED))
+    readings = {factor: before.scored[factor] for factor in sorted(unrelated)}
+    changes = metrics.class_changes(readings, after.scored)
+    leak = metrics.bootstrap_means(metrics.total_variation, *changes.values())
+    kept = metrics.clip_i(before.second, after.second).raw
+    return {
+        "shares": shares,
+        "leak": _rounded(leak),
+        "clip_i": _rounded(kept),
+    }
+
+
+def _rounded(figure: Estimate) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figure.numbers().items()}
+
+
+def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
+    """Writes laboratory.json, and a sheet of each method with its cells as a table."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    across = len(list(ASKED.values())[1])
+    for number, rows in enumerate(found.values()):
+        lines = [
+            np.concatenate([cell.images for cell in rows[i : i + across]], 1)
+            for i in range(0, len(rows), across)
+        ]
+        sheet = Image.fromarray(np.concatenate(lines))
+        sheet.save(FOLDER / f"method-{number}.webp", quality=88, method=6)
+    before = study.draw(n=N, seed=study.seeds.combined)
+    content = {
+        "command": "python -m models.laboratory",
+        "subject": SUBJECT,
+        "seed": study.seeds.combined,
+        "n": N,
+        "shown": SHOWN,
+        "columns": COLUMNS,
+        "size": study.subject.size,
+        "asked": ASKED,
+        "before": told(study, before, before)["shares"],
+        "classes": {factor: list(names) for factor, names in study.factors.items()},
+        "methods": {name: [cell.told for cell in rows] for name, rows in found.items()},
+    }
+    text = json.dumps(content, separators=(",", ":"))
+    (FOLDER / "laboratory.json").write_text(text + "\n")
+
+
+def main() -> None:
+    study = dl.open(SUBJECT)
+    save(study, {name: list(cells(study, name)) for name in (*COMPARED, ONE)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The laboratory: the edits that answer a wish, its page, and the one that ships."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from difflens_utils import debiasing, edits, methods
+from difflens_utils.debiasing import Arm, Search
+from difflens_utils.metrics import wilson
+from difflens_utils.sampling import Step
+from models import laboratory
+from workflow import laboratory as pages
+
+FOLDER = laboratory.FOLDER
+ALIKE = wilson(100, 100)
+
+
+def search(**options: Any) -> Search:
+    """No edit leaves 80 : 20; strength 1 makes half of class 0 class 1, strength 2 all of it."""
+    method = methods.pushed("pushed", [-torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1)])
+    moves = {0.0: [[1, 0], [0, 1]], 1.0: [[0.5, 0.5], [0, 1]], 2.0: [[0, 1], [0, 1]]}
+    target = debiasing.EVERY if options.get("whole") else 1
+    arms = [
+        Arm(target if b else debiasing.UNEDITED, b, moved, ALIKE, ALIKE, [0.5, 0.5])
+        for b, moved in moves.items()
+    ]
+    return Search(replace(method, **options), "gender", arms, np.array([[0.8, 0.2]]), 100)
+
+
+@pytest.fixture
+def study() -> Any:
+    return SimpleNamespace(retarget=lambda found, asked: found)
+
+
+def test_the_last_class_gets_the_share_and_the_others_share_the_rest() -> None:
+    subject = SimpleNamespace(classes=lambda attribute: ("young", "adult", "old"))
+    study: Any = SimpleNamespace(subject=subject)
+    assert laboratory.target(study, "age", 0.6) == pytest.approx([0.2, 0.2, 0.6])
+
+
+def test_each_image_draws_its_edit_so_that_the_shares_are_those_asked_for(study: Any) -> None:
+    """Of 80 : 20 to 40 : 60 half of class 0 has to move: half of the images at full strength."""
+    edit = laboratory.edit(study, search(), [0.4, 0.6], seed=0)
+    h = torch.zeros(laboratory.N, 2, 1, 1)
+    moved = edit(h, Step(0, 900, torch.arange(laboratory.N)))
+    assert moved is not None
+    pushed = moved[:, 0, 0, 0]
+    assert set(pushed.unique().tolist()) <= {0.0, 1.0, 2.0}
+    became = 0.8 * (0.5 * (pushed == 1) + 1.0 * (pushed == 2)).mean() + 0.2
+    assert float(became) == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_method_that_moves_batches_takes_the_nearest_strength_for_all(study: Any) -> None:
+    found = search(whole=True, towards=lambda c, b: edits.push(torch.ones(1, 2, 1, 1), b))
+    h, step = torch.zeros(3, 2, 1, 1), Step(0, 900, torch.arange(3))
+    for asked, strength in (([0.4, 0.6], 1.0), ([0.1, 0.9], 2.0)):
+        moved = laboratory.edit(study, found, asked, seed=0)(h, step)
+        assert moved is not None and (moved == strength).all()
+    assert laboratory.edit(study, found, [0.8, 0.2], seed=0)(h, step) is None
+
+
+# --------------------------------------------------------------------------------- the page
+
+
+def cell(share: float) -> dict[str, Any]:
+    figure = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 132}
+    return {"shares": {"gender": [1 - share, share]}, "leak": figure, "clip_i": figure}
+
+
+@pytest.fixture
+def told() -> dict[str, Any]:
+    return {
+        "command": "python -m models.laboratory",
+        "subject": "tiny",
+        "seed": 3,
+        "n": 132,
+        "shown": 12,
+        "columns": 4,
+        "size": 32,
+        "asked": {"gender": [0.1, 0.5, 0.9], "age": [0.2, 0.6]},
+        "before": {"gender": [0.45, 0.55], "age": [0.75, 0.25]},
+        "classes": {"gender": ["female", "male"], "age": ["young", "</script>"]},
+        "methods": {"DiffLens": [cell(0.1)] * 6, "one <feature>": [cell(0.5)] * 6},
+    }
+
+
+def test_sliders_begin_where_the_unedited_shares_are(told: dict[str, Any]) -> None:
+    body = pages.body(told)
+    starts = re.findall(r'max="(\d)" value="(\d)"', body)
+    assert starts == [("2", "1"), ("1", "0")]
+
+
+def test_the_page_holds_every_cell_and_names_a_sheet_for_each_method(told: dict[str, Any]) -> None:
+    body = pages.body(told)
+    inner = body.split('<script type="application/json">')[1].split("</script>")[0]
+    data = json.loads(inner.replace(r"<\/", "</"))
+    assert data["methods"] == told["methods"]
+    assert data["sheets"] == {"DiffLens": "method-0.webp", "one <feature>": "method-1.webp"}
+    assert (data["width"], data["height"]) == (4 * pages.SIDE, 3 * pages.SIDE)
+    assert "<option>one &lt;feature&gt;</option>" in body
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the laboratory was not drawn yet")
+def test_what_ships_has_a_cell_for_every_wish_and_a_sheet_for_every_method() -> None:
+    told = json.loads((FOLDER / "laboratory.json").read_text())
+    wishes = np.prod([len(shares) for shares in told["asked"].values()])
+    sheets: list[Path] = sorted(FOLDER.glob("method-*.webp"))
+    assert len(sheets) == len(told["methods"])
+    assert all(len(cells) == wishes for cells in told["methods"].values())
+    down, across = (len(shares) for shares in told["asked"].values())
+    side, columns = told["size"], told["columns"]
+    rows = told["shown"] // columns
+    for path in sheets:
+        with Image.open(path) as sheet:
+            assert sheet.size == (across * columns * side, down * rows * side)
+    for cells in told["methods"].values():
+        for one in cells:
+            assert all(abs(sum(s) - 1) < 0.01 for s in one["shares"].values())
