@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_pages
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -70,50 +71,9 @@ def test_the_change_is_that_of_the_class_that_changes_most() -> None:
 # --------------------------------------------------------------------------------- the page
 
 
-def change(value: float, name: str = "male") -> dict[str, Any]:
-    return {"class": name, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 32}
-
-
-def latent(number: int, features: list[dict[str, Any]], auroc: float) -> dict[str, Any]:
-    effects = {"gender": change(0.02), "hat_kind": change(-0.5, "<red>")}
-    return {
-        "latent": number,
-        "features": features,
-        "density": 0.031,
-        "by_step": [0.1, 0.4],
-        "tracks": {
-            "factor": "hat_kind",
-            "class": "<red>",
-            "auroc": auroc,
-            "each": {"gender": 0.55, "hat_kind": auroc},
-        },
-        "effect": {"off": effects, "up": effects},
-        "near": [[3, 0.5], [99, 0.25]],
-        "found_again": {"1": 0.9, "2": 0.4},
-    }
-
-
 @pytest.fixture
 def told() -> dict[str, Any]:
-    role = {"attribute": "gender", "class": "male", "rank": 2}
-    return {
-        "command": "python -m models.atlas tiny",
-        "seed": 4,
-        "n": 32,
-        "up": 3.0,
-        "factors": 1500,
-        "found": 0.7,
-        "images": 2000,
-        "size": 32,
-        "ksae": "abc",
-        "timesteps": [900.0, 100.0],
-        "classes": {"gender": ["female", "male"], "hat_kind": ["<red>", "none"]},
-        "attributes": ["gender"],
-        "per_sheet": 1,
-        "top": 6,
-        "shown": 3,
-        "latents": [latent(7, [role], 0.8), latent(3, [], 0.6)],
-    }
+    return tiny_pages.told()
 
 
 def test_the_page_has_a_row_and_a_card_for_every_latent(told: dict[str, Any]) -> None:

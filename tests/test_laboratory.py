@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_pages
 import torch
 from PIL import Image
 
@@ -72,26 +73,9 @@ def test_a_method_that_moves_batches_takes_the_nearest_strength_for_all(study: A
 # --------------------------------------------------------------------------------- the page
 
 
-def cell(share: float) -> dict[str, Any]:
-    figure = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 132}
-    return {"shares": {"gender": [1 - share, share]}, "leak": figure, "clip_i": figure}
-
-
 @pytest.fixture
 def told() -> dict[str, Any]:
-    return {
-        "command": "python -m models.laboratory",
-        "subject": "tiny",
-        "seed": 3,
-        "n": 132,
-        "shown": 12,
-        "columns": 4,
-        "size": 32,
-        "asked": {"gender": [0.1, 0.5, 0.9], "age": [0.2, 0.6]},
-        "before": {"gender": [0.45, 0.55], "age": [0.75, 0.25]},
-        "classes": {"gender": ["female", "male"], "age": ["young", "</script>"]},
-        "methods": {"DiffLens": [cell(0.1)] * 6, "one <feature>": [cell(0.5)] * 6},
-    }
+    return tiny_pages.told_by_laboratory()
 
 
 def test_sliders_begin_where_the_unedited_shares_are(told: dict[str, Any]) -> None:

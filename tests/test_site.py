@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -17,15 +18,17 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_pages
 import torch
 import yaml
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from difflens_utils.metrics import Estimate
 from difflens_utils.pages import descriptions, figures
-from workflow import assemble, execute, library, sitecheck
+from workflow import assemble, atlas, execute, laboratory, library, sitecheck
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -80,6 +83,7 @@ def write_pages(root: Path) -> None:
     pages = {
         "index": "# Front\n\nNo formula.",
         "howto": "# How\n\n$x^2$",
+        "laboratory": "# Laboratory\n\n```{include} generated/laboratory.md\n```",
         "scaling": "# Sizes",
         "library": (REPOSITORY / "book/library.md").read_text(),
     }
@@ -98,6 +102,21 @@ def write_pages(root: Path) -> None:
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
 
 
+def write_measured(results: Path) -> None:
+    """An atlas of one subject, and a laboratory, with grey sheets."""
+    sheet = Image.new("RGB", (64, 64), "grey")
+    for folder, told in (
+        ("atlas/portraits", tiny_pages.told()),
+        ("laboratory", tiny_pages.told_by_laboratory()),
+    ):
+        (results / folder).mkdir(parents=True)
+        name = folder.partition("/")[0]
+        (results / folder / f"{name}.json").write_text(json.dumps(told))
+        for number in range(2):
+            for kind in ("sheet", "method"):
+                sheet.save(results / folder / f"{kind}-{number}.webp")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of two tiny notebooks on two subjects."""
@@ -114,6 +133,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(module, "BUILD", root / "_build")
         patch.setattr(assemble, "SOURCE", root / "_build/source")
         patch.setattr(assemble, "HTML", root / "_build/html")
+        patch.setattr(atlas, "MEASURED", root / "results/atlas")
+        patch.setattr(laboratory, "MEASURED", root / "results/laboratory")
+        write_measured(root / "results")
         (root / "notebooks").mkdir()
         for name, notebook in notebooks.items():
             nbformat.write(notebook, root / f"notebooks/{name}.ipynb")
@@ -134,6 +156,30 @@ def test_a_figure_s_own_text_is_its_alternative_text(site: Path) -> None:
     shown = page(site, "notebooks/portraits/00_tiny")
     image = re.search(r'<img alt="([^"]*)" src="../../_images', shown)
     assert image[1] == ALT.replace('"', "&quot;").replace("<", "&lt;")
+
+
+def test_a_figure_has_a_number_and_a_caption(site: Path) -> None:
+    numbers = []
+    for part in ("portraits", "my--model"):
+        shown = page(site, f"notebooks/{part}/00_tiny")
+        numbers += re.findall(r'caption-number">Fig\. (\d+)', shown)
+        caption = re.search(r'<figcaption>.*?caption-text">(.*?)</span>', shown, re.DOTALL)
+        assert caption is not None and html.unescape(caption[1]) == ALT
+    assert numbers == ["1", "2"]
+
+
+def test_an_atlas_and_the_laboratory_find_their_pictures(site: Path) -> None:
+    sheets = set()
+    for name, above in (("atlas/portraits", site / "atlas"), ("laboratory", site)):
+        shown = page(site, name)
+        urls = re.findall(r"url\((.*?)\)", shown) or ["_static/laboratory/method-0.webp"]
+        sheets |= {(above / url).resolve() for url in urls}
+        loaded = re.findall(
+            r'(?:src|href)="([^"]*(?:atlas|laboratory|dataTables)[^"]*\.(?:js|css))"', shown
+        )
+        assert loaded and all((above / url).is_file() for url in loaded)
+    assert len(sheets) == 3 and all(sheet.is_file() for sheet in sheets)
+    assert not (site / "atlas/my--model.html").exists()  # none was measured
 
 
 def test_every_title_says_its_part_and_the_contents_do_not(site: Path) -> None:

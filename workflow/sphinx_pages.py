@@ -1,6 +1,7 @@
 """A Sphinx extension: what the pages lack with the theme and its extensions alone.
 
-The texts that figures give themselves become the alternative texts of their pictures; MathJax is
+The texts that figures give themselves become the alternative texts of their pictures, and numbered
+captions below them; MathJax is
 loaded by pages with formulas only; what the makers of the pages mark wrongly is marked rightly;
 hits of the search show what their page is about, without fetching it, which browsers forbid on a
 disk.
@@ -50,16 +51,25 @@ def texts_of_pictures(notebook: nbformat.NotebookNode) -> dict[str, str]:
 
 
 def read_page(app: Sphinx, doctree: nodes.document) -> None:
-    """Give pictures their texts, and keep the first paragraph of a page as its summary."""
+    """Give pictures their texts and captions, and keep a page's first paragraph as its summary."""
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix == ".ipynb":
         texts = texts_of_pictures(nbformat.read(path, as_version=4))
-        for image in doctree.findall(nodes.image):
+        pictures = list(doctree.findall(nodes.image))
+        for number, image in enumerate(pictures, 1):
             if text := texts.get(Path(image["uri"]).stem):
                 image["alt"] = text
+                give_caption(image, text, f"figure-{number}")
     first = next((p.astext() for p in doctree.findall(nodes.paragraph)), "")
     summary = textwrap.shorten(first, SUMMARY, placeholder=" …")
     app.env.metadata[app.env.docname]["summary"] = summary
+
+
+def give_caption(image: nodes.image, text: str, name: str) -> None:
+    """Put a picture into a figure with a caption, which Sphinx numbers, since it has a name."""
+    figure = nodes.figure("", ids=[name])
+    image.replace_self(figure)
+    figure += [image, nodes.caption(text, text)]
 
 
 def plain_signature(found: re.Match[str]) -> str:
