@@ -82,8 +82,9 @@ def write_pages(root: Path) -> None:
     shutil.copy(REPOSITORY / "_config.yml", root)
     pages = {
         "index": "# Front\n\nNo formula.",
-        "howto": "# How\n\n$x^2$",
-        "laboratory": "# Laboratory\n\n```{include} generated/laboratory.md\n```",
+        "howto": "# How latents\n\n$x^2$ `latent`, *latents* and a latent.\n\nLatent again.",
+        "glossary": "# Glossary\n\n:::{glossary}\nlatent\n  A coordinate.\n:::",
+        "laboratory": "# Laboratory\n\nAsk.\n\n```{include} generated/laboratory.md\n```",
         "scaling": "# Sizes",
         "library": (REPOSITORY / "book/library.md").read_text(),
     }
@@ -180,6 +181,14 @@ def test_an_atlas_and_the_laboratory_find_their_pictures(site: Path) -> None:
         assert loaded and all((above / url).is_file() for url in loaded)
     assert len(sheets) == 3 and all(sheet.is_file() for sheet in sheets)
     assert not (site / "atlas/my--model.html").exists()  # none was measured
+
+
+def test_the_first_use_of_a_term_is_a_link_to_the_glossary(site: Path) -> None:
+    shown = page(site, "howto")
+    article = shown[shown.index("<article") : shown.index("</article")]
+    links = re.findall(r'href="(glossary.html#[^"]*)"[^>]*>(.*?)</a>', article)
+    assert [target for target, _ in links] == ["glossary.html#term-latent"]
+    assert "latents</span>" in links[0][1]  # neither the title nor the code
 
 
 def test_every_title_says_its_part_and_the_contents_do_not(site: Path) -> None:
