@@ -49,7 +49,8 @@ def unreadable(notebook: nbformat.NotebookNode) -> list[str]:
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     text = [cell.source for cell in cells if cell.cell_type == "markdown"]
     for cell, following in zip(cells, cells[1:], strict=False):
-        if cell.cell_type == following.cell_type == "code":
+        checked = tagged(cell, "solution") and tagged(following, "check")
+        if cell.cell_type == following.cell_type == "code" and not checked:
             first = following.source.partition("\n")[0]
             found.append(f"no word stands between two code cells: {first}")
     lines = [source.count("\n") + 1 for source in code]
@@ -195,3 +196,13 @@ def test_a_violation_is_caught(message: str) -> None:
     notebook = good()
     BREAKS[message](notebook)
     assert any(message in violation for violation in violations(notebook))
+
+
+def test_a_check_may_follow_the_solution_that_it_checks_and_nothing_else() -> None:
+    notebook = good()
+    tags = ("solution", "check")
+    notebook.cells += [new_markdown_cell("A task. " * 20)]
+    notebook.cells += [new_code_cell("answer = 1", metadata={"tags": [tag]}) for tag in tags]
+    assert violations(notebook) == []
+    notebook.cells[-2].metadata.tags = []
+    assert violations(notebook) == ["no word stands between two code cells: answer = 1"]

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from ..metrics import Estimate
-from . import figures, results, rules, sizes
+from . import exercises, figures, results, rules, sizes
 from .results import Results
 from .rules import Verdict
 
@@ -120,6 +120,14 @@ class Page:
         """Says which stable verdicts differ from those of the committed results."""
         verdicts = {self.results.notebook: self.results.verdicts()}
         print(results.compared(self.results.subject, self.results.profile, verdicts))
+
+    def check(self, exercise: str, answer: object, *given: Any) -> None:
+        """Says that the answer to an exercise of the notebook is right.
+
+        `given` are the objects of the notebook that the task is about. Raises `exercises.Wrong`, in
+        one line that says what is wrong, for any other answer.
+        """
+        print(exercises.checked(self, exercise, answer, given))
 
     def sentences(self) -> list[str]:
         """What was found, in sentences, from the records."""

@@ -36,7 +36,7 @@ OTHER_RULES = (
     "The reference results were judged by other rules: once the book is made, "
     "`make reference` takes its results instead."
 )
-PROFILES = ("quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
+PROFILES = ("try", "quick", "book", "paper", "mine")  # mine: a run with values of the reader's own
 
 
 class Records(dict[str, dict[str, Any]]):
