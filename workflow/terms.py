@@ -16,6 +16,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "glossary"  # the page
+EVERYDAY = ("kept", "lead", "removed")  # more often words of everyday than terms
 TERM = re.compile(r"^(\w.*)$", re.MULTILINE)  # definitions are indented
 UNTOUCHED = (
     nodes.reference,
@@ -69,7 +70,8 @@ def link(app: Sphinx, doctree: nodes.document) -> None:
     """Make links of the first uses on a page."""
     if GLOSSARY not in app.env.found_docs or app.env.docname == GLOSSARY:
         return
-    names = terms(Path(app.env.doc2path(GLOSSARY)).read_text())
+    every = terms(Path(app.env.doc2path(GLOSSARY)).read_text())
+    names = [name for name in every if name not in EVERYDAY]
     seen: set[str] = set()
     for paragraph in list(doctree.findall(nodes.paragraph)):
         for text in list(paragraph.findall(nodes.Text)):
