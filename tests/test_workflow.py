@@ -23,7 +23,7 @@ from difflens_utils.pages import results, rules, scorecard
 from difflens_utils.settings import Settings
 from difflens_utils.subjects import registry
 from difflens_utils.subjects.real import weights
-from workflow import assemble, cost, execute, inputs, reference, verdicts
+from workflow import assemble, atlas, cost, execute, inputs, reference, verdicts
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -372,11 +372,18 @@ def test_a_page_says_nothing_of_other_subjects() -> None:
         assert [c.source for c in shown if c.source in tags] == kept
 
 
-def test_contents_follow_the_subjects_and_the_bench() -> None:
-    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, ["bench", "law"])
+def test_contents_follow_the_subjects_and_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atlas, "MEASURED", tmp_path)
+    (tmp_path / "a--b").mkdir()
+    (tmp_path / "a--b/atlas.json").write_text("{}")
+    missing = ["bench", "law", "laboratory"]
+    toc = assemble.contents(["portraits", "a/b"], {"00_bias": "The bias"}, missing)
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    assert files[:4] == ["ten", "scratch", "notebooks/portraits/00_bias", "notebooks/a--b/00_bias"]
-    assert "method" in files and "bench" not in files
+    own = ["notebooks/portraits/00_bias", "notebooks/a--b/00_bias", "atlas/a--b"]
+    assert files[:5] == ["ten", "scratch", *own]
+    assert "method" in files and not set(missing) & set(files)
 
 
 def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> None:
