@@ -71,7 +71,7 @@ $cards
 <script src="$static/datatables/dataTables.min.js"></script>
 <script src="$static/atlas.js"></script>""")
 FILTER = Template("""<label>$label
-<select data-answers="#atlas table.listed tbody" $column>$options</select></label>""")
+<select data-answers="#atlas .listing" $column>$options</select></label>""")
 CARD = Template("""<section class="latent" id="latent-$number" aria-labelledby="name-$number">
 <h2 id="name-$number">Latent $number</h2>
 <p>$told</p>
@@ -145,7 +145,9 @@ def _filters(told: Mapping[str, Any]) -> str:
         _filter("tracks", f'data-column="{FACTOR}"', _choices(told["classes"])),
         _filter("turned up, changes", f'data-column="{EFFECT}"', _choices(told["classes"])),
     ]
-    densities = {f"at most {percent} %": str(percent) for percent in DENSITIES}
+    highest = max(100 * row["density"] for row in told["latents"])
+    offered = (percent for percent in DENSITIES if percent < highest)
+    densities = {f"at most {percent} %": str(percent) for percent in offered}
     every.append(_filter("fires on", f'data-most="{DENSITY}"', densities))
     return "\n".join(every)
 

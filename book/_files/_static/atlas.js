@@ -13,10 +13,12 @@ for (const atlas of document.querySelectorAll(".atlas")) {
   }
   const rarest = atlas.querySelector("select[data-most]");
   rarest.addEventListener("change", () => {
-    const column = Number(rarest.dataset.most);
-    const most = Number(rarest.value);
-    table.search.fixed("density", (_, cells) => !most || parseFloat(cells[column]) <= most).draw();
+    const most = Number(rarest.value) || Infinity;
+    const column = table.column(Number(rarest.dataset.most));
+    column.search.fixed("density", (percent) => parseFloat(percent) <= most);
+    table.draw();
   });
-  const rows = "table.listed tbody";
-  atlas.querySelector("input[type=search]").dataset.answers = `#${atlas.id} ${rows}`;
+  // The copy buttons of code listen at the body, and would take clicks on DataTables' headers as theirs.
+  atlas.addEventListener("click", (event) => event.stopPropagation());
+  atlas.querySelector("input[type=search]").dataset.answers = `#${atlas.id} .listing`;
 }
