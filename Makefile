@@ -1,5 +1,5 @@
-# Three commands: `make book`, `make test` and, before a commit, `make check`. Everything they need
-# is made in .venv, from requirements.txt.
+# Four commands: `make try`, `make book`, `make test` and, before a commit, `make check`. Everything
+# they need is made in .venv, from requirements.txt.
 
 PYTHON  ?= python3
 PROFILE ?= book
@@ -21,14 +21,21 @@ export PYTHONHASHSEED := 0
 # Recipes read these as "$$NAME": the shell then takes spaces, quotes and & as they are.
 export PYTHON PROFILE SUBJECT CORES TORCH_INDEX
 
+# No lock: every output is moved into place whole, so a killed run leaves nothing to unlock or repair.
+SNAKEMAKE := $(BIN)/python -m snakemake -s workflow/Snakefile --cores "$$CORES" --quiet all --nolock \
+  --rerun-incomplete --scheduler greedy --max-checksum-file-size 1GB
+# What `make try` makes: the bias, the k-SAE, and its features turned, on the digits.
+TRIED := _build/parts/try/digits/html/index.html
+
 # Without tests/conftest.py, which imports torch.
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
-.PHONY: help book browse test test-fast check lint format types notebooks pins
+.PHONY: help try book browse test test-fast check lint format types notebooks pins
 .PHONY: models digits methods bench reference clean
 .DEFAULT_GOAL := help
 
 help:
+	@echo "make try        in minutes: three notebooks on the digits, with small sizes, as a site"
 	@echo "make book       execute the notebooks where needed and build the book into _build/html"
 	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
 	@echo "make test-fast  unit tests and the examples of docstrings only"
@@ -59,10 +66,16 @@ $(ENV): requirements.txt pyproject.toml
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@
 
-# No lock: every output is moved into place whole, so a killed run leaves nothing to unlock or repair.
+# `make book` finds again what is computed here.
+try: $(ENV)
+	@$(SNAKEMAKE) --config profile=try subject=digits \
+	  "notebooks=[00_bias, 02_ksae, 05_interventions]" -- $(TRIED)
+	@echo "The site: $$PWD/$(TRIED)"
+	@echo "make book adds the other seven notebooks, the portraits, and the sizes of the book;" \
+	  "it takes an hour on two cores"
+
 book: $(ENV)
-	@$(BIN)/python -m snakemake -s workflow/Snakefile --cores "$$CORES" --quiet all --nolock \
-	  --rerun-incomplete --scheduler greedy --max-checksum-file-size 1GB --config "profile=$$PROFILE"
+	@$(SNAKEMAKE) --config "profile=$$PROFILE"
 	@$(BIN)/python -m workflow.verdicts --profile "$$PROFILE" --subject "$$SUBJECT"
 	@echo "The book: $$PWD/_build/html/index.html"
 

@@ -36,7 +36,6 @@ ASKED = {  # of the last class of each attribute; the others share the rest equa
     "age": (0.1, 0.33, 0.6),
 }
 COMPARED = ("DiffLens", "DiffLens, best", "latent editing", "H-Distribution")
-ONE = "one feature"  # the first bias feature of each class alone
 N, SHOWN, COLUMNS = 132, 12, 4
 Bytes = NDArray[np.uint8]
 
@@ -58,8 +57,7 @@ def compared(study: Study, attribute: str) -> dict[str, Method]:
     """The methods of the page, by name."""
     steps = study.settings.steps
     rows = {row.name: row for row in methods.rows(study, attribute)}
-    found = {name: methods.in_all_ways(rows[name], steps) for name in COMPARED}
-    return found | {ONE: methods.difflens(study.features().best(1), attribute, ONE)}
+    return {name: methods.in_all_ways(rows[name], steps) for name in COMPARED}
 
 
 def edit(study: Study, search: Search, asked: Sequence[float], seed: int) -> Edit:
@@ -159,7 +157,7 @@ def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
 
 def main() -> None:
     study = dl.open(SUBJECT)
-    save(study, {name: list(cells(study, name)) for name in (*COMPARED, ONE)})
+    save(study, {name: list(cells(study, name)) for name in COMPARED})
 
 
 if __name__ == "__main__":

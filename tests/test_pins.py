@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from importlib.metadata import version
@@ -42,6 +43,27 @@ def test_conda_takes_python_only_and_pip_the_pins() -> None:
     (pip,) = [d["pip"] for d in dependencies if isinstance(d, dict)]
     assert conda == ["python=" + PROJECT["project"]["requires-python"].removeprefix(">="), "pip"]
     assert pip == ["-r requirements.txt", "-e ."]
+
+
+def test_binder_and_the_container_take_the_pins_and_the_python_of_all() -> None:
+    python = PROJECT["project"]["requires-python"].removeprefix(">=")
+    asked = (ROOT / ".binder/requirements.txt").read_text().splitlines()
+    asked = [line for line in asked if not line.startswith(("#", "--extra-index-url "))]
+    assert asked == ["-r ../requirements.txt", "-e ."]
+    assert (ROOT / ".binder/runtime.txt").read_text() == f"python-{python}\n"
+
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert container["image"].endswith(f"/python:{python}")
+    assert "\nENV   := .venv/.ready\n" in (ROOT / "Makefile").read_text()
+    assert container["postCreateCommand"] == "make .venv/.ready"
+    interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter == "${containerWorkspaceFolder}/.venv/bin/python"
+
+    files = [path for folder in (".binder", ".devcontainer") for path in (ROOT / folder).iterdir()]
+    for path in files:
+        assert "==" not in path.read_text() and not set(PINS.values()) & set(
+            re.findall(r"[\d.]+\d", path.read_text())
+        )
 
 
 def test_make_installs_the_pins_in_one_command() -> None:

@@ -32,7 +32,7 @@ def test_results_round_trip(tmp_path, monkeypatch):
     assert stored["parameters"] == {"seed": 3}
     (verdict,) = [rules.Verdict(**entry) for entry in stored["verdicts"]]
     assert verdict == r.verdicts()[0] and verdict.holds and verdict.records == ["age.original.fd"]
-    with pytest.raises(ValueError, match="profile must be one of quick, book, paper"):
+    with pytest.raises(ValueError, match="profile must be one of try, quick, book, paper"):
         results.Results("n", subject="s", profile="big")
 
 

@@ -118,39 +118,64 @@ def write_measured(results: Path) -> None:
                 sheet.save(results / folder / f"{kind}-{number}.webp")
 
 
+RAN = ("00_tiny", "01_next")  # of the three notebooks of the site
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of two tiny notebooks on two subjects."""
+    """The site of two tiny notebooks on two subjects, and of one that was not executed."""
     root = tmp_path_factory.mktemp("my study")
     write_pages(root)
     links = new_output("display_data", {"text/markdown": "See [the first](00_tiny.ipynb)."})
     notebooks = {
         "00_tiny": executed("00 · Tiny", picture()),
         "01_next": executed("01 · Next", links),
+        "02_last": executed("02 · Last"),
     }
     with pytest.MonkeyPatch.context() as patch:
         for module in (assemble, execute):
             patch.setattr(module, "ROOT", root)
             patch.setattr(module, "BUILD", root / "_build")
-        patch.setattr(assemble, "SOURCE", root / "_build/source")
-        patch.setattr(assemble, "HTML", root / "_build/html")
         patch.setattr(atlas, "MEASURED", root / "results/atlas")
         patch.setattr(laboratory, "MEASURED", root / "results/laboratory")
         write_measured(root / "results")
         (root / "notebooks").mkdir()
         for name, notebook in notebooks.items():
             nbformat.write(notebook, root / f"notebooks/{name}.ipynb")
-            for subject in ("portraits", "my/model"):
+            for subject in ("portraits", "my/model") if name in RAN else ():
                 path = execute.executed_path("quick", subject, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 nbformat.write(notebook, path)
-        assemble.gather("quick", ["portraits", "my/model"])
+        assemble.gather("quick", ["portraits", "my/model"], executed=RAN)
         assemble.build()  # fails for whatever sitecheck finds
     return root / "_build/html"
 
 
 def page(site: Path, name: str) -> str:
     return (site / f"{name}.html").read_text()
+
+
+def test_a_notebook_that_was_not_executed_has_its_card_alone(site: Path) -> None:
+    note, code = "This site was made without this notebook", 'class="highlight'
+    shown = page(site, "notebooks/portraits/02_last")
+    assert "02 · Last" in shown and note in shown and code not in shown
+    other = page(site, "notebooks/portraits/00_tiny")
+    assert note not in other and code in other
+
+
+def test_the_front_page_says_that_sizes_are_small(site: Path) -> None:
+    shown = page(site, "index")
+    assert "Made with small sizes" in shown and "Only some notebooks were executed" in shown
+    whole = assemble.note("quick", is_whole=True)
+    assert "small sizes" in whole and "Only some notebooks" not in whole
+    assert assemble.note("book", is_whole=True) == assemble.note("paper", is_whole=True) == ""
+
+
+def test_how_to_names_the_address_of_each_notebook_in_colab() -> None:
+    text = (REPOSITORY / "book/howto.md").read_text()
+    named = re.findall(r"colab\.research\.google\.com/\S+/(notebooks/\w+\.ipynb)", text)
+    there = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+    assert named == [str(path.relative_to(REPOSITORY)) for path in there]
 
 
 def test_a_figure_s_own_text_is_its_alternative_text(site: Path) -> None:
@@ -411,7 +436,6 @@ def test_the_build_fails_where_the_site_has_a_fault(
         return SimpleNamespace(returncode=0, stdout="")
 
     monkeypatch.setattr(assemble, "BUILD", tmp_path)
-    monkeypatch.setattr(assemble, "HTML", tmp_path / "html")
     monkeypatch.setattr(subprocess, "run", jupyter_book)
     with pytest.raises(SystemExit, match="index.html has a dead link: 05_interventions.ipynb"):
         assemble.build()

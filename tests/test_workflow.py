@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -496,6 +497,41 @@ def test_a_subject_can_be_executed_in_part(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("PARTLY", wrong)
         told = snakemake("--", "_build/html/index.html")
         assert "PARTLY must be a subject, a colon and one of 00_bias" in told
+
+
+# The inputs of a dry run's jobs that execute notebooks, and the notebooks.
+JOB = r"rule notebook:\n    input: (.*)\n    output: \S+/(\w+)\.ipynb,"
+
+
+def test_chosen_notebooks_alone_are_executed_in_order() -> None:
+    chosen = ("profile=try", "subject=digits", "notebooks=[00_bias, 05_interventions]")
+    site = "_build/parts/try/digits/html/index.html"
+    told = snakemake("-p", "--config", *chosen, "--", site)
+    executed = r"_build/executed/try/digits/(\w+)\.ipynb"
+    assert set(re.findall(executed, told)) == {"00_bias", "05_interventions"}
+    inputs_of = {output: re.findall(executed, before) for before, output in re.findall(JOB, told)}
+    assert inputs_of == {"00_bias": [], "05_interventions": ["00_bias"]}
+    assert "--executed 00_bias 05_interventions --to _build/parts/try/digits" in told
+    refused = snakemake("--config", "notebooks=[5_no]")
+    assert "notebooks must be a list of 00_bias" in refused and "got 5_no" in refused
+
+
+def test_make_try_asks_for_sizes_with_which_all_that_ships_is_found() -> None:
+    command = ["make", "-n", "-o", ".venv/.ready", "try"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert " profile=try subject=digits " in done.stdout
+    (names,) = re.findall(r"notebooks=\[(.*?)\]", done.stdout)
+    (site,) = re.findall(r" -- (\S+)", done.stdout)
+    told = snakemake(
+        "--config", "profile=try", "subject=digits", f"notebooks=[{names}]", "--", site
+    )
+    for notebook in names.split(", "):
+        assert f"output: _build/executed/try/digits/{notebook}.ipynb" in told
+        book, small = (
+            execute.settings_of(execute.plan(notebook, profile, "digits", []))
+            for profile in ("book", "try")
+        )
+        assert book | {"profile": "try"} == small
 
 
 def test_a_cluster_that_loses_jobs_says_which(tmp_path: Path) -> None:
@@ -1085,8 +1121,61 @@ def test_make_says_in_one_line_what_is_wrong(odd: Path) -> None:
         f"error: subject ./my model: there is no folder {odd}/my model"
     ]
     assert make(PROFILE="it's & large", SUBJECT="digits") == [
-        'error: PROFILE must be one of book, paper, quick; got "it\'s & large"'
+        'error: PROFILE must be one of book, paper, quick, try; got "it\'s & large"'
     ]
+
+
+STUB = """
+def gather(*_arguments):
+    pass
+
+
+def build(to=None):
+    page = (to or BUILD) / "html/index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.touch()
+    return page
+
+
+"""
+
+
+def with_stubbed_sites(folder: Path) -> None:
+    """Of a copy of the repository: sites of one empty page."""
+    for name in ("_config.yml", "_toc.yml", "models/emoji/occupations.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, folder / name)
+    assembles = folder / "workflow/assemble.py"
+    main = 'if __name__ == "__main__":'
+    assembles.write_text(assembles.read_text().replace(main, STUB + main))
+
+
+def test_each_part_of_several_is_said_to_be_ready_once(odd: Path) -> None:
+    with_stubbed_sites(odd)
+    names = ["a", "b"]
+    for name in names:
+        model(odd / name)
+
+    def lines() -> list[str]:
+        rules = "-m snakemake -s workflow/Snakefile --cores 2 --nolock --quiet all --config"
+        config = ("profile=quick", "notebooks=[00_bias]")
+        done = ran(rules, *config, cwd=odd, SUBJECT=",".join(names))
+        assert done.returncode == 0, done.stderr
+        return sorted(done.stdout.splitlines())
+
+    sites = [odd / f"_build/parts/quick/{name}/html/index.html" for name in names]
+    told = lines()
+    assert [line for line in told if "is ready" in line] == [
+        f"{name} is ready: {site}" for name, site in zip(names, sites, strict=True)
+    ]
+    assert all(site.exists() for site in [*sites, odd / "_build/html/index.html"])
+    assert lines() == []
+
+
+def test_a_part_that_is_the_book_has_no_site_of_its_own() -> None:
+    assert "rule part:" not in snakemake("--config", "subject=digits")
+    assert snakemake("--config", "subject=digits,portraits").count("rule part:") == 2
+    assert assemble.ready("digits", Path("x")) == "Part III (digits) is ready: x"
 
 
 SNAKEFILE = """

@@ -1,10 +1,10 @@
 """From executed notebooks and the pages of book/ to a site that opens from disk.
 
-The source of the book goes to `_build/source`, and the site to `_build/html`. The pages that hold
-results are made here, from the result files: the scorecard (included by index.md), the table of all
-verdicts, the tables of the bench and of the costs, the reference of parameters. A warning fails the
-build, and so does what `sitecheck` finds: loads from the network, dead links, pictures without
-words.
+The source of the book goes to `_build/source`, and the site to `_build/html`. With `--to FOLDER`,
+which makes the site of a part alone, they go to that folder. The pages that hold results are made
+here, from the result files: the scorecard (included by index.md), the table of all verdicts, the
+tables of the bench and of the costs, the reference of parameters. A warning fails the build, and so
+does what `sitecheck` finds: loads from the network, dead links, pictures without words.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from workflow.execute import (
 )
 
 CODE = Path(__file__).resolve().parents[1]
-SOURCE, HTML = BUILD / "source", BUILD / "html"
 CAPTIONS = {
     "portraits": "Part I: portraits with a planted bias",
     "portraits-t2i": "Part II: portraits from text",
@@ -54,6 +53,22 @@ COUNTED = (
     "so the sizes of another profile tell only how many its recordings have. "
     "Hours = images × steps / (measured images per second × steps of the measurement)."
 )
+SMALL = """:::{{admonition}} Made with small sizes
+:class: warning
+The figures of this site are noisy, and no verdict should be drawn from them: they were made with
+the sizes of the profile `{profile}`.{rest} `make book` makes all of it at the sizes of the book.
+:::
+
+"""
+REST = (
+    " Only some notebooks were executed. Of the others this site has the cards, and the scorecard"
+    " says of what they test that it *cannot be tested here*."
+)
+UNTOLD = "Nothing: the notebooks that tell it were not executed."
+UNEXECUTED = """:::{admonition} Not executed
+:class: warning
+This site was made without this notebook. `make book` executes it.
+:::"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -129,6 +144,20 @@ def name_part(notebook: nbformat.NotebookNode, part: str) -> None:
             return
 
 
+def card_of(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The first cell of a notebook that was not executed, its title and card, with a note."""
+    notebook.cells = notebook.cells[:1]
+    first = notebook.cells[0]
+    first.source = first.source.replace("\n\n", f"\n\n{UNEXECUTED}\n\n", 1)
+    return notebook
+
+
+def note(profile: str, is_whole: bool) -> str:
+    """What the front page says of small sizes; empty where the sizes are not small."""
+    rest = "" if is_whole else REST
+    return SMALL.format(profile=profile, rest=rest) if profile in ("try", "quick") else ""
+
+
 def results_of(profile: str, subjects: list[str]) -> dict[str, verdicts.Results]:
     """The result files of the subjects: {subject: {notebook: result}}."""
     return {
@@ -147,7 +176,7 @@ def results_pages(profile: str, results: Mapping[str, verdicts.Results]) -> dict
     return {
         "verdicts": "\n".join(tables),
         "scorecard": f"{verdicts.scorecard(results, link)}\n",
-        "findings": f"{front.findings(files, link)}\n",
+        "findings": f"{front.findings(files, link) or UNTOLD}\n",
         "losses": f"{front.losses(files)}\n",
     }
 
@@ -307,71 +336,112 @@ def contents(
     return toc
 
 
-def gather(profile: str, subjects: list[str]) -> None:
-    """Write the whole source of the book to `_build/source`.
+def all_notebooks() -> list[Path]:
+    """The committed notebooks, in order."""
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
-    It is made from nothing, so that no page outlives its notebook.
+
+def write_notebooks(
+    profile: str, subjects: list[str], source: Path, executed: Collection[str]
+) -> list[str]:
+    """Write the pages of all notebooks, and return their sliders, of the first subject first.
+
+    Of notebooks that were not executed the page has the card alone.
     """
-    shutil.rmtree(SOURCE, ignore_errors=True)
-    shutil.copytree(ROOT / "book", SOURCE)
-    shutil.copy(ROOT / "_config.yml", SOURCE)
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    sliders: list[str] = []  # of the first subject first
+    sliders: list[str] = []
     for subject in subjects:
-        folder = SOURCE / "notebooks" / slug(subject)
+        folder = source / "notebooks" / slug(subject)
         folder.mkdir(parents=True)
-        for path in notebooks:
-            executed = nbformat.read(executed_path(profile, subject, path.stem), as_version=4)
-            sliders += front.sliders(executed)
-            nbformat.write(page_of(executed, subject), folder / path.name)
-    if "portraits" not in subjects:  # the pages' links lead to the default subject
-        for page in SOURCE.glob("*.md"):
-            page.write_text(
-                page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
-            )
+        for path in all_notebooks():
+            if path.stem in executed:
+                page = nbformat.read(executed_path(profile, subject, path.stem), as_version=4)
+            else:
+                page = card_of(nbformat.read(path, as_version=4))
+            sliders += front.sliders(page)
+            nbformat.write(page_of(page, subject), folder / path.name)
+    return sliders
+
+
+def write_measured(source: Path, subjects: list[str]) -> list[str]:
+    """Write the pages of what was measured beside the notebooks, and return those that miss it."""
     measured = {
         name: ROOT / f"results/{name}.json" for name in ("bench", "emoji", "law", "pipelines")
     }
     measured["laboratory"] = laboratory.MEASURED / "laboratory.json"
     missing = [name for name, path in measured.items() if not path.exists()]
     if "bench" not in missing:
-        (SOURCE / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
-    with (SOURCE / "scaling.md").open("a") as scaling:
+        (source / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
+    with (source / "scaling.md").open("a") as scaling:
         scaling.write("\n" + measured_scaling())
-    (SOURCE / "parameters.md").write_text(parameters_page(notebooks))
-    (SOURCE / "generated").mkdir()
     if "emoji" not in missing:
-        emoji.write(json.loads(measured["emoji"].read_text()), SOURCE)
+        emoji.write(json.loads(measured["emoji"].read_text()), source)
     if "law" not in missing:
-        law.write(json.loads(measured["law"].read_text()), SOURCE)
+        law.write(json.loads(measured["law"].read_text()), source)
     if "pipelines" not in missing:
-        doors.write(json.loads(measured["pipelines"].read_text()), SOURCE)
+        doors.write(json.loads(measured["pipelines"].read_text()), source)
     for subject in atlas.measured(subjects):
-        atlas.write(subject, SOURCE)
+        atlas.write(subject, source)
     if "laboratory" not in missing:
-        laboratory.write(SOURCE)
-    (SOURCE / "generated/slider.md").write_text(f"{front.slider(sliders)}\n")
-    results = results_of(profile, subjects)
-    front.dots(results).savefig(SOURCE / "_static/claims.png", dpi=200)
+        laboratory.write(source)
+    return missing
+
+
+def gather(
+    profile: str,
+    subjects: list[str],
+    to: Path | None = None,
+    executed: Collection[str] | None = None,
+) -> None:
+    """Write the whole source of the book to `source` in a folder, which is `_build` by default.
+
+    It is made from nothing, so that no page outlives its notebook. `executed` are the names of the
+    notebooks that were executed, all by default.
+    """
+    source = (to or BUILD) / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(ROOT / "book", source)
+    shutil.copy(ROOT / "_config.yml", source)
+    (source / "generated").mkdir()
+    notebooks = all_notebooks()
+    names = [path.stem for path in notebooks]
+    executed = names if executed is None else executed
+    sliders = write_notebooks(profile, subjects, source, executed)
+    if "portraits" not in subjects:  # the pages' links lead to the default subject
+        for page in source.glob("*.md"):
+            page.write_text(
+                page.read_text().replace("notebooks/portraits/", f"notebooks/{slug(subjects[0])}/")
+            )
+    missing = write_measured(source, subjects)
+    (source / "parameters.md").write_text(parameters_page(notebooks))
+    (source / "generated/slider.md").write_text(f"{front.slider(sliders)}\n")
+    results = {
+        subject: {name: result for name, result in files.items() if name in executed}
+        for subject, files in results_of(profile, subjects).items()
+    }
+    front.dots(results).savefig(source / "_static/claims.png", dpi=200)
     for name, text in results_pages(profile, results).items():
-        (SOURCE / f"generated/{name}.md").write_text(text)
+        (source / f"generated/{name}.md").write_text(text)
+    index = source / "index.md"
+    told = note(profile, is_whole=set(names) <= set(executed))
+    index.write_text(index.read_text().replace("\n\n", f"\n\n{told}", 1))
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in notebooks}
     toc = contents(subjects, titles, missing)
-    (SOURCE / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
 
 
-def build() -> None:
-    """Run jupyter-book and put its site at `_build/html`.
+def build(to: Path | None = None) -> Path:
+    """Run jupyter-book on `source` in a folder, `_build` by default, and put its site at `html`.
 
-    Raises SystemExit with its warnings, or with what `sitecheck` finds.
+    Returns the site's first page. Raises SystemExit with the warnings, or with what `sitecheck`
+    finds.
     """
-    print("building the book (about half a minute)", file=sys.stderr, flush=True)
-    nested = BUILD / "jupyter-book"
+    to = to or BUILD
+    nested = to / "jupyter-book"
     shutil.rmtree(nested, ignore_errors=True)
     program = Path(sys.executable).with_name("jupyter-book")
     strict = ["-n", "-W", "--keep-going", "-q"]
     done = subprocess.run(
-        [program, "build", SOURCE, "--path-output", nested, *strict],
+        [program, "build", to / "source", "--path-output", nested, *strict],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -385,9 +455,17 @@ def build() -> None:
     site = nested / "_build/html"
     if faults := sitecheck.faults(site):
         raise SystemExit("\n".join(["the built book is not whole:", *faults[:20]]))
-    shutil.rmtree(HTML, ignore_errors=True)
-    site.rename(HTML)
+    shutil.rmtree(to / "html", ignore_errors=True)
+    site.rename(to / "html")
     shutil.rmtree(nested)
+    return to / "html/index.html"
+
+
+def ready(subject: str, site: Path) -> str:
+    """What is said once the site of a part alone can be opened."""
+    part = part_of(subject)
+    named = part if part == subject else f"{part} ({subject})"
+    return f"{named} is ready: {site}"
 
 
 def main() -> None:
@@ -398,9 +476,16 @@ def main() -> None:
     parser.add_argument(
         "--subject", default="portraits", help="one subject, or several separated by commas"
     )
+    parser.add_argument("--to", type=Path, help="the folder of a part alone, instead of _build")
+    parser.add_argument("--executed", nargs="+", help="notebooks that were executed; default: all")
     args = parser.parse_args()
-    gather(args.profile, subjects_of(args.subject))
-    build()
+    subjects = subjects_of(args.subject)
+    of = f"site of {', '.join(map(part_of, subjects))}" if args.to else "book"
+    print(f"building the {of} (about half a minute)", file=sys.stderr, flush=True)
+    gather(args.profile, subjects, args.to, args.executed)
+    site = build(args.to)
+    if args.to:
+        print(ready(subjects[0], site.resolve()), flush=True)
 
 
 if __name__ == "__main__":
