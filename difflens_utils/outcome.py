@@ -204,6 +204,14 @@ def _each(outcomes: Sequence[Outcome], take: Callable[[Sequence[Tensor]], Tensor
     return Outcome(**{name: made([getattr(o, name) for o in outcomes]) for name in names})
 
 
+def most_changed(before: Outcome, after: Outcome, factor: str) -> tuple[int, Estimate]:
+    """The class of a factor whose mean probability changes most between two outcomes of the same
+    images, and by how much."""
+    change = after.scored[factor] - before.scored[factor]  # (n, classes)
+    c = int(change.mean(0).abs().argmax())
+    return c, metrics.mean(change[:, c])
+
+
 def obeyed(
     outcome: Outcome, prompts: Sequence[Prompt], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, Estimate]:

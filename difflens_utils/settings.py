@@ -24,7 +24,7 @@ def _setting(default: Any, meaning: str) -> Any:
 class Settings:
     """Sizes and choices of the stages that several notebooks share."""
 
-    profile: str = _setting("book", "quick, book or paper: labels the result files")
+    profile: str = _setting("book", "try, quick, book or paper: labels the result files")
     device: str = _setting("auto", "auto, cpu or cuda")
     module: str = _setting("", "the module whose output is h; empty: the bottleneck")
     seed: int = _setting(0, "the base of all seeds")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import difflens_utils as dl
-from difflens_utils import edits, ksae, metrics
+from difflens_utils import edits, ksae, outcome
 from difflens_utils.analysis import dictionaries, factors
 from difflens_utils.features import BiasFeatures
 from difflens_utils.outcome import Outcome
@@ -102,9 +102,8 @@ def _activity(active: Tensor) -> Activity:
 
 def tracks(study: Study, latents: Sequence[int]) -> list[dict[str, Any]]:
     """The class that each latent tells best, and how well it tells each factor, as AUROC."""
-    sae, probe = study.ksae(), study.factor_set(FACTORS)
-    layers = [sae.latents(ksae.map_to_vectors(h)).mean(1)[:, latents] for h in probe.h]
-    response = torch.stack(layers).mean(0).numpy()
+    probe = study.factor_set(FACTORS)
+    response = factors.responses(study.ksae(), probe)[:, latents]
     best = factors.best_factor(response, probe.labels, study.factors)
     told = factors.told(response, probe.labels, study.factors)
     return [
@@ -157,10 +156,8 @@ def changes(study: Study, before: Outcome, after: Outcome) -> dict[str, dict[str
     """By how much the likelihood of each factor's most changed class has changed: {factor: ...}."""
     rows = {}
     for factor, classes in study.factors.items():
-        change = after.scored[factor] - before.scored[factor]  # (n, classes)
-        c = int(change.mean(0).abs().argmax())
-        numbers = metrics.mean(change[:, c]).numbers()
-        rounded = {name: round(value, 3) for name, value in numbers.items()}
+        c, change = outcome.most_changed(before, after, factor)
+        rounded = {name: round(value, 3) for name, value in change.numbers().items()}
         rows[factor] = {"class": classes[c], **rounded}
     return rows
 
@@ -178,7 +175,7 @@ def strip(*rows: Tensor) -> Bytes:
     return np.concatenate(list(figures.pixels(torch.cat(rows))), 1)
 
 
-def measure(study: Study) -> tuple[dict[str, Any], Iterator[Bytes]]:
+def measure(study: Study) -> tuple[dict[str, Any], list[Bytes]]:
     """What atlas.json holds, and the strip of every latent in its order."""
     found, images = study.features(), study.recording("learn").images
     latents = chosen(found)
@@ -210,7 +207,7 @@ def measure(study: Study) -> tuple[dict[str, Any], Iterator[Bytes]]:
         top = images[seen.top].float()
         shown = [o.images[:SHOWN] for o in (after["off"], before, after["up"])]
         strips.append(strip(top, lit(top, seen.maps), *shown))
-    return _told(study, rows), iter(strips)
+    return _told(study, rows), strips
 
 
 def _told(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -256,7 +253,7 @@ def main() -> None:
     subject = parser.parse_args().subject
     study = dl.open(subject, **SIZES.get(subject, {}))
     told, strips = measure(study)
-    save(told, list(strips), ROOT / "results/atlas" / study.subject.name)
+    save(told, strips, ROOT / "results/atlas" / study.subject.name)
 
 
 if __name__ == "__main__":

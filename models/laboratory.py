@@ -4,7 +4,7 @@
 
 For every method, and every pair of shares of two attributes, the same images are drawn by plans as
 in notebook 06. The figures are of N images; the first SHOWN of them are shown. It writes
-results/laboratory/: `laboratory.json`, and a sheet of images for each method.
+results/laboratory.json, and to results/laboratory a sheet of images for each method.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import difflens_utils as dl
 from difflens_utils import debiasing, edits, methods, metrics
+from difflens_utils.analysis import scoring
 from difflens_utils.debiasing import Search
 from difflens_utils.methods import Method, planning
 from difflens_utils.metrics import Estimate
@@ -29,7 +30,8 @@ from difflens_utils.pages import figures
 from difflens_utils.sampling import Edit
 from difflens_utils.study import Study
 
-FOLDER = Path(__file__).resolve().parents[1] / "results/laboratory"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FOLDER = RESULTS / "laboratory"  # of the sheets
 SUBJECT = "portraits"
 ASKED = {  # of the last class of each attribute; the others share the rest equally
     "gender": (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -45,12 +47,6 @@ class Cell(NamedTuple):
 
     images: Bytes  # SHOWN of them, COLUMNS in a row
     told: dict[str, Any]
-
-
-def target(study: Study, attribute: str, share: float) -> list[float]:
-    """The distribution that gives the last class a share."""
-    others = len(study.subject.classes(attribute)) - 1
-    return [(1 - share) / others] * others + [share]
 
 
 def compared(study: Study, attribute: str) -> dict[str, Method]:
@@ -86,12 +82,13 @@ def cells(study: Study, name: str) -> Iterator[Cell]:
     searches = {a: study.search(compared(study, a)[name], a) for a in ASKED}
     seed, steps = study.seeds.combined, study.settings.steps
     before = study.draw(n=N, seed=seed)
+    wishes = {study.attribute(a): shares for a, shares in ASKED.items()}
     made = {
-        a: [
-            edit(study, searches[a], target(study, a, share), study.seeds.joint + number)
+        asked: [
+            edit(study, searches[asked], asked.with_last(share), study.seeds.joint + number)
             for share in shares
         ]
-        for number, (a, shares) in enumerate(ASKED.items())
+        for number, (asked, shares) in enumerate(wishes.items())
     }
     first, second = ASKED
     method = searches[first].method
@@ -110,10 +107,7 @@ def told(study: Study, before: Outcome, after: Outcome) -> dict[str, Any]:
         factor: [round(float(share), 3) for share in metrics.shares(after.scored[factor])]
         for factor in study.factors
     }
-    unrelated = set.intersection(*(set(study.subject.unrelated(a)) for a in ASKED))
-    readings = {factor: before.scored[factor] for factor in sorted(unrelated)}
-    changes = metrics.class_changes(readings, after.scored)
-    leak = metrics.bootstrap_means(metrics.total_variation, *changes.values())
+    leak = scoring.leak(study.subject, list(ASKED), before, after)
     kept = metrics.clip_i(before.second, after.second).raw
     return {
         "shares": shares,
@@ -127,7 +121,7 @@ def _rounded(figure: Estimate) -> dict[str, float]:
 
 
 def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
-    """Writes laboratory.json, and a sheet of each method with its cells as a table."""
+    """Writes the figures, and a sheet of each method with its cells as a table."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     across = len(list(ASKED.values())[1])
     for number, rows in enumerate(found.values()):
@@ -152,7 +146,7 @@ def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
         "methods": {name: [cell.told for cell in rows] for name, rows in found.items()},
     }
     text = json.dumps(content, separators=(",", ":"))
-    (FOLDER / "laboratory.json").write_text(text + "\n")
+    (RESULTS / "laboratory.json").write_text(text + "\n")
 
 
 def main() -> None:

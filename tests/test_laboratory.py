@@ -15,7 +15,7 @@ import tiny_pages
 import torch
 from PIL import Image
 
-from difflens_utils import debiasing, edits, methods
+from difflens_utils import Attribute, debiasing, edits, methods
 from difflens_utils.debiasing import Arm, Search
 from difflens_utils.metrics import wilson
 from difflens_utils.sampling import Step
@@ -44,9 +44,8 @@ def study() -> Any:
 
 
 def test_the_last_class_gets_the_share_and_the_others_share_the_rest() -> None:
-    subject = SimpleNamespace(classes=lambda attribute: ("young", "adult", "old"))
-    study: Any = SimpleNamespace(subject=subject)
-    assert laboratory.target(study, "age", 0.6) == pytest.approx([0.2, 0.2, 0.6])
+    age = Attribute("age", ("young", "adult", "old"))
+    assert age.with_last(0.6) == pytest.approx([0.2, 0.2, 0.6])
 
 
 def test_each_image_draws_its_edit_so_that_the_shares_are_those_asked_for(study: Any) -> None:
@@ -96,7 +95,7 @@ def test_the_page_holds_every_cell_and_names_a_sheet_for_each_method(told: dict[
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the laboratory was not drawn yet")
 def test_what_ships_has_a_cell_for_every_wish_and_a_sheet_for_every_method() -> None:
-    told = json.loads((FOLDER / "laboratory.json").read_text())
+    told = json.loads((laboratory.RESULTS / "laboratory.json").read_text())
     wishes = np.prod([len(shares) for shares in told["asked"].values()])
     sheets: list[Path] = sorted(FOLDER.glob("method-*.webp"))
     assert len(sheets) == len(told["methods"])

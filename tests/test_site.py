@@ -106,13 +106,12 @@ def write_pages(root: Path) -> None:
 def write_measured(results: Path) -> None:
     """An atlas of one subject, and a laboratory, with grey sheets."""
     sheet = Image.new("RGB", (64, 64), "grey")
-    for folder, told in (
-        ("atlas/portraits", tiny_pages.told()),
-        ("laboratory", tiny_pages.told_by_laboratory()),
+    for folder, told, file in (
+        ("atlas/portraits", tiny_pages.told(), "atlas/portraits/atlas.json"),
+        ("laboratory", tiny_pages.told_by_laboratory(), "laboratory.json"),
     ):
         (results / folder).mkdir(parents=True)
-        name = folder.partition("/")[0]
-        (results / folder / f"{name}.json").write_text(json.dumps(told))
+        (results / file).write_text(json.dumps(told))
         for number in range(2):
             for kind in ("sheet", "method"):
                 sheet.save(results / folder / f"{kind}-{number}.webp")
@@ -137,7 +136,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(module, "ROOT", root)
             patch.setattr(module, "BUILD", root / "_build")
         patch.setattr(atlas, "MEASURED", root / "results/atlas")
-        patch.setattr(laboratory, "MEASURED", root / "results/laboratory")
+        patch.setattr(laboratory, "SHEETS", root / "results/laboratory")
         write_measured(root / "results")
         (root / "notebooks").mkdir()
         for name, notebook in notebooks.items():

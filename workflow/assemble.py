@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -362,27 +362,33 @@ def write_notebooks(
     return sliders
 
 
+def write_bench(bench: dict, source: Path) -> None:
+    """Write the page of the bench to the source of the book."""
+    (source / "bench.md").write_text(bench_page(bench))
+
+
+WRITERS: dict[str, Callable[[dict, Path], None]] = {  # by the file in results/ that each writes
+    "bench": write_bench,
+    "emoji": emoji.write,
+    "laboratory": laboratory.write,
+    "law": law.write,
+    "pipelines": doors.write,
+}
+
+
 def write_measured(source: Path, subjects: list[str]) -> list[str]:
     """Write the pages of what was measured beside the notebooks, and return those that miss it."""
-    measured = {
-        name: ROOT / f"results/{name}.json" for name in ("bench", "emoji", "law", "pipelines")
-    }
-    measured["laboratory"] = laboratory.MEASURED / "laboratory.json"
-    missing = [name for name, path in measured.items() if not path.exists()]
-    if "bench" not in missing:
-        (source / "bench.md").write_text(bench_page(json.loads(measured["bench"].read_text())))
+    missing = []
+    for name, write in WRITERS.items():
+        path = ROOT / f"results/{name}.json"
+        if path.exists():
+            write(json.loads(path.read_text()), source)
+        else:
+            missing.append(name)
     with (source / "scaling.md").open("a") as scaling:
         scaling.write("\n" + measured_scaling())
-    if "emoji" not in missing:
-        emoji.write(json.loads(measured["emoji"].read_text()), source)
-    if "law" not in missing:
-        law.write(json.loads(measured["law"].read_text()), source)
-    if "pipelines" not in missing:
-        doors.write(json.loads(measured["pipelines"].read_text()), source)
     for subject in atlas.measured(subjects):
         atlas.write(subject, source)
-    if "laboratory" not in missing:
-        laboratory.write(source)
     return missing
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from difflens_utils.pages.attribution import CLEAR
+from difflens_utils.pages.figures import spoken
 from workflow.execute import ROOT, slug
 
 MEASURED = ROOT / "results/atlas"
 STATIC = "../_static"  # from a page of the atlas
 SIDE = 64  # CSS pixels of an image, at least
-CLEAR = 0.65  # the AUROC from which a latent is said to track a factor, as in notebook 04
 DENSITIES = (1, 5, 20)  # percent
 COLUMNS = (
     "latent",
@@ -156,8 +157,8 @@ def _choices(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """What can be chosen, and the text that a cell then holds."""
     found = {}
     for factor, names in classes.items():
-        found[_spoken(factor)] = f"{_spoken(factor)}:"
-        found |= {f"{_spoken(factor)}: {name}": f"{_spoken(factor)}: {name}" for name in names}
+        found[spoken(factor)] = f"{spoken(factor)}:"
+        found |= {f"{spoken(factor)}: {name}": f"{spoken(factor)}: {name}" for name in names}
     return found
 
 
@@ -192,11 +193,7 @@ def _features(row: Mapping[str, Any]) -> str:
 
 
 def _class(factor: str, name: str) -> str:
-    return html.escape(f"{_spoken(factor)}: {name}")
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
+    return html.escape(f"{spoken(factor)}: {name}")
 
 
 def _most_changed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -297,7 +294,7 @@ def _by_step(told: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 def _factor(row: Mapping[str, Any], factor: str) -> str:
     auroc = row["tracks"]["each"][factor]
     cells = [f"{auroc:.2f}", *(_change(row["effect"][way][factor]) for way in ("off", "up"))]
-    name = html.escape(_spoken(factor))
+    name = html.escape(spoken(factor))
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 

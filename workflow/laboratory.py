@@ -1,6 +1,7 @@
 """The page *Laboratory*: two shares are asked for, and images of several methods answer.
 
-`python -m models.laboratory` draws them, and writes results/laboratory/. The page works from disk.
+`python -m models.laboratory` draws them, and writes results/laboratory.json and the sheets in
+results/laboratory. The page works from disk.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from difflens_utils.metrics import wilson
 from workflow.execute import ROOT
 
-MEASURED = ROOT / "results/laboratory"
+SHEETS = ROOT / "results/laboratory"
 SIDE = 96  # CSS pixels of an image, at least
 BODY = Template("""<link rel="stylesheet" href="_static/laboratory.css">
 <div class="laboratory" id="laboratory">
@@ -38,14 +40,13 @@ SLIDER = Template("""<label>$attribute: share of $name asked for
  data-answers="#laboratory .images, #laboratory .readings"><span></span></label>""")
 
 
-def write(source: Path) -> None:
+def write(told: Mapping[str, Any], source: Path) -> None:
     """Writes what book/laboratory.md includes, and the sheets, to the source of the book."""
-    told = json.loads((MEASURED / "laboratory.json").read_text())
     (source / "generated/laboratory.md").write_text(f"```{{raw}} html\n{body(told)}\n```\n")
     (source / "generated/laboratory_size.md").write_text(_size(told) + "\n")
     sheets = source / "_files/_static/laboratory"
     sheets.mkdir(parents=True)
-    for sheet in MEASURED.glob("method-*.webp"):
+    for sheet in SHEETS.glob("method-*.webp"):
         shutil.copy(sheet, sheets)
 
 
@@ -79,7 +80,9 @@ def _slider(told: Mapping[str, Any], attribute: str) -> str:
 
 def _size(told: Mapping[str, Any]) -> str:
     """How the images were drawn, in a sentence."""
+    half = wilson(told["n"] // 2, told["n"])  # an interval is widest there
     return (
         f"Every reading is of {told['n']} images of `{told['subject']}`, of which the first "
-        f"{told['shown']} are shown (`{told['command']}`, seed {told['seed']})."
+        f"{told['shown']} are shown (`{told['command']}`, seed {told['seed']}). The 95 % intervals "
+        f"of shares reach at most {50 * (half.high - half.low):.0f} points to either side."
     )

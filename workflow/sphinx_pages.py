@@ -1,10 +1,9 @@
 """A Sphinx extension: what the pages lack with the theme and its extensions alone.
 
 The texts that figures give themselves become the alternative texts of their pictures, and numbered
-captions below them; MathJax is
-loaded by pages with formulas only; what the makers of the pages mark wrongly is marked rightly;
-hits of the search show what their page is about, without fetching it, which browsers forbid on a
-disk.
+captions below them; MathJax is loaded by pages with formulas only; what the makers of the pages
+mark wrongly is marked rightly; hits of the search show what their page is about, without fetching
+it, which browsers forbid on a disk.
 """
 
 from __future__ import annotations

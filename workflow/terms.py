@@ -7,7 +7,8 @@ and captions stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ def terms(glossary: str) -> list[str]:
     return TERM.findall(definitions.partition("\n:::")[0])
 
 
-def pattern(names: list[str]) -> re.Pattern[str]:
+@cache
+def pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """What finds any of the terms, the longest of several that begin at the same place.
 
     A number before one is its measure: 2 h are hours.
@@ -56,10 +58,10 @@ def pattern(names: list[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-])(?<!\d )({anyone})(?:e?s)?(?![\w-])", re.IGNORECASE)
 
 
-def uses(text: str, names: list[str], seen: set[str]) -> Iterator[Use]:
+def uses(text: str, names: Sequence[str], seen: set[str]) -> Iterator[Use]:
     """The first uses of terms in a text, of those that are not `seen`; they are added there."""
     known = {name.lower(): name for name in names}
-    for found in pattern(names).finditer(text):
+    for found in pattern(tuple(names)).finditer(text):
         term = known[found[1].lower()]
         if term not in seen:
             seen.add(term)

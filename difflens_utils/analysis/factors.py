@@ -23,6 +23,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from .. import metrics, sampling
+from ..ksae import Dictionary, map_to_vectors
 from ..metrics import Array
 from ..settings import Seeds
 from ..subjects.pipelines import Subject
@@ -68,6 +69,14 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[float, ...]
         ]
         layers.append(torch.cat([part.float().cpu() for part in h]))
     return FactorSet(torch.stack(layers), scenes.labels, timesteps)
+
+
+@torch.no_grad()
+def responses(dictionary: Dictionary, probe: FactorSet) -> Array:
+    """What each unit of a dictionary answers, on average over positions and timesteps: (n, U)."""
+    layers = [dictionary.latents(map_to_vectors(h)).mean(1) for h in probe.h]
+    mean: Array = torch.stack(layers).mean(0).numpy()
+    return mean
 
 
 class Tracked(NamedTuple):

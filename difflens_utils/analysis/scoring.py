@@ -31,9 +31,22 @@ from ..subjects.pipelines import Subject
 STEPS_OF_THE_WAY = 200  # places along a way at which FD is taken
 
 
-def unrelated(subject: Subject, attribute: str) -> list[str]:
-    """The factors that an edit of an attribute should leave alone, see `Subject.unrelated`."""
-    return subject.unrelated(attribute)
+def unrelated(subject: Subject, *attributes: str) -> list[str]:
+    """The factors that edits of attributes should leave alone, see `Subject.unrelated`."""
+    each = [subject.unrelated(attribute) for attribute in attributes]
+    return [factor for factor in each[0] if all(factor in own for own in each)]
+
+
+def leak(subject: Subject, attributes: Sequence[str], before: Outcome, after: Outcome) -> Estimate:
+    """The mean shift of the class shares of factors that edits of attributes should leave alone.
+
+    `metrics.NOTHING` where there is none.
+    """
+    readings = {factor: before.scored[factor] for factor in unrelated(subject, *attributes)}
+    if not readings:
+        return metrics.NOTHING
+    changes = metrics.class_changes(readings, after.scored)
+    return metrics.bootstrap_means(metrics.total_variation, *changes.values())
 
 
 @dataclass(frozen=True)

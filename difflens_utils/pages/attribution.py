@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import edits, features, ksae, metrics
+from .. import edits, features, ksae, metrics, outcome
 from ..analysis import factors
 from ..analysis.factors import FactorSet, Tracked
 from ..attribution import Attribution, Effect
@@ -261,9 +261,7 @@ class AttributionPage(Page):
 
         The table names the factors that most of the bias features track best.
         """
-        vectors = [ksae.map_to_vectors(h) for h in probe.h]
-        layers = [found.ksae.latents(v).mean(1) for v in vectors]
-        response = torch.stack(layers).mean(0).numpy()  # (n, D)
+        response = factors.responses(found.ksae, probe)
         self.tracked = factors.best_factor(response, probe.labels, self.study.factors)
         self.told = factors.told(response, probe.labels, self.study.factors)
         used = torch.cat([_every(found, a) for a in self.study.attributes]).unique()
@@ -313,9 +311,8 @@ class AttributionPage(Page):
         """The classes whose mean probability changes most, one of each factor."""
         changes = {}
         for factor, classes in self.study.factors.items():
-            change = after.scored[factor] - before.scored[factor]  # (n, classes)
-            c = int(change.mean(0).abs().argmax())
-            changes[f"{_spoken(factor)}: {classes[c]}"] = metrics.mean(change[:, c])
+            c, change = outcome.most_changed(before, after, factor)
+            changes[f"{figures.spoken(factor)}: {classes[c]}"] = change
         order = sorted(changes, key=lambda name: -abs(changes[name].value))
         return {name: changes[name] for name in order[:NAMED]}
 
@@ -477,7 +474,3 @@ def _scatter(axis: Axes, trial: Trial, label: str) -> None:
     relative = scores / scores.max() if len(scores) else scores
     error = 1.96 * effect.error
     axis.errorbar(relative, effect.mean, error, fmt="o", ms=4, lw=0.8, alpha=0.8, label=label)
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")

@@ -395,8 +395,8 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
         if parents[child]:
             arrows.append(f"{listed(parents[child])} to {child}")
     for name, spot in spots.items():
-        _node(axis, spot, _spoken(name), colours.get(name))
-    alone = f"independent of all: {', '.join(map(_spoken, free))}"
+        _node(axis, spot, spoken(name), colours.get(name))
+    alone = f"independent of all: {', '.join(map(spoken, free))}"
     axis.text(0.5, -1.3, alone, ha="center", fontsize=10, color=GREY)
     left = -0.95 if above else -0.2
     axis.set_xlim(left, 1.25)
@@ -404,7 +404,7 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     axis.set_axis_off()
     edges = f"Arrows from {'; '.join(arrows)}" if arrows else "No arrows"
     text = f"A causal graph. {edges}; independent of all: {listed(free) or 'none'}"
-    describe(figure, _spoken(text))
+    describe(figure, spoken(text))
     return figure
 
 
@@ -430,7 +430,8 @@ def _node(axis: Axes, spot: Spot, name: str, colour: str | None) -> None:
     axis.text(*spot, name, ha="center", va="center", fontsize=10, bbox=box, color=ink)
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
+    """The name of a factor as it is said."""
     return name.replace("_", " ")
 
 
@@ -479,11 +480,16 @@ def slider(
     return SLIDER.substitute(filled)
 
 
-def data_url(picture: Bytes) -> str:
-    """A picture (H, W, 3) as a URL that holds its PNG."""
+def png(picture: Bytes) -> bytes:
+    """A picture (H, W, 3) as the file of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(picture: Bytes) -> str:
+    """A picture (H, W, 3) as a URL that holds its PNG."""
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
 
 
 def _for_script(value: object) -> str:

@@ -7,15 +7,14 @@ store: what was drawn once comes back at once.
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
-from PIL import Image
 
 from .. import debiasing, edits, metrics
+from ..analysis import scoring
 from ..methods import Method, dense, difflens
 from ..metrics import Estimate
 from ..outcome import Outcome
@@ -26,7 +25,8 @@ from . import figures
 if TYPE_CHECKING:
     from ..study import Study
 
-FACE = 96  # CSS pixels of an image, at least
+FACE = 96  # pixels that an image is enlarged to at most
+COLUMNS = 6
 TURNED = 2  # attributes at most
 Rows = Callable[["Study", str], Sequence[Method]]
 
@@ -39,19 +39,26 @@ def steered(study: Study, attribute: str) -> list[Method]:
 class Dial:
     """What turns one attribute: the class that it goes towards, and how far."""
 
-    def __init__(self, attribute: str, classes: Sequence[str]) -> None:
-        self.attribute = attribute
+    def __init__(
+        self, attribute: str, classes: Sequence[str], react: Callable[[object], None]
+    ) -> None:
+        """Has `react` called whenever something is dialled."""
+        self.attribute, self._react = attribute, react
         named = [(f"{attribute}: {name}", number) for number, name in enumerate(classes)]
         self.target = widgets.Dropdown(options=named, description="towards")
         self.strength = widgets.SelectionSlider(
             options=[0.0], description="strength", continuous_update=False
         )
         self.control = widgets.HBox([self.target, self.strength])
+        self.target.observe(react, "value")
+        self.strength.observe(react, "value")
 
     def take(self, method: Method) -> None:
-        """Offers the strengths of a method, and none of them to begin with."""
+        """Offers the strengths of a method, and none of them to begin with; nothing reacts."""
+        self.strength.unobserve(self._react, "value")
         self.strength.options = [0.0, *method.grid]
         self.strength.value = 0.0
+        self.strength.observe(self._react, "value")
         self.target.disabled = method.whole
 
     def edit(self, method: Method) -> Edit | None:
@@ -75,7 +82,7 @@ class Play:
         self.study, self.n = study, n
         self._methods = cache(lambda attribute: _of_h(rows(study, attribute)))
         chosen = study.attributes[:TURNED]
-        self.dials = [Dial(str(attribute), attribute.classes) for attribute in chosen]
+        self.dials = [Dial(str(a), a.classes, self._draw) for a in chosen]
         names = [name for name in self._methods(chosen[0]) if self._turns_all(name)]
         if not names:
             raise ValueError("rows must hold a method of every attribute that edits h")
@@ -87,9 +94,6 @@ class Play:
         self.control = widgets.VBox([self.method, *parts, self.picture, self.says])
         self._choose()
         self.method.observe(self._choose, "value")
-        for dial in self.dials:
-            dial.target.observe(self._draw, "value")
-            dial.strength.observe(self._draw, "value")
 
     def _turns_all(self, name: str) -> bool:
         return all(name in self._methods(dial.attribute) for dial in self.dials)
@@ -107,7 +111,8 @@ class Play:
         dialled = [dial.edit(self._chosen(dial)) for dial in self.dials]
         made = [edit for edit in dialled if edit is not None]
         self.after = self._drawn(edits.compose(*made)) if made else self.before
-        self.picture.value = _png(self.after)
+        scale = max(1, FACE // self.after.images.shape[-1])
+        self.picture.value = figures.png(figures.mosaic(self.after.images, COLUMNS, scale))
         self.says.value = _table(self.readings())
 
     def _drawn(self, edit: Edit) -> Outcome:
@@ -124,28 +129,15 @@ class Play:
         for dial in self.dials:
             for number, name in enumerate(self.study.subject.classes(dial.attribute)):
                 found[f"{dial.attribute}: {name}"] = after.share(dial.attribute, number)
-        turned = {dial.attribute for dial in self.dials}
-        unrelated = [set(self.study.subject.unrelated(name)) for name in turned]
-        factors = sorted(set.intersection(*unrelated))
+        turned = [dial.attribute for dial in self.dials]
         found["CLIP-I"] = metrics.clip_i(self.before.clip, after.clip).raw
-        if factors:
-            readings = {factor: self.before.scored[factor] for factor in factors}
-            changes = metrics.class_changes(readings, after.scored)
-            found["leak"] = metrics.bootstrap_means(metrics.total_variation, *changes.values())
+        found["leak"] = scoring.leak(self.study.subject, turned, self.before, after)
         return found
 
 
 def _of_h(rows: Sequence[Method]) -> dict[str, Method]:
     """The methods that edit h: those that change the network cannot be composed."""
     return {method.name: method for method in rows if not method.network}
-
-
-def _png(seen: Outcome) -> bytes:
-    """The images side by side, as the file of a PNG."""
-    scale = max(1, FACE // seen.images.shape[-1])
-    buffer = io.BytesIO()
-    Image.fromarray(figures.mosaic(seen.images, 6, scale)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _table(readings: dict[str, Estimate]) -> str:
