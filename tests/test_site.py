@@ -28,7 +28,7 @@ from PIL import Image
 
 from difflens_utils.metrics import Estimate
 from difflens_utils.pages import descriptions, figures
-from workflow import assemble, atlas, execute, laboratory, library, sitecheck
+from workflow import assemble, atlas, execute, laboratory, library, sitecheck, sphinx_pages
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -205,6 +205,12 @@ def test_an_atlas_and_the_laboratory_find_their_pictures(site: Path) -> None:
         assert loaded and all((above / url).is_file() for url in loaded)
     assert len(sheets) == 3 and all(sheet.is_file() for sheet in sheets)
     assert not (site / "atlas/my--model.html").exists()  # none was measured
+
+
+def test_a_caption_leaves_to_those_who_do_not_see_what_can_be_seen() -> None:
+    text = "Shares of every class (n = 4, 0.5 each). Towards zero: 0.51 at 0 and 1.00 at 4."
+    assert sphinx_pages.caption(text) == "Shares of every class (n = 4, 0.5 each)."
+    assert sphinx_pages.caption(ALT) == ALT
 
 
 def test_the_first_use_of_a_term_is_a_link_to_the_glossary(site: Path) -> None:

@@ -58,10 +58,16 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
         for number, image in enumerate(pictures, 1):
             if text := texts.get(Path(image["uri"]).stem):
                 image["alt"] = text
-                give_caption(image, text, f"figure-{number}")
+                give_caption(image, caption(text), f"figure-{number}")
     first = next((p.astext() for p in doctree.findall(nodes.paragraph)), "")
     summary = textwrap.shorten(first, SUMMARY, placeholder=" …")
     app.env.metadata[app.env.docname]["summary"] = summary
+
+
+def caption(text: str) -> str:
+    """What a figure shows: the first sentence of its text. The others say what can be seen."""
+    first, end, _ = text.partition(". ")
+    return first + end.strip()
 
 
 def give_caption(image: nodes.image, text: str, name: str) -> None:
