@@ -17,7 +17,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "glossary"  # the page
-EVERYDAY = ("kept", "lead", "removed")  # more often words of everyday than terms
+EVERYDAY = ("dictionary", "kept", "lead", "removed")  # as often words of everyday, or of Python
 TERM = re.compile(r"^(\w.*)$", re.MULTILINE)  # definitions are indented
 UNTOUCHED = (
     nodes.reference,
