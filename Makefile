@@ -47,7 +47,7 @@ help:
 	@echo "make reference  promote the last book's results to results/, README.md and the committed notebooks"
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
-	@echo "make methods    make what ships beside the subjects: k-SAEs, learned methods, searches (hours)"
+	@echo "make methods    make what does not ship yet: k-SAEs, learned methods, searches (hours)"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo

@@ -81,6 +81,8 @@ def test_what_ships_is_known_by_its_arguments_and_the_store_by_more(
     monkeypatch.setattr(artifacts, "SHIP", False)
     value[0] = 3.0
     assert work(1)["x"] == 2 and work(a=4)["x"] == 3
+    monkeypatch.setattr(artifacts, "SHIP", True)
+    assert work(1)["x"] == 2  # what ships is not made anew: `make methods` goes on
 
 
 @pytest.mark.parametrize(

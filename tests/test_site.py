@@ -29,6 +29,7 @@ from PIL import Image
 from difflens_utils.metrics import Estimate
 from difflens_utils.pages import descriptions, figures
 from workflow import assemble, atlas, execute, laboratory, library, sitecheck, sphinx_pages
+from workflow.lighten import LARGE, lighten
 
 REPOSITORY = Path(__file__).parents[1]
 ALT = 'Shares of every class: "female" 0.70, male < 0.30.'
@@ -538,3 +539,30 @@ def test_the_slider_announces_the_chosen_strength() -> None:
     assert 'img.alt = "2 images: " + values[input.value]' in shown
     values = re.search(r"values = (\[.*?\]);", shown)[1]
     assert json.loads(values) == [words, 'male</script>, "β" = 3'] and shown.count("</script>") == 1
+
+
+def test_large_pictures_become_webp_and_small_ones_stay_exact(tmp_path: Path) -> None:
+    images = tmp_path / "_images"
+    images.mkdir()
+    smooth = np.linspace(0, 200, 400)[:, None, None] + np.zeros((400, 400, 3))
+    faces = (smooth + np.random.default_rng(0).integers(0, 20, (400, 400, 3))).astype(np.uint8)
+    Image.fromarray(faces).save(images / "faces.png")
+    Image.fromarray(faces[:20, :20]).save(images / "plot.png")
+    (tmp_path / "page.min.js.map").write_text("{}")
+    page = tmp_path / "notebooks/page.html"
+    page.parent.mkdir()
+    page.write_text(
+        '<img alt="a" src="../_images/faces.png"><img alt="b" src="../_images/plot.png">'
+    )
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    assert len(before["faces.png"]) > LARGE > len(before["plot.png"])
+
+    lighten(tmp_path)
+
+    assert "_images/faces.webp" in page.read_text() and "_images/plot.png" in page.read_text()
+    assert (images / "plot.png").read_bytes() == before["plot.png"]
+    assert not (images / "faces.png").exists() and not list(tmp_path.rglob("*.map"))
+    shown = np.asarray(Image.open(images / "faces.webp").convert("RGB"), dtype=float)
+    assert (images / "faces.webp").stat().st_size < len(before["faces.png"]) / 2
+    assert np.abs(shown - faces).mean() < 5  # of 255, and the noise alone spans 20
+    assert not sitecheck.faults(tmp_path)

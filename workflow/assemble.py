@@ -37,6 +37,7 @@ from workflow.execute import (
     slug,
     subjects_of,
 )
+from workflow.lighten import lighten
 
 CODE = Path(__file__).resolve().parents[1]
 CAPTIONS = {
@@ -459,6 +460,7 @@ def build(to: Path | None = None) -> Path:
         warnings = [line for line in lines if re.search("warning|error", line, re.IGNORECASE)]
         raise SystemExit("\n".join(["jupyter-book failed:", *(warnings or lines[-20:])]))
     site = nested / "_build/html"
+    lighten(site)
     if faults := sitecheck.faults(site):
         raise SystemExit("\n".join(["the built book is not whole:", *faults[:20]]))
     shutil.rmtree(to / "html", ignore_errors=True)
