@@ -31,7 +31,7 @@ from difflens_utils.features import BiasFeatures
 from difflens_utils.outcome import Outcome
 from difflens_utils.pages import figures
 from difflens_utils.study import Study
-from models.ingredients import SIZES
+from models import sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 300  # latents beside the bias features
@@ -251,7 +251,7 @@ def main() -> None:
     )
     parser.add_argument("subject")
     subject = parser.parse_args().subject
-    study = dl.open(subject, **SIZES.get(subject, {}))
+    study = dl.open(subject, **sizes.of_the_book(subject))
     told, strips = measure(study)
     save(told, strips, ROOT / "results/atlas" / study.subject.name)
 

@@ -16,7 +16,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -26,12 +25,9 @@ from difflens_utils.debiasing import Search
 from difflens_utils.methods import Method, best, latent_editing
 from difflens_utils.metrics import Array
 from difflens_utils.study import Study
+from models import sizes
 
-SIZES: dict[str, dict[str, Any]] = {
-    "portraits": {},
-    "portraits-t2i": {},
-    "digits": {"latents": 512, "train_steps": 600},
-}
+SUBJECTS = ("portraits", "portraits-t2i", "digits")
 REMAINING = 0.5
 TWICE = ("DiffLens", "features and shares by the programme", "latent editing")  # also in all ways
 
@@ -71,9 +67,9 @@ def _distance(shares: Array, target: Sequence[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("subjects", nargs="*", default=list(SIZES), metavar="SUBJECT")
+    parser.add_argument("subjects", nargs="*", default=SUBJECTS, metavar="SUBJECT")
     for subject in parser.parse_args().subjects:
-        study = dl.open(subject, **SIZES.get(subject, {}))
+        study = dl.open(subject, **sizes.of_the_book(subject))
         out = study.subject.folder / "ingredients.json"
         found = json.loads(out.read_text()) if out.exists() else {}
         for attribute in map(str, study.attributes):

@@ -28,7 +28,7 @@ from difflens_utils import Settings, Study, features, outcome
 from difflens_utils.methods import Method, dense
 from difflens_utils.runtime import artifacts
 from difflens_utils.subjects import registry
-from models.ingredients import SIZES
+from models import sizes
 from models.portraits.train import readers_of_skips
 
 PLACES = ("portraits", "portraits-open@mid_block", "portraits-t2i", "digits")
@@ -39,7 +39,7 @@ def opened(place: str) -> Study:
     """The study of a place, `SUBJECT[=FOLDER][@MODULE]`."""
     rest, _, module = place.partition("@")
     name, _, folder = rest.partition("=")  # of the weights
-    settings = Settings(module=module, **SIZES.get(name, {}))
+    settings = Settings(module=module, **sizes.of_the_book(name))
     where = Path(folder) if folder else None
     return Study(registry.load(name, module=module or None, folder=where), settings)
 

@@ -8,18 +8,22 @@ import random
 import tarfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor
 
-from difflens_utils import evaluators, sampling
+from difflens_utils import debiasing, evaluators, sampling
+from difflens_utils.debiasing import Search
+from difflens_utils.study import Study
 from difflens_utils.subjects import pipelines, registry
 from difflens_utils.subjects.conditions import Texts3
 from difflens_utils.worlds import Scenes, emoji
 from difflens_utils.worlds.emoji import GENDERS, ROLES, STYLES, TONES, WORLD, Drawing
-from models.emoji import card, draw, train
+from models.emoji import card, compose, draw, train
 from workflow import emoji as emoji_page
 
 
@@ -350,6 +354,51 @@ def test_the_card_is_measured_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "everything",
     ]
     assert (tmp_path / "_static/emoji_shares.png").stat().st_size > 10_000
+
+
+def test_cells_of_a_tone_are_held_out_as_often_as_not() -> None:
+    for tone, word in enumerate(TONES):
+        cells = compose.cells_of(tone, each=2)
+        style, role = cells.people.T
+        labels = {"style": style, "role": role, "tone": torch.full_like(style, tone)}
+        assert torch.equal(emoji.held_out(labels), cells.held_out)
+        assert int(cells.held_out.sum()) == int((~cells.held_out).sum()) == 2 * 15
+        assert all(word in prompt.text for prompt in cells.prompts(named=True))
+        assert not any(word in prompt.text for prompt in cells.prompts())
+
+
+def test_drawings_show_their_own_tone_and_others_do_not() -> None:
+    cells = compose.cells_of(3, each=1)
+    subject = SimpleNamespace(scorer=registry.load("emoji", "cpu").scorer, device="cpu")
+    study = cast(Study, SimpleNamespace(subject=subject))
+    for tone in (0, 3):
+        style, role = cells.people.T
+        labels = {"style": style, "role": role, "gender": style * 0, "tone": style * 0 + tone}
+        images = WORLD.render(Scenes(labels, torch.zeros(len(style), len(WORLD.nuisances))))
+        hits = compose.shown(study, images, cells)
+        found = compose.shares(hits, cells.held_out)
+        right = float(tone == 3)
+        assert abs(found["tone"]["held out"]["value"] - right) < 0.2  # of 15 drawings
+        assert abs(found["all three"]["learned"]["value"] - right) < 0.2
+        assert found["style and role"]["learned"]["value"] > 0.8
+
+
+def test_an_edit_is_towards_one_tone_and_its_row_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[float]] = []
+    arms = [SimpleNamespace(way=0)]
+    monkeypatch.setattr(debiasing, "plans", lambda s, wanted, together: asked.append(wanted))
+    monkeypatch.setattr(debiasing, "edit_of", lambda s, planned, n, seed: (n, seed))
+    search = cast(Search, SimpleNamespace(in_one_way=lambda: SimpleNamespace(arms=arms)))
+    assert compose.edit_towards(search, 2, 5) == (5, compose.SEED + 2)
+    assert asked == [[0.0, 0.0, 1.0, 0.0]]
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    row = {"tone": {"learned": share, "held out": share}}
+    (tmp_path / "generated").mkdir()
+    emoji_page.write_composed({"rows": {"no edit": row}}, tmp_path)
+    table = (tmp_path / "generated/emoji_composed.md").read_text()
+    assert "tone, held out" in table and "| no edit | 0.50 [0.40, 0.60] |" in table
 
 
 def test_a_drawing_that_was_moved_is_its_own_neighbour() -> None:

@@ -371,6 +371,7 @@ def write_bench(bench: dict, source: Path) -> None:
 WRITERS: dict[str, Callable[[dict, Path], None]] = {  # by the file in results/ that each writes
     "bench": write_bench,
     "emoji": emoji.write,
+    "emoji-composed": emoji.write_composed,
     "laboratory": laboratory.write,
     "law": law.write,
     "pipelines": doors.write,

@@ -1,6 +1,7 @@
 """The page of the subject `emoji`: what only this model can tell.
 
-`python -m models.emoji.card` measures it, and writes results/emoji.json.
+`python -m models.emoji.card` measures it, and `python -m models.emoji.compose` what edits compose.
+They write results/emoji.json and results/emoji-composed.json.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WORST, OBEYED = 3, 0.995  # words of a factor that the table names, and those th
 
 
 def write(found: Mapping[str, Any], source: Path) -> None:
-    """Writes what book/emoji.md includes to the source of the book: tables and a figure."""
+    """Writes what book/emoji.md includes of the card to the source of the book."""
     generated = source / "generated"
     for name, text in {
         "obeyed": obeyed(found),
@@ -31,6 +32,11 @@ def write(found: Mapping[str, Any], source: Path) -> None:
     }.items():
         (generated / f"emoji_{name}.md").write_text(text + "\n")
     picture(found, source / "_static/emoji_shares.png")
+
+
+def write_composed(found: Mapping[str, Any], source: Path) -> None:
+    """Writes what book/emoji.md includes of the edits to the source of the book."""
+    (source / "generated/emoji_composed.md").write_text(composed(found) + "\n")
 
 
 def _shown(figure: Mapping[str, float]) -> str:
@@ -47,6 +53,15 @@ def obeyed(found: Mapping[str, Any]) -> str:
         least = ", ".join(f"{word} {share:.2f}" for word, share in missed)
         held_out = _shown(found["composed"][factor]["all"])
         lines.append([factor, _shown(row["all"]), held_out, least])
+    return verdicts.table(lines)
+
+
+def composed(found: Mapping[str, Any]) -> str:
+    """What edits make of combinations that were learned and held out: a row for each method."""
+    first = next(iter(found["rows"].values()))
+    lines = [["", *(f"{seen}, {label}" for seen, row in first.items() for label in row)]]
+    for name, row in found["rows"].items():
+        lines.append([name, *(_shown(share) for of in row.values() for share in of.values())])
     return verdicts.table(lines)
 
 
