@@ -3,7 +3,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= book
-SUBJECT ?= portraits,portraits-t2i,digits
+SUBJECT ?= portraits,portraits-t2i,digits,emoji
 CORES   ?= 2
 # PyTorch's index of the build you want (CPU, or a CUDA version); empty takes torch as PyPI has it.
 TORCH_INDEX ?=
@@ -137,6 +137,13 @@ models: $(ENV)
 	  --out models/portraits-t2i/clip/second
 	@$(BIN)/python -m models.portraits-t2i.train vae
 	@$(BIN)/python -m models.portraits-t2i.train unet
+	@$(BIN)/python -m models.evaluators.train labeller --world emoji --images 200000
+	@$(BIN)/python -m models.evaluators.train scorer --world emoji --images 200000
+	@$(BIN)/python -m models.clip.train --world emoji --images 100000
+	@$(BIN)/python -m models.clip.train --world emoji --images 100000 --seed 37 \
+	  --out models/emoji/clip/second
+	@$(BIN)/python -m models.emoji.train vae
+	@$(BIN)/python -m models.emoji.train transformer
 
 digits: $(ENV)
 	@$(BIN)/python -m models.digits.export

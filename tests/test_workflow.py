@@ -327,17 +327,26 @@ def test_a_model_card_shows_what_the_result_file_holds() -> None:
             "records": [
                 record("quality.frechet", 40.0, 35.0, 45.0),
                 record("quality.frechet_floor", 10.0, 9.0, 11.0),
+                record("quality.kernel", 0.5, 0.4, 0.6),
+                record("quality.kernel_floor", 0.0, -0.1, 0.1),
                 record("quality.agreement.age", 0.9, 0.88, 0.92),
                 record("planted.hair_length.short", 0.25),
                 record("share.hair_length.short", 0.5, 0.48, 0.52),
+                record("planted.role.mage", 0.0),
+                record("share.role.mage", 0.0, 0.0, 0.002),
             ],
         }
     )
-    assert card.startswith("Of 2,000 generated images (20 DDIM steps, seed 0)")
+    assert card.startswith("Of 2,000 generated images (20 steps, seed 0)")
     assert (
         "| Fréchet distance to the data, features of the scorer | 40 [35, 45] | 10 [9, 11] |"
         in card
     )
+    assert (
+        "| kernel distance (KID's estimator) to the data, features of the scorer "
+        "| 0.5 [0.4, 0.6] | 0 [-0.1, 0.1] |" in card
+    )
+    assert "role: mage" not in card  # no prompt asks for it, and none is drawn
     assert "| both evaluators agree on age | 0.9 [0.88, 0.92] | |" in card
     assert "| hair length: short | 0.250 | 0.5 [0.48, 0.52] |" in card
 

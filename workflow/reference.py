@@ -24,6 +24,10 @@ from workflow import verdicts
 from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
 
 Records = dict[str, dict[str, Any]]
+DISTANCES = {
+    "quality.frechet": "Fréchet distance",
+    "quality.kernel": "kernel distance (KID's estimator)",
+}
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
@@ -96,7 +100,7 @@ def model_card(result: dict[str, Any]) -> str:
     """
     records = {record["name"]: record for record in result["records"]}
     quality, steps = records["quality.frechet"], result["parameters"]["steps"]
-    images = f"{quality['n']:,} generated images ({steps} DDIM steps, seed {quality['seed']})"
+    images = f"{quality['n']:,} generated images ({steps} steps, seed {quality['seed']})"
     blocks = [
         f"Of {images}, with 95 % intervals.",
         _table("quality | generated | floor: two sets of the data", _quality(records)),
@@ -114,10 +118,11 @@ def _table(header: str, rows: list[str]) -> str:
 
 
 def _quality(records: Records) -> list[str]:
-    generated, floor = (
-        estimate(records[f"quality.{name}"]) for name in ("frechet", "frechet_floor")
-    )
-    rows = [f"Fréchet distance to the data, features of the scorer | {generated} | {floor}"]
+    rows = []
+    for name, words in DISTANCES.items():
+        if name in records:
+            generated, floor = estimate(records[name]), estimate(records[f"{name}_floor"])
+            rows.append(f"{words} to the data, features of the scorer | {generated} | {floor}")
     for name, record in records.items():
         if name.startswith("quality.agreement."):
             attribute = name.removeprefix("quality.agreement.")
@@ -141,8 +146,7 @@ def _of_prompts(records: Records) -> list[str]:
         if name.startswith("planted.prompts."):
             _, _, prompt, attribute, label = name.split(".")
             generated = estimate(records[name.removeprefix("planted.")])
-            what = f"a face of a {prompt}: {attribute} {label}"
-            rows.append(f"{what} | {record['value']:.3f} | {generated}")
+            rows.append(f"{prompt}: {attribute} {label} | {record['value']:.3f} | {generated}")
     return rows
 
 
@@ -152,6 +156,8 @@ def _of_factors(records: Records) -> list[str]:
         if name.startswith("share."):
             _, factor, label = name.split(".")
             planted = records[f"planted.{factor}.{label}"]["value"]
+            if not planted and not record["value"]:  # such as what no prompt asks for
+                continue
             what = f"{factor.replace('_', ' ')}: {label}"
             rows.append(f"{what} | {planted:.3f} | {estimate(record)}")
     return rows

@@ -31,6 +31,7 @@ SHEET = 48  # images of the sheet, and at most so many prompts have a row of the
 STEPS_SHOWN = 5  # maps of h
 RENDERS_SHOWN = 10  # images of the data per class
 FLOOR = "floor (two sets of the data)"
+KERNEL = "kernel distance (KID's estimator)"
 
 
 class Bias(Page):
@@ -110,14 +111,16 @@ class Bias(Page):
         figure.tight_layout()
 
     def quality(self, generated: Outcome, data: Outcome, again: Outcome) -> pd.DataFrame:
-        """Distance to the data and agreement of the evaluators, beside those of the data."""
-        rows = {"generated": generated, FLOOR: again}
-        records = {"generated": "quality.frechet", FLOOR: "quality.frechet_floor"}
+        """Distances to the data and agreement of the evaluators, beside those of the data."""
+        seed = self.study.seeds.main
+        reference = metrics.KernelReference(data.features, seed)
         table = {}
-        for name, drawn in rows.items():
-            distance = metrics.frechet(drawn.features, data.features, seed=self.study.seeds.main)
-            self.add(records[name], distance)
-            row = {self.study.subject.measures[0]: str(distance)}
+        for name, drawn, ending in (("generated", generated, ""), (FLOOR, again, "_floor")):
+            distance = metrics.frechet(drawn.features, data.features, seed=seed)
+            kernel = reference.distance(drawn.features)
+            self.add(f"quality.frechet{ending}", distance)
+            self.add(f"quality.kernel{ending}", kernel)
+            row = {self.study.subject.measures[0]: str(distance), KERNEL: str(kernel)}
             for attribute in self.study.attributes:
                 row[f"evaluators agree on {attribute}"] = str(drawn.agreement(attribute))
             table[name] = row
