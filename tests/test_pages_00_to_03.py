@@ -16,7 +16,7 @@ from test_all_notebooks import prepare
 
 from difflens_utils import recording
 from difflens_utils.metrics import Estimate
-from difflens_utils.pages import Page, rules
+from difflens_utils.pages import Page, polysemanticity, rules
 from difflens_utils.pages.probes import STATED
 from difflens_utils.study import Study
 
@@ -234,9 +234,9 @@ def test_what_sharing_costs_is_a_ratio_of_errors_on_held_out_images(pages: Pages
         x = torch.from_numpy(held_out[:, step])  # (3, tokens, channels)
         saes = (study.ksae(), study.ksae(step=step, train_steps=1))
         errors = [(x - sae(x)).square().sum((1, 2)).double().numpy() for sae in saes]
-        ratio = figures[f"ksae.shared.excess.t{t}"]
+        ratio = figures[f"ksae.shared.excess.t{t:.0f}"]
         assert ratio.value == pytest.approx(errors[0].sum() / errors[1].sum(), rel=1e-4)
-        shared, alone = (figures[f"ksae.{name}.fvu.t{t}"] for name in ("shared", "alone"))
+        shared, alone = (figures[f"ksae.{name}.fvu.t{t:.0f}"] for name in ("shared", "alone"))
         varied = (x - x.mean((0, 1))).square().sum().item()
         assert shared.value == pytest.approx(errors[0].sum() / varied, rel=1e-4)
         assert alone.value == pytest.approx(errors[1].sum() / varied, rel=1e-4)
@@ -247,7 +247,7 @@ def test_what_sharing_costs_is_a_ratio_of_errors_on_held_out_images(pages: Pages
 @of("one attribute")
 def test_where_there_is_one_timestep_its_ksae_is_the_shared_one(pages: Pages) -> None:
     (t,) = pages.study.recording("learn").timesteps
-    assert pages.figures[f"ksae.shared.excess.t{t}"].value == pytest.approx(1)
+    assert pages.figures[f"ksae.shared.excess.t{t:.0f}"].value == pytest.approx(1)
 
 
 # ------------------------------------------------------------------------------------------
@@ -288,3 +288,14 @@ def test_what_passes_h_is_a_share_of_the_whole_effect(pages: Pages) -> None:
         assert figure.value == pytest.approx(part.mean() / whole.mean(), rel=1e-5)
         drawn = np.array([part[chosen].mean() / whole[chosen].mean() for chosen in rows(3)])
         assert figure.draws == pytest.approx(drawn - drawn.mean() + figure.value, rel=1e-4)
+
+
+def test_a_factor_of_many_classes_shows_the_one_that_a_unit_tells() -> None:
+    labels = np.arange(80) % 8
+    answers = np.where(labels == 5, 3.0, 0.1)
+    classes = tuple("abcdefgh")
+    found = polysemanticity._by_class(answers, labels, classes)
+    assert list(found) == ["f", "all others"]
+    assert found["f"].tolist() == [3.0] * 10 and set(found["all others"]) == {0.1}
+    few = polysemanticity._by_class(answers, labels % 3, classes[:3])
+    assert [len(values) for values in few.values()] == [30, 30, 20]

@@ -52,7 +52,10 @@ class Bias(Page):
     # ------------------------------------------------------------------ the data
 
     def planted(self) -> pd.DataFrame:
-        """Every factor of the data, what it depends on, and the shares of its classes."""
+        """Every factor of the data, what it depends on, and the shares of its classes.
+
+        A class that no prompt asks for has a share of 0, and is left out.
+        """
         world = self.study.world
         arrows = world.arrows()
         table = {}
@@ -60,7 +63,7 @@ class Bias(Page):
             planted = zip(factor.classes, self.study.planted(name), strict=True)
             table[name] = {
                 "depends on": ", ".join(arrows[name]) or "nothing",
-                "planted shares": ", ".join(f"{c} {share:.2f}" for c, share in planted),
+                "planted shares": ", ".join(f"{c} {share:.2f}" for c, share in planted if share),
             }
         return pd.DataFrame(table).T.rename_axis("factor")
 
@@ -249,7 +252,10 @@ class Bias(Page):
     # ------------------------------------------------------------------ amplified or damped
 
     def amplification(self, generated: Outcome) -> None:
-        """Generated minus planted share of every class. A binary factor has one bar."""
+        """Generated minus planted share of every class. A binary factor has one bar.
+
+        What no prompt asks for, and is not drawn either, has none.
+        """
         changes = {}
         for factor, probabilities in generated.scored.items():
             planted = self.study.planted(factor).tolist()
@@ -258,6 +264,8 @@ class Bias(Page):
             for c in range(first, len(planted)):
                 name = self.study.factors[factor][c]
                 change = self._amplified(f"{factor}.{name}", shares[c], planted[c])
+                if not (planted[c] or shares[c].value):
+                    continue
                 marked = " *" if change.low > 0 or change.high < 0 else ""
                 changes[f"{factor}: {name}{marked}"] = change
         figure, axis = plt.subplots(figsize=(8, 0.2 * len(changes) + 0.8))

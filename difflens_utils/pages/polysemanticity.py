@@ -32,6 +32,7 @@ Array = NDArray[Any]
 
 PAPER_COSINE = {"mean |cos|": "0.04", "max |cos|": "0.17"}  # Appendix E.2, d = 512
 LEAST_DENSITY = 0.01
+MANY = 6  # classes of a factor that one histogram shows apart
 MOST = 6  # factors tracked by a unit, in the histogram: this many or more
 POOLED = slice(0, 200)  # images whose vectors PCA and ICA are fitted to
 STRIDE = 3  # of their vectors every third
@@ -78,15 +79,18 @@ class Polysemanticity(Page):
         return np.stack(columns, 1)
 
     def one_unit(self, responses: Tensor, scores: Array, probe: FactorSet) -> None:
-        """How the unit (of n, U) with the highest score (U, factors) answers to each class."""
+        """How the unit (of n, U) with the highest score (U, factors) answers to each class.
+
+        Of a factor with many classes it is the one that it tells best, beside all others.
+        """
         unit, best = np.unravel_index(scores.argmax(), scores.shape)
         factor = list(probe.labels)[best]
         answers = responses[:, unit].numpy()
         bins = np.histogram_bin_edges(answers, 16).tolist()
         figure, axis = plt.subplots(figsize=(7, 2.8))
-        for c, name in enumerate(self.study.factors[factor]):
-            of_class = answers[probe.labels[factor].numpy() == c]
-            _histogram(axis, of_class, bins, name, density=True)
+        labels = probe.labels[factor].numpy()
+        for name, values in _by_class(answers, labels, self.study.factors[factor]).items():
+            _histogram(axis, values, bins, name, density=True)
         axis.set(xlabel=f"answer of unit {unit}", ylabel="density of images")
         axis.set_title(f"{factor.replace('_', ' ')}: AUROC {scores.max():.2f}")
         axis.legend()
@@ -263,6 +267,15 @@ def _draw(axes: Sequence[Axes], counts: Array, selective: Array, label: str) -> 
     _histogram(axes[0], capped, [i - 0.5 for i in range(MOST + 2)], label, density=False)
     if len(selective):
         _histogram(axes[1], selective, [i / 15 for i in range(16)], label, density=True)
+
+
+def _by_class(answers: Array, labels: Array, classes: Sequence[str]) -> dict[str, Array]:
+    """Answers (n,) by class; of more than `MANY` classes that which differs most, and the rest."""
+    by_class = {c: answers[labels == i] for i, c in enumerate(classes) if (labels == i).any()}
+    if len(by_class) <= MANY:
+        return by_class
+    told = max(by_class, key=lambda name: abs(float(by_class[name].mean() - answers.mean())))
+    return {told: by_class[told], "all others": answers[labels != list(classes).index(told)]}
 
 
 def _histogram(axis: Axes, values: Array, bins: list[float], label: str, density: bool) -> None:

@@ -89,7 +89,7 @@ class Probes(Page):
             axis.set(title=attribute, xlabel="timestep t (noisy → clean)", ylim=(0, 1.02))
             axis.invert_xaxis()
             for t, estimate in zip(timesteps, accuracy, strict=True):
-                self.add(f"probes.{attribute}.accuracy.t{t}", estimate)
+                self.add(f"probes.{attribute}.accuracy.t{t:.0f}", estimate)
         first = panels[self.study.attributes[0]]
         control = [shuffled.accuracy(s) for s in steps]
         figures.curve(first, timesteps, control, "shuffled labels", figures.GREY, "--", "")
@@ -197,7 +197,7 @@ class Probes(Page):
         table: dict[str, dict[str, str]] = {}
         for attribute, axis in panels.items():
             shares = {name: _shares(effect) for name, effect in swept[attribute].items()}
-            columns = [str(t) for t in recording.timesteps]
+            columns = [f"{t:.0f}" for t in recording.timesteps]
             cells = pd.DataFrame(shares, index=columns).T
             figures.heat(axis, cells, label="share", cmap="viridis", center=None, limits=(0, 1))
             axis.set(title=str(attribute), xlabel="timestep t (noisy → clean)")

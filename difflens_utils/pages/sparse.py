@@ -179,10 +179,10 @@ class Sparse(Page):
             t = recording.timesteps[step]
             together, single = (self._at(recording, step, model) for model in (sae, own))
             excess = metrics.combined(np.divide, together, single)
-            self.add(f"ksae.shared.fvu.t{t}", together)
-            self.add(f"ksae.alone.fvu.t{t}", single)
-            self.add(f"{EXCESS}t{t}", excess)
-            table[f"t = {t}"] = {
+            self.add(f"ksae.shared.fvu.t{t:.0f}", together)
+            self.add(f"ksae.alone.fvu.t{t:.0f}", single)
+            self.add(f"{EXCESS}t{t:.0f}", excess)
+            table[f"t = {t:.0f}"] = {
                 "FVU, one k-SAE for all": str(together),
                 "FVU, a k-SAE of this timestep": str(single),
                 "ratio": str(excess),
