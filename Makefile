@@ -72,7 +72,7 @@ try: $(ENV)
 	  "notebooks=[00_bias, 02_ksae, 05_interventions]" -- $(TRIED)
 	@echo "The site: $$PWD/$(TRIED)"
 	@echo "make book adds the other seven notebooks, the portraits, and the sizes of the book;" \
-	  "it takes an hour on two cores"
+	  "it takes nearly two hours on two cores"
 
 book: $(ENV)
 	@$(SNAKEMAKE) --config "profile=$$PROFILE"

@@ -187,7 +187,10 @@ def test_the_page_shows_counts_dots_and_what_does_not_hold(
 
 # Records that sentences name and no rule does: before and after, a rival, and what a control has.
 BESIDE = {
-    "06_debiasing": [f"gender.{row}.fd" for row in ("original", "difflens_best", "latent_editing")],
+    "06_debiasing": [
+        f"gender.{row}.fd"
+        for row in ("original", "difflens_best", "difflens_published", "latent_editing")
+    ],
     "02_ksae": ["reconstruction.k32.clip_i", "reconstruction.untrained_k_SAE.clip_i"],
     "03_probes": ["probes.gender.accuracy.t900", "probes.gender.accuracy.t0"],
     "01_polysemanticity": ["polysemanticity.latents.several"],

@@ -660,7 +660,7 @@ def test_counts_are_those_of_the_last_run_before_the_committed_ones(
 
 def test_the_page_on_scaling_says_itself_what_was_not_measured() -> None:
     page = assemble.scaling_tables([RATES])
-    assert "Nothing here was measured on a GPU" in page and "sampling +10 %" in page
+    assert "None of the rates below is a GPU's" in page and "sampling +10 %" in page
     assert "counted" not in page and "profile" not in page  # result files without counts
     assert "| portraits | X, float32 | 64 | 11 | 10 | 8 | 9 | 5 | 80 |" in page
     assert "Nothing here" not in assemble.scaling_tables([RATES | {"cuda": True}])

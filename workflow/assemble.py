@@ -249,7 +249,7 @@ def scaling_tables(rates: list[dict], results: Mapping[str, cost.Results] | None
     blocks = []
     if not any(entry["cuda"] for entry in rates):
         blocks.append(
-            "**Nothing here was measured on a GPU**: none was at hand. On a GPU, "
+            "**None of the rates below is a GPU's.** On a GPU, "
             "`python -m bench.rates` adds its rates to `results/rates.json`, and this page shows "
             "them."
         )

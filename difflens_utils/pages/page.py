@@ -106,7 +106,7 @@ class Page:
             else f"{worst}, the worst of {len(figures)}",
             "asked": verdict.asks,
             "by chance": self._chance(verdict.chance),
-            "verdict": str(verdict),
+            "verdict": verdict.state,
             "stability": stability,
         }
 
