@@ -549,6 +549,9 @@ def test_large_pictures_become_webp_and_small_ones_stay_exact(tmp_path: Path) ->
     Image.fromarray(faces).save(images / "faces.png")
     Image.fromarray(faces[:20, :20]).save(images / "plot.png")
     (tmp_path / "page.min.js.map").write_text("{}")
+    source = tmp_path / "_sources/atlas/mine.md"
+    source.parent.mkdir(parents=True)
+    source.write_text("a table" * 9999)
     page = tmp_path / "notebooks/page.html"
     page.parent.mkdir()
     page.write_text(
@@ -561,6 +564,7 @@ def test_large_pictures_become_webp_and_small_ones_stay_exact(tmp_path: Path) ->
 
     assert "_images/faces.webp" in page.read_text() and "_images/plot.png" in page.read_text()
     assert (images / "plot.png").read_bytes() == before["plot.png"]
+    assert "results/atlas/mine/atlas.json" in source.read_text() and source.stat().st_size < 100
     assert not (images / "faces.png").exists() and not list(tmp_path.rglob("*.map"))
     shown = np.asarray(Image.open(images / "faces.webp").convert("RGB"), dtype=float)
     assert (images / "faces.webp").stat().st_size < len(before["faces.png"]) / 2

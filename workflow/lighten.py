@@ -16,7 +16,10 @@ QUALITY = 92  # no difference is seen at the size of a page
 
 
 def lighten(site: Path) -> None:
-    """Re-encodes the large PNGs of `_images` as WebP, names them in the pages, and drops maps."""
+    """Re-encodes the large PNGs of `_images` as WebP, names them in the pages, and drops maps.
+
+    The sources of the atlas, which are copies of its tables, become a line that says where from.
+    """
     large = [path for path in (site / "_images").glob("*.png") if path.stat().st_size > LARGE]
     for path in large:
         with Image.open(path) as image:
@@ -25,6 +28,8 @@ def lighten(site: Path) -> None:
     _rename(site, [path.name for path in large])
     for path in site.rglob("*.map"):
         path.unlink()
+    for path in (site / "_sources/atlas").glob("*.md"):
+        path.write_text(f"Made by workflow/atlas.py from results/atlas/{path.stem}/atlas.json.\n")
 
 
 def _rename(site: Path, names: list[str]) -> None:
