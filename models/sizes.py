@@ -9,5 +9,4 @@ from workflow.execute import SETTINGS, overrides
 
 def of_the_book(subject: str) -> dict[str, Any]:
     """The settings of `workflow/profiles` that are no defaults, {name: value}."""
-    known = {name: known for name, known in SETTINGS.items() if name != "profile"}
-    return overrides("", "book", subject, known)
+    return overrides("", "book", subject, SETTINGS)  # those of all notebooks, and of none alone

@@ -387,10 +387,9 @@ def test_an_edit_is_towards_one_tone_and_its_row_is_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[list[float]] = []
-    arms = [SimpleNamespace(way=0)]
     monkeypatch.setattr(debiasing, "plans", lambda s, wanted, together: asked.append(wanted))
     monkeypatch.setattr(debiasing, "edit_of", lambda s, planned, n, seed: (n, seed))
-    search = cast(Search, SimpleNamespace(in_one_way=lambda: SimpleNamespace(arms=arms)))
+    search = cast(Search, SimpleNamespace())
     assert compose.edit_towards(search, 2, 5) == (5, compose.SEED + 2)
     assert asked == [[0.0, 0.0, 1.0, 0.0]]
     share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}

@@ -7,12 +7,15 @@ PNG, which keeps them exact.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
 
 LARGE = 100_000  # bytes: plots alone stay below it
 QUALITY = 92  # no difference is seen at the size of a page
+PICTURE = re.compile(r"_images/([^\"'<>/]+)\.png")
 
 
 def lighten(site: Path) -> None:
@@ -25,17 +28,16 @@ def lighten(site: Path) -> None:
         with Image.open(path) as image:
             image.save(path.with_suffix(".webp"), quality=QUALITY)
         path.unlink()
-    _rename(site, [path.name for path in large])
+    _rename(site, {path.stem for path in large})
     for path in site.rglob("*.map"):
         path.unlink()
     for path in (site / "_sources/atlas").glob("*.md"):
         path.write_text(f"Made by workflow/atlas.py from results/atlas/{path.stem}/atlas.json.\n")
 
 
-def _rename(site: Path, names: list[str]) -> None:
+def _rename(site: Path, stems: Collection[str]) -> None:
+    def renamed(found: re.Match[str]) -> str:
+        return f"_images/{found[1]}.webp" if found[1] in stems else found[0]
+
     for page in site.rglob("*.html"):
-        text = before = page.read_text()
-        for name in names:
-            text = text.replace(f"_images/{name}", f"_images/{Path(name).stem}.webp")
-        if text != before:
-            page.write_text(text)
+        page.write_text(PICTURE.sub(renamed, page.read_text()))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import difflens_utils as dl
-from difflens_utils import debiasing, evaluators, methods, outcome
+from difflens_utils import debiasing, methods, outcome
 from difflens_utils.debiasing import Search
 from difflens_utils.metrics import wilson
 from difflens_utils.sampling import Edit
@@ -27,6 +27,7 @@ from difflens_utils.subjects.conditions import Prompt
 from difflens_utils.worlds import emoji
 from difflens_utils.worlds.emoji import ROLES, STYLES, TONES
 from models import sizes
+from models.emoji import card
 
 # isort: split
 import torch
@@ -64,22 +65,23 @@ def cells_of(tone: int, each: int = EACH) -> Cells:
     composed = people[kept].repeat(each, 1)
     learned = people[~kept]
     order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(SEED + tone))
-    taken = learned[order].repeat(-(-len(composed) // len(learned)), 1)[: len(composed)]
+    taken = learned[order[torch.arange(len(composed)) % len(learned)]]
     where = torch.arange(2 * len(composed)) < len(composed)
     return Cells(tone, torch.cat([composed, taken]), where)
 
 
-def edit_towards(found: Search, tone: int, n: int) -> Edit:
-    """The edit of n images that brings the shares of a tone as near to 1 as the search can."""
+def edit_towards(own: Search, tone: int, n: int) -> Edit:
+    """The edit of n images that brings the shares of a tone as near to 1 as a search can.
+
+    `own` is a search in one way.
+    """
     wanted = [float(number == tone) for number in range(len(TONES))]
-    own = found.in_one_way()
     return debiasing.edit_of(own, debiasing.plans(own, wanted, together=True), n, SEED + tone)
 
 
 def shown(study: Study, images: Tensor, cells: Cells) -> dict[str, Tensor]:
     """What the scorer sees in each image: the tone, the rest as named, and both: (n,) bool each."""
-    seen = evaluators.read(study.subject.scorer, images.to(study.subject.device))
-    classes = {factor: p.argmax(-1).cpu() for factor, p in seen.items()}
+    classes = {factor: seen.cpu() for factor, seen in card.read(study.subject, images).items()}
     tone = classes["tone"] == cells.tone
     rest = (classes["style"] == cells.people[:, 0]) & (classes["role"] == cells.people[:, 1])
     return {"tone": tone, "style and role": rest, "all three": tone & rest}
@@ -97,42 +99,41 @@ def shares(hits: Mapping[str, Tensor], held_out: Tensor) -> Figures:
 
 
 def ways(study: Study) -> Iterator[tuple[str, Search | None, bool]]:
-    """Every row of the table: its name, the search of its method, and whether tones are named."""
+    """Every row of the table: its name, its search in one way, and whether tones are named."""
     yield "no edit", None, False
     yield "tone named in the prompt", None, True
     rows = {row.name: row for row in methods.rows(study, ATTRIBUTE)}
     for name in COMPARED:
         method = methods.in_all_ways(rows[name], study.settings.steps)
-        yield name, study.search(method, ATTRIBUTE), False
+        yield name, study.search(method, ATTRIBUTE).in_one_way(), False
 
 
-def measure(study: Study, found: Search | None, named: bool, each: int = EACH) -> Figures:
+def measure(study: Study, own: Search | None, named: bool) -> Figures:
     """The shares of one row, over all tones."""
     hits: list[dict[str, Tensor]] = []
     held_out: list[Tensor] = []
     for tone in range(len(TONES)):
-        cells = cells_of(tone, each)
-        prompts = cells.prompts(named)
-        images = _drawn(study, found, tone, prompts)
+        cells = cells_of(tone)
+        images = _drawn(study, own, tone, cells.prompts(named))
         hits.append(shown(study, images, cells))
         held_out.append(cells.held_out)
     return shares({k: torch.cat([h[k] for h in hits]) for k in hits[0]}, torch.cat(held_out))
 
 
-def _drawn(study: Study, found: Search | None, tone: int, prompts: Sequence[Prompt]) -> Tensor:
+def _drawn(study: Study, own: Search | None, tone: int, prompts: Sequence[Prompt]) -> Tensor:
     """An image of each prompt; without a search, or with an edit towards the tone."""
     n, seed, steps = len(prompts), SEED + tone, study.settings.steps
-    if found is None:
+    if own is None:
         return outcome.draw(study.subject, None, n, seed, steps, prompts=prompts)
-    method, edit = found.in_one_way().method, edit_towards(found, tone, n)
-    return debiasing.draw(study.subject, method, edit, n, seed, steps, prompts=prompts)
+    edit = edit_towards(own, tone, n)
+    return debiasing.draw(study.subject, own.method, edit, n, seed, steps, prompts=prompts)
 
 
 def main() -> None:
     study = dl.open("emoji", **sizes.of_the_book("emoji"))
     rows = {
-        name: measure(study, found, named)
-        for name, found, named in tqdm(list(ways(study)), desc="rows")
+        name: measure(study, own, named)
+        for name, own, named in tqdm(list(ways(study)), desc="rows")
     }
     about = {
         "command": "python -m models.emoji.compose",
