@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from difflens_utils import attribution, edits, ksae, sampling
 from difflens_utils.pages import results
 from difflens_utils.probes import Heads
 from difflens_utils.recording import Recording
-from difflens_utils.runtime import artifacts, precision
+from difflens_utils.runtime import artifacts
 from difflens_utils.runtime.errors import one_of
 from difflens_utils.sampling import hooks
 from difflens_utils.subjects import registry
@@ -377,8 +376,6 @@ def measure(quick: bool, chosen: list[str], output: Path | None) -> None:
     output = output or ROOT / ("results/bench.json" if whole else "_build/bench.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = results.environment() | peers.versions() | {"quick": quick}
-    environment["processor"] = str(torch.cpu.get_capabilities().get("cpu_name", platform.machine()))
-    environment["precision"] = str(precision.fast_dtype(torch.device("cpu")))[6:]
     environment["weights"] = (
         "shipped" if pipeline_folder().is_relative_to(ROOT) else "random, of the same architecture"
     )

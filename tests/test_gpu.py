@@ -157,13 +157,14 @@ def test_bf16_is_for_gpus_that_multiply_it_themselves(monkeypatch, native, expec
 @pytest.mark.parametrize(
     ("units", "expected"),
     [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
         ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
         ({}, torch.float32),
     ],
 )
-def test_bf16_is_for_processors_that_multiply_it_themselves(monkeypatch, units, expected) -> None:
+def test_bf16_is_for_processors_that_multiply_it_faster(monkeypatch, units, expected) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     assert precision.fast_dtype(torch.device("cpu")) is expected
     enabled = expected is torch.bfloat16

