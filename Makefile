@@ -5,6 +5,7 @@ PYTHON  ?= python3
 PROFILE ?= book
 SUBJECT ?= portraits,portraits-t2i,digits,emoji
 CORES   ?= 2
+METHOD  ?=
 # PyTorch's index of the build you want (CPU, or a CUDA version); empty takes torch as PyPI has it.
 TORCH_INDEX ?=
 
@@ -19,7 +20,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check --no-input install \
 export PYTHONHASHSEED := 0
 
 # Recipes read these as "$$NAME": the shell then takes spaces, quotes and & as they are.
-export PYTHON PROFILE SUBJECT CORES TORCH_INDEX
+export PYTHON PROFILE SUBJECT CORES TORCH_INDEX METHOD
 
 # No lock: every output is moved into place whole, so a killed run leaves nothing to unlock or repair.
 SNAKEMAKE := $(BIN)/python -m snakemake -s workflow/Snakefile --cores "$$CORES" --quiet all --nolock \
@@ -31,7 +32,7 @@ TRIED := _build/parts/try/digits/html/index.html
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
 .PHONY: help try book browse test test-fast check lint format types notebooks pins
-.PHONY: models digits methods bench reference clean
+.PHONY: models digits methods bench bench-data submit reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,8 @@ help:
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
 	@echo "make methods    make what does not ship yet: k-SAEs, learned methods, searches (hours)"
+	@echo "make submit     measure a method of your own on the benchmark: METHOD=its folder"
+	@echo "make bench-data freeze the activations that the benchmark's methods learn from"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
@@ -158,6 +161,12 @@ digits: $(ENV)
 methods: $(ENV)
 	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 05_interventions 06_debiasing 07_ablations; do \
 	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
+
+bench-data: $(ENV)
+	@$(BIN)/python -m workflow.submit --data --subject "$$SUBJECT"
+
+submit: $(ENV)
+	@$(BIN)/python -m workflow.submit --subject "$$SUBJECT" -- "$$METHOD"
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

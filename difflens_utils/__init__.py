@@ -25,6 +25,7 @@ a line of its own (`name.module`).
     analysis.scoring
     pages/
     study
+    bench/
 """
 
 from __future__ import annotations

@@ -24,7 +24,18 @@ import nbformat
 import yaml
 
 from difflens_utils.pages.scorecard import number
-from workflow import atlas, cost, doors, emoji, front, laboratory, law, sitecheck, verdicts
+from workflow import (
+    atlas,
+    cost,
+    doors,
+    emoji,
+    front,
+    laboratory,
+    law,
+    leaderboard,
+    sitecheck,
+    verdicts,
+)
 from workflow.execute import (
     BUILD,
     ROOT,
@@ -391,6 +402,7 @@ def write_measured(source: Path, subjects: list[str]) -> list[str]:
         scaling.write("\n" + measured_scaling())
     for subject in atlas.measured(subjects):
         atlas.write(subject, source)
+    leaderboard.write(source)
     return missing
 
 

@@ -62,7 +62,7 @@ $body
 """)
 BODY = Template("""<link rel="stylesheet" href="$static/datatables/dataTables.dataTables.min.css">
 <link rel="stylesheet" href="$static/atlas.css">
-<div class="atlas" id="atlas">
+<div class="atlas" id="atlas" data-rows="latents">
 <div class="filters">$filters</div>
 <div class="listing"><table class="listed"><caption class="visually-hidden">Latents</caption>
 <thead><tr>$head</tr></thead>

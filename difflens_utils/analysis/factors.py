@@ -53,7 +53,12 @@ def factor_set(subject: Subject, n: int, seed: int, timesteps: tuple[float, ...]
     with a prompt that names no attribute. No two factors are correlated here, so a unit that
     answers to two factors does so itself and not because the world ties them together.
     """
-    scenes = factor_labels(subject, n, seed)
+    return noised(subject, factor_labels(subject, n, seed), seed, timesteps)
+
+
+def noised(subject: Subject, scenes: Scenes, seed: int, timesteps: tuple[float, ...]) -> FactorSet:
+    """h of any scenes of the subject's world, noised to some timesteps by noise of a seed."""
+    n = len(scenes)
     chunks = [scenes[slice(i, i + BATCH)] for i in range(0, n, BATCH)]
     with torch.no_grad():
         renders = [subject.data.render(chunk, subject.size) for chunk in chunks]

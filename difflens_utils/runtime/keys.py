@@ -33,7 +33,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -336,25 +336,49 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 # ------------------------------------------------------------------------------------------ reading
 
 
-_declared: ContextVar[tuple[str, frozenset[str]] | None] = ContextVar("declared", default=None)
+class _Allowed(NamedTuple):
+    """Who reads a subject, which parts they may read, and what is wrong with the others."""
+
+    who: str
+    parts: frozenset[str]
+    otherwise: str
+
+
+_allowed: ContextVar[_Allowed | None] = ContextVar("allowed", default=None)
+_UNDECLARED = "which is not in its key: declare it in `reads`"
 
 
 @contextmanager
 def making(parameters: Mapping[str, Any]) -> Iterator[None]:
     """Within the block, `reading` allows only the parts that the key of a result declares."""
     key = parameters.get("of", parameters)  # a block has the key of the whole
-    declared = (key["function"], frozenset(key["reads"])) if "reads" in key else None
-    token = _declared.set(declared)
+    declares = "reads" in key
+    with _only(
+        _Allowed(key["function"], frozenset(key["reads"]), _UNDECLARED) if declares else None
+    ):
+        yield
+
+
+@contextmanager
+def allowing(who: str, parts: Iterable[str], otherwise: str) -> Iterator[None]:
+    """Within the block, `reading` allows `who` only some parts; `otherwise` ends its error."""
+    with _only(_Allowed(who, frozenset(parts), otherwise)):
+        yield
+
+
+@contextmanager
+def _only(allowed: _Allowed | None) -> Iterator[None]:
+    token = _allowed.set(allowed)
     try:
         yield
     finally:
-        _declared.reset(token)
+        _allowed.reset(token)
 
 
 def readable(part: str) -> bool:
     """Whether a part of a subject may be read: not while a result is made whose key lacks it."""
-    now = _declared.get()
-    return now is None or part in now[1]
+    now = _allowed.get()
+    return now is None or part in now.parts
 
 
 def reading(part: str) -> None:
@@ -362,11 +386,9 @@ def reading(part: str) -> None:
 
     Raises RuntimeError while a result is made whose key does not declare the part.
     """
-    now = _declared.get()
+    now = _allowed.get()
     if now is not None and not readable(part):
-        raise RuntimeError(
-            f"{now[0]} reads the subject's {part}, which is not in its key: declare it in `reads`"
-        )
+        raise RuntimeError(f"{now.who} reads the subject's {part}, {now.otherwise}")
 
 
 # -------------------------------------------------------------------------------------------- files

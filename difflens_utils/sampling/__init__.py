@@ -31,6 +31,7 @@ from .sampler import (
     activation,
     assigned,
     image_seeds,
+    reserved,
     sample,
     unedited,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "dynamically_thresholded",
     "image_seeds",
     "predicted_clean",
+    "reserved",
     "sample",
     "schedule",
     "timesteps",

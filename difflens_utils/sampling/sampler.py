@@ -15,8 +15,9 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,9 +107,27 @@ def _next(versions: Iterator[Tensor | None], _h: Tensor, _call: int) -> Tensor |
     return next(versions)
 
 
+_reserved: ContextVar[frozenset[int]] = ContextVar("reserved", default=frozenset())
+
+
+@contextmanager
+def reserved(seeds: Iterable[int]) -> Iterator[None]:
+    """Within the block nothing can be drawn from these seeds, which results are reported on."""
+    token = _reserved.set(frozenset(seeds))
+    try:
+        yield
+    finally:
+        _reserved.reset(token)
+
+
 def image_seeds(n: int, seed: int) -> list[int]:
-    """One seed per image: image i is the same in every batch, whatever else is sampled."""
+    """One seed per image: image i is the same in every batch, whatever else is sampled.
+
+    Raises ValueError for n <= 0, and RuntimeError for a `reserved` seed.
+    """
     positive("n", n)
+    if seed in _reserved.get():
+        raise RuntimeError(f"seed {seed} is reserved: results are reported on its images")
     return [seed * 1_000_003 + i for i in range(n)]
 
 

@@ -1,0 +1,2 @@
+def units(given):
+    return lambda x: x

@@ -1,0 +1,123 @@
+"""How far the figures of the benchmark can be relied on: `python -m workflow.reliability`.
+
+For each track and subject, with a method that is known to be good and one that is known to be bad:
+
+- noise: the standard deviation of the good one's figure over SEEDS seeds of the method;
+- correlation: Spearman's, of the figure and of how much the good one has learned from;
+- apart: in how many resamples the good one lies above the bad one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difflens_utils import metrics
+from difflens_utils.bench import TRACKS, VERSION
+from difflens_utils.bench.run import Arena, Entry
+from difflens_utils.bench.submission import Submission
+from difflens_utils.metrics import Estimate
+from difflens_utils.runtime.artifacts import atomic
+from workflow import submit
+from workflow.execute import ROOT
+from workflow.leaderboard import RELIABILITY
+
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Series:
+    """A good method that learns from ever more, and a bad one."""
+
+    good: str
+    bad: str
+    option: str  # the option that says from how much
+    amounts: tuple[int, ...]
+
+
+SERIES = {
+    "recover": Series("topk", "random-units", "steps", (1, 25, 75, 200, 600)),
+    "attribute": Series("class-difference", "random-scores", "n", (16, 48, 128, 400)),
+    "steer": Series("mean-difference", "shuffled-difference", "n", (16, 48, 128, 400)),
+    "balance": Series("mean-difference", "shuffled-difference", "n", (16, 48, 128, 400)),
+}
+
+
+def measured(subject: Arena, track: str) -> dict[str, Any]:
+    """One row of the table."""
+    series, name = SERIES[track], subject.frozen.subject
+    good = [_figure(subject, track, series.good, seed=seed) for seed in range(SEEDS)]
+    bad = _figure(subject, track, series.bad)
+    grown = [
+        _figure(subject, track, series.good, options={series.option: amount}).value
+        for amount in series.amounts[:-1]
+    ]
+    found = metrics.rank_correlation(series.amounts, [*grown, good[0].value])
+    return {
+        "track": track,
+        "subject": name,
+        "noise": round(float(np.std([estimate.value for estimate in good], ddof=1)), 4),
+        "grows_with": f"{series.option}: {', '.join(map(str, series.amounts))}",
+        "correlation": None if np.isnan(found) else round(float(found), 3),
+        "good": series.good,
+        "good_value": round(good[0].value, 4),
+        "bad": series.bad,
+        "bad_value": round(bad.value, 4),
+        "apart": round(_apart(good[0], bad), 4),
+    }
+
+
+def _figure(
+    subject: Arena,
+    track: str,
+    folder: str,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """The figure that ranks, of a submission with another seed or other options."""
+    submission = Submission.read(ROOT / "submissions" / folder)
+    card = submission.card
+    changed = replace(card, seed=seed, options={**card.options, **(options or {})})
+    entry = Entry(replace(submission, card=changed), subject)
+    figures: dict[str, Estimate] = getattr(entry, track)()
+    return figures[TRACKS[track][0]]
+
+
+def _apart(good: Estimate, bad: Estimate) -> float:
+    if good.draws is None or bad.draws is None:
+        return float(good.value > bad.value)
+    return float((good.draws > bad.draws).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--subject", default=",".join(submit.SUBJECTS))
+    names = parser.parse_args().subject.split(",")
+    rows = _others(RELIABILITY, names)
+    for name in names:
+        subject = submit.subject_of(name)
+        rows += [measured(subject, track) for track in SERIES]
+        content = {"version": VERSION, "command": "python -m workflow.reliability", "rows": rows}
+        with atomic(RELIABILITY) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _others(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    """The rows that are there of other subjects."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    return [row for row in rows if row["subject"] not in names]
+
+
+if __name__ == "__main__":
+    main()

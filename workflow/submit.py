@@ -1,0 +1,208 @@
+"""Runs a submission of the benchmark and shows its row among the others:
+
+    make submit METHOD=submissions/pca
+
+Every subject runs in a process of its own, two at a time, with a limit of time and of memory. The
+row is written to `_build/leaderboard/<name>.json`; with --ship to `results/leaderboard`, which the
+book's page is made from. `--data` only freezes the activations, and `--truth` measures anew what
+single latents and blocks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import difflens_utils as dl
+from difflens_utils.bench import TRACKS, board, truth
+from difflens_utils.bench.frozen import Frozen, freeze
+from difflens_utils.bench.run import Arena, Entry, Figures
+from difflens_utils.bench.submission import Submission
+from difflens_utils.ksae import KSAE
+from difflens_utils.pages import results
+from difflens_utils.runtime.errors import line
+from models import sizes
+from workflow.execute import BUILD, ROOT
+
+SUBJECTS = ("portraits", "portraits-t2i", "digits", "emoji")
+N_IMAGES = 400  # recorded with h, of which the frozen ones are the first
+MINUTES, GIB = 10, 10  # of the whole on two cores, and of the address space of a process
+AT_ONCE = 2
+DATA = ROOT / "artifacts/bench"
+TRUTH = ROOT / "results/bench/truth"
+SHIPPED, OWN = ROOT / "results/leaderboard", BUILD / "leaderboard"
+
+
+# --------------------------------------------------------------------------------------------------
+# Subjects
+
+
+def study_of(name: str) -> dl.Study:
+    """The study of a subject with the benchmark's sizes."""
+    return dl.open(name, **sizes.of_the_book(name) | {"n_images": N_IMAGES})
+
+
+def data_of(name: str, study: dl.Study) -> Frozen:
+    """The frozen activations of a subject, made where they are not there."""
+    path = DATA / f"{name}.safetensors"
+    if not path.exists():
+        freeze(study).save(path)
+    return Frozen.load(path)
+
+
+def dictionary_of(study: dl.Study) -> KSAE:
+    """The k-SAE that ships with a subject."""
+    return KSAE.load(study.subject.folder / "ksae" / f"k_{study.settings.k}")
+
+
+def subject_of(name: str) -> Arena:
+    """A subject with all that is frozen of it."""
+    study = study_of(name)
+    frozen = data_of(name, study)
+    known = truth.Truth.load(TRUTH / f"{name}.json")
+    dictionary = dictionary_of(study)
+    if dictionary.fingerprint() != known.ksae:
+        raise ValueError(f"the truth of {name} is of another k-SAE: run --truth")
+    return Arena(study, frozen, known, dictionary, dl.open(name, **sizes.of_the_book(name)))
+
+
+def measure(name: str) -> None:
+    """Measures the truth of a subject anew."""
+    study = study_of(name)
+    found = truth.measure(study, dictionary_of(study), data_of(name, study).h)
+    found.save(TRUTH / f"{name}.json", f"python -m workflow.submit --truth --subject {name}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Processes
+
+
+def child(folder: Path, name: str, out: Path) -> None:
+    """What runs in a process of its own: one submission on one subject."""
+    entry = Entry(Submission.read(folder), subject_of(name), partial(_say, name))
+    out.write_bytes(pickle.dumps(entry.figures()))
+
+
+def _say(name: str, track: str) -> None:
+    print(f"{name}: {track}", flush=True)
+
+
+def _limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (GIB * 2**30, GIB * 2**30))
+
+
+def run(folder: Path, name: str, seconds: float) -> dict[str, Figures]:
+    """The figures of a submission on a subject. Raises ValueError, in one line, where it fails."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "figures"
+        command = [sys.executable, "-m", "workflow.submit", str(folder), "--child", name, str(out)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                timeout=seconds,
+                preexec_fn=_limited,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{folder.name}, {name}: not done after {seconds:.0f} s") from None
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise ValueError(last)
+        found: dict[str, Figures] = pickle.loads(out.read_bytes())
+        return found
+
+
+def submitted(folder: Path, names: Sequence[str], minutes: float) -> board.Row:
+    """The row of a submission on some subjects."""
+    submission = Submission.read(folder)
+    chosen = [name for name in names if name in (submission.card.subjects or SUBJECTS)]
+    if not chosen:
+        raise ValueError(f"{submission.slug} is for none of {', '.join(names)}")
+    start = time.monotonic()
+    seconds = 60 * minutes * min(1.0, AT_ONCE / len(chosen))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = pool.map(lambda name: run(folder, name, seconds), chosen)
+        figures = dict(zip(chosen, found, strict=True))
+    about: dict[str, Any] = {
+        "command": f"make submit METHOD={folder.as_posix()}",
+        "seconds": round(time.monotonic() - start),
+        "environment": results.environment(),
+    }
+    return board.row(submission, figures, about)
+
+
+# --------------------------------------------------------------------------------------------------
+# The row among the others
+
+
+def shown(own: board.Row, others: Sequence[board.Row]) -> str:
+    """The ranks that the noise allows a row among the others, as lines of text."""
+    rows = [*(row for row in others if row["submission"] != own["submission"]), own]
+    lines = []
+    for subject, tracks in own["subjects"].items():
+        for track, figures in tracks.items():
+            figure = TRACKS[track][0]
+            found = board.draws(rows, subject, track)
+            best, worst = board.ranks(found)[own["submission"]]
+            lines.append(
+                f"{subject:14} {track:10} {figure:12} {_text(figures[figure]):24} "
+                f"rank {best} to {worst} of {len(found)}"
+            )
+    return "\n".join(lines)
+
+
+def _text(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "not reached"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--subject", default=",".join(SUBJECTS))
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--ship", action="store_true")
+    parser.add_argument("--data", action="store_true")
+    parser.add_argument("--truth", action="store_true")
+    parser.add_argument("--child", nargs=2, metavar=("SUBJECT", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    names = [name for name in options.subject.split(",") if name]
+    try:
+        if unknown := set(names) - set(SUBJECTS):
+            raise ValueError(f"subject must be among {', '.join(SUBJECTS)}; got {min(unknown)}")
+        if options.child:
+            child(options.folder, options.child[0], Path(options.child[1]))
+        elif options.data or options.truth:
+            for name in names:
+                measure(name) if options.truth else data_of(name, study_of(name))
+        elif options.folder in (None, Path()):
+            raise ValueError("name the folder of a submission: make submit METHOD=folder")
+        else:
+            own = submitted(options.folder, names, options.minutes)
+            path = board.save(own, SHIPPED if options.ship else OWN)
+            print(shown(own, board.load(SHIPPED)))
+            print(f"Written to {path}")
+    except (ValueError, RuntimeError) as error:
+        sys.exit(line(error))
+
+
+if __name__ == "__main__":
+    main()
