@@ -35,7 +35,7 @@ from .runtime import torchvision
 torchvision.mend()  # before anything imports diffusers
 
 # isort: split
-from . import edits, methods, metrics
+from . import bench, edits, methods, metrics
 from .pages import figures
 from .pages.play import play
 from .sampling import Edit
@@ -50,6 +50,7 @@ __all__ = [
     "Seeds",
     "Settings",
     "Study",
+    "bench",
     "edits",
     "figures",
     "methods",

@@ -40,6 +40,19 @@ def test_findings_count_the_statements_of_their_claims(
     assert f"of {len(decides)} hold" in lines[1]
 
 
+def test_every_attribute_of_every_model_has_a_row(results: dict[str, verdicts.Results]) -> None:
+    lines = front.models(results).splitlines()[2:]
+    assert [line.split(" | ")[3] for line in lines] == ["gender", "age", "tone", "digit", "stroke"]
+    records = {r["name"]: r["value"] for r in results["portraits"]["00_bias"]["records"]}
+    planted, drawn = (100 * records[f"{of}.gender.male"] for of in ("planted", "share"))
+    assert (
+        f"male {planted:.0f} → {drawn:.0f}" in lines[0]
+        and f"{records['gender.original.fd']:.2f}" in lines[0]
+    )
+    assert lines[1].startswith("|  |  |  | age")
+    assert front.models({"mine": {}}).count("\n") == 1  # nothing but the header
+
+
 def test_nothing_is_found_where_nothing_was_judged() -> None:
     assert front.findings({}, linked) == "" and front.losses({}) == ""
 

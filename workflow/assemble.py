@@ -190,6 +190,7 @@ def results_pages(profile: str, results: Mapping[str, verdicts.Results]) -> dict
         "scorecard": f"{verdicts.scorecard(results, link)}\n",
         "findings": f"{front.findings(files, link) or UNTOLD}\n",
         "losses": f"{front.losses(files)}\n",
+        "models": f"{front.models(results)}\n",
     }
 
 

@@ -13,7 +13,7 @@ from difflens_utils.pages import scorecard as cards
 from difflens_utils.pages.rules import FAILS, UNDECIDED
 from difflens_utils.pages.score import MARKS
 from difflens_utils.pages.scorecard import Line
-from workflow.verdicts import Results
+from workflow.verdicts import Results, table
 
 FINDINGS = {  # claims, what each is called, and which of its sentences says it
     "C1": ("Does it balance?", 0),
@@ -39,6 +39,39 @@ def findings(results: Results, link: Callable[[str, str], str]) -> str:
         told += f"; {undecided}" if undecided else ""
         rows.append(f"- **{question}** {line.ours[which]} {told}.")
     return "\n".join(rows)
+
+
+MODELS = {  # what ships: the network, and what it draws
+    "portraits": ("unconditional U-Net", "drawn portraits, 32×32"),
+    "portraits-t2i": ("Stable Diffusion in miniature", "drawn portraits from text, 64×64"),
+    "digits": ("unconditional U-Net", "handwritten digits, 16×16"),
+    "emoji": ("Stable Diffusion 3 in miniature", "people of emoji sets from text, 64×64"),
+}
+FD = ".original.fd"
+
+
+def models(results: Mapping[str, Results]) -> str:
+    """The models of the book with what was planted and what they draw, as a Markdown table."""
+    lines = [("model", "network", "draws", "attribute", "planted → drawn, %", "FD")]
+    for subject, files in results.items():
+        records = {r["name"]: r["value"] for r in files.get("00_bias", {}).get("records", ())}
+        about: Sequence[str] = (f"`{subject}`", *MODELS.get(subject, ("", "")))
+        for attribute in (name.removesuffix(FD) for name in records if name.endswith(FD)):
+            shares = _drawn(records, f"{attribute}.")
+            lines.append((*about, attribute, shares, f"{records[attribute + FD]:.2f}"))
+            about = ("", "", "")
+    return table(lines)
+
+
+def _drawn(records: Mapping[str, float], attribute: str) -> str:
+    """The planted and the drawn share of each class that has a record."""
+    told = []
+    for name, drawn in records.items():
+        if name.startswith(f"share.{attribute}"):
+            planted = records.get(name.replace("share.", "planted.", 1))
+            before = "" if planted is None else f"{100 * planted:.0f} → "
+            told.append(f"{name.rpartition('.')[2]} {before}{100 * drawn:.0f}")
+    return ", ".join(told)
 
 
 def slider(found: Sequence[str]) -> str:

@@ -66,7 +66,6 @@ FEW = (10, 30)  # features that suffice in the paper
 RULES = {"left": "left sum", "gauss": "Gauss-Legendre"}
 MEASURES = ("h-classifier", "picture")  # of attributions
 PICKED = 30  # latents of each ranking that are moved one at a time
-STRIP = 12  # images of a strip
 NO_WORK = (
     "No latent is dead at any logged step of the training. So AuxK has nothing to do, and without "
     "it the k-SAE is the same."
@@ -113,7 +112,7 @@ class Ablations(Page):
     def unedited(self, before: Outcome) -> pd.DataFrame:
         """Images before any edit, and the figures that every row starts from."""
         self.before = before
-        figures.show(before.images[:36], 18, "unedited images, not selected")
+        figures.show(before.images[: 3 * figures.ACROSS], title="unedited images, not selected")
         table = {}
         for attribute in self.study.attributes:
             scale = self.study.scale(attribute, before)
@@ -149,7 +148,7 @@ class Ablations(Page):
             kept,
             leak,
             self._frechet(scale, made.outcome),
-            made.outcome.images[:STRIP],
+            made.outcome.images[: figures.ACROSS],
         )
         self.rows[search.attribute][search.method.name] = row
         for name in COLUMNS:
@@ -231,7 +230,7 @@ class Ablations(Page):
 
     def figure_16(self, attribute: str) -> Figure:
         """The same seeds, unedited and balanced by every row of Table 3."""
-        strips = {"unedited": self.before.images[:STRIP]}
+        strips = {"unedited": self.before.images[: figures.ACROSS]}
         for label in TABLE_3:
             strips[label] = self.rows[attribute][label].images
         return figures.strips(strips, title=f"{attribute}, balanced")

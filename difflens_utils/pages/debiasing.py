@@ -39,7 +39,6 @@ AllHalves = Mapping[str, Halves]
 Sweep = Mapping[tuple[str, float], Debiased]  # by method and ratio
 Cells = dict[str, str]  # a row of a table
 OURS, PUBLISHED, BEST = "DiffLens", "DiffLens, published", "DiffLens, best"
-STRIP = 14  # images of a strip
 UNUSED = "Crosses: the evaluators agree less than on unedited images, so no plan uses the strength"
 TIMED = 16  # images on which a method is timed
 LEVELS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)  # shares of the unedited FD, of a method's curve
@@ -73,7 +72,7 @@ class Debiasing(Page):
 
     def unedited(self, before: Outcome) -> pd.DataFrame:
         """Images that the model draws by itself, and how far their shares are from equal ones."""
-        figures.show(before.images[:36], 18, "unedited images, not selected")
+        figures.show(before.images[: 3 * figures.ACROSS], title="unedited images, not selected")
         table = {}
         for attribute in self.study.attributes:
             row: Cells = {"classes": " / ".join(attribute.classes)}
@@ -206,17 +205,17 @@ class Debiasing(Page):
 
     def strips(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
         """The same seeds, unedited and balanced by each method."""
-        images = {"unedited": before.images[:STRIP]}
+        images = {"unedited": before.images[: figures.ACROSS]}
         for name, made in sets.items():
-            images[name] = made.outcome.images[:STRIP]
+            images[name] = made.outcome.images[: figures.ACROSS]
         figures.strips(images, title=f"{attribute}, balanced")
 
     def strips_by_prompt(self, attribute: Attribute, before: Outcome, sets: Sets) -> None:
         """The same strips for each prompt, where there are several."""
         for number, text in enumerate(self.study.texts):
-            images = {"unedited": before.of(number).images[:STRIP]}
+            images = {"unedited": before.of(number).images[: figures.ACROSS]}
             for name, made in sets.items():
-                images[name] = made.outcome.of(number).images[:STRIP]
+                images[name] = made.outcome.of(number).images[: figures.ACROSS]
             title = f"{attribute}, balanced"
             figures.strips(images, title=f"{title}: {text}" if text else title)
 

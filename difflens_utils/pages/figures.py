@@ -63,6 +63,7 @@ STYLE = {
     "axes.titleweight": "bold",
     "grid.alpha": 0.5,
 }
+ACROSS = 9  # images in a row at most: a page of 690 CSS pixels shows each at 64 or more
 Bytes = NDArray[np.uint8]
 
 
@@ -127,7 +128,7 @@ def grid(values: Tensor) -> Tensor:
     return values.unflatten(-1, (1, -1))
 
 
-def show(images: Tensor, columns: int = 12, title: str = "", width: float = 9.5) -> Figure:
+def show(images: Tensor, columns: int = ACROSS, title: str = "", width: float = 9.5) -> Figure:
     """A sheet of images."""
     sheet = mosaic(images, columns)
     rows, wide = sheet.shape[:2]

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 OURS = "DiffLens"
 RANDOM = "random features"
-STRIP = 12  # images of a strip
 SLIDER = 24  # images of the slider
 SAVED = "leaks more than DiffLens by"
 LEAST = 0.01  # the least share of a class in a ratio that is asked for
@@ -109,7 +108,7 @@ class Interventions(Page):
     def glance(self, before: Outcome, after: Outcome, target: int, beta: float) -> Figure:
         """The same seeds without and with an edit."""
         edited = f"β = {beta:g}"
-        rows = {"unedited": before.images[:STRIP], edited: after.images[:STRIP]}
+        rows = {"unedited": before.images[: figures.ACROSS], edited: after.images[: figures.ACROSS]}
         return figures.strips(rows, title=f"The same seeds, pushed towards {self.name(target)}")
 
     def doses(self, curves: Curves) -> Figure:
@@ -174,8 +173,8 @@ class Interventions(Page):
     def both_ways(self, curves: Curves, method: str = OURS) -> Figure:
         """The same seeds, from the strongest edit to the first class down to that to the last."""
         sets = self._ordered(curves, method)
-        rows = {label: images.images[:STRIP] for label, images in sets.items()}
-        return figures.strips(rows, title=f"The same twelve seeds: {method}")
+        rows = {label: images.images[: figures.ACROSS] for label, images in sets.items()}
+        return figures.strips(rows, title=f"The same seeds: {method}")
 
     def _ordered(self, curves: Curves, method: str) -> dict[str, Outcome]:
         """The images by their labels, from the first class over no edit to the last."""
@@ -225,7 +224,7 @@ class Interventions(Page):
 
     def beyond(self, fresh: Outcome, final: Ends, strengths: Mapping[int, float]) -> pd.DataFrame:
         """Images of fresh seeds at the strongest edit of each class, with all figures."""
-        strips = {"unedited": fresh.images[:STRIP]}
+        strips = {"unedited": fresh.images[: figures.ACROSS]}
         distances = [str(self._distance(fresh, target)) for target in final]
         unedited = {
             "β": 0,
@@ -236,7 +235,7 @@ class Interventions(Page):
         rows: dict[str, dict[str, object]] = {"unedited": unedited}
         for target, images in final.items():
             label = self.name(target)
-            strips[f"→ {label}"] = images.images[:STRIP]
+            strips[f"→ {label}"] = images.images[: figures.ACROSS]
             rows[f"towards {label}"] = {"β": strengths[target]}
             rows[f"towards {label}"] |= self._beyond(fresh, images, target)
         figures.strips(strips, title="the same seeds, pushed both ways")
@@ -304,8 +303,8 @@ class Interventions(Page):
 
     def strips(self, attribute: str, fresh: Outcome, sets: Sets) -> Figure:
         """The same seeds, unedited and at the reversed ratio of every method."""
-        rows = {"unedited": fresh.images[:STRIP]}
-        rows |= {name: found.outcome.images[:STRIP] for name, found in sets.items()}
+        rows = {"unedited": fresh.images[: figures.ACROSS]}
+        rows |= {name: found.outcome.images[: figures.ACROSS] for name, found in sets.items()}
         target = next(iter(sets.values())).target
         classes = self.study.attribute(attribute).classes
         asked = ", ".join(f"{c} {share:.0%}" for c, share in zip(classes, target, strict=True))

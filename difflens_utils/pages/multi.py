@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..study import Study
 
 OURS = "DiffLens"
-STRIP = 12  # images of a strip
 LEAST = 0.10  # that an edit gains, or that two would reach together, to be compared with
 POSSIBLE = 0.05  # that a share may rise by, to tell whether it does
 NOT_POSSIBLE = f"n/a: less than {POSSIBLE:.2f} is possible"
@@ -77,7 +76,7 @@ class Multi(Page):
 
     def glance(self, sets: Mapping[str, Outcome]) -> Figure:
         """The same seeds under several edits."""
-        rows = {label: images.images[:STRIP] for label, images in sets.items()}
+        rows = {label: images.images[: figures.ACROSS] for label, images in sets.items()}
         return figures.strips(rows, title="The same seeds, each edit alone and all together")
 
     def strengths(
@@ -161,14 +160,14 @@ class Multi(Page):
 
     def strips(self, unedited: Outcome, alone: Alone, together: Together) -> Figure:
         """One edit towards each class of the first attribute, then a second one added."""
-        rows = {"unedited": unedited.images[:STRIP]}
+        rows = {"unedited": unedited.images[: figures.ACROSS]}
         for aim in self.first:
-            rows[self.label(aim)] = alone[aim].images[:STRIP]
+            rows[self.label(aim)] = alone[aim].images[: figures.ACROSS]
             for other in self.study.attributes[1:]:
                 added = Aim(other, len(other.classes) - 1)
                 label = f"{self.name(aim)} + {self.name(added)}"
-                rows[label] = together[aim, added].images[:STRIP]
-        return figures.strips(rows, title="The same twelve seeds: one edit, and a second one added")
+                rows[label] = together[aim, added].images[: figures.ACROSS]
+        return figures.strips(rows, title="The same seeds: one edit, and a second one added")
 
     # ------------------------------------------------------------------ all at once
 
@@ -250,7 +249,7 @@ class Multi(Page):
             axis.set_yscale("symlog", linthresh=0.02)
         axes[0].set_ylabel("share of images")
         figures.describe(figure, "Shares of all combinations of classes, before and after")
-        rows = {name: images.images[:STRIP] for name, images in every.items()}
+        rows = {name: images.images[: figures.ACROSS] for name, images in every.items()}
         return figures.strips(rows, title="the same seeds, all attributes at once")
 
     # ------------------------------------------------------------------ single features
@@ -272,7 +271,7 @@ class Multi(Page):
                 self.add(f"{record}.attribute_change", images[aim].gain(alone[aim], *aim))
             for label, edited in sets.items():
                 rows[f"{factor}: {label}"] = self._single(factor, edited, rises.get(label))
-            strips = {label: edited.images[:STRIP] for label, edited in sets.items()}
+            strips = {label: edited.images[: figures.ACROSS] for label, edited in sets.items()}
             figures.strips(strips, title=f"{factor}: {name}")
         return table(rows)
 

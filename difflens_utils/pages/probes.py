@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..study import Study
     from ..subjects.attribute import Attribute
 
-PICTURES = 12  # images of a strip
 STATED = "not asked: the prompts name the class"
 CURVES = {  # of the mediation: what they are called, their colour and line
     "total": ("everything exchanged", figures.GREY, "-"),
@@ -65,7 +64,7 @@ class Probes(Page):
                 members = labels[attribute] == c
                 table[f"{attribute}: {name}"] = {"images": int(members.sum())}
                 if members.any():
-                    rows[f"{attribute}: {name}"] = recording.images[members][:PICTURES]
+                    rows[f"{attribute}: {name}"] = recording.images[members][: figures.ACROSS]
         figures.strips(rows, title="generated images by their label")
         return pd.DataFrame(table).T
 

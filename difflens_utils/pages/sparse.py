@@ -29,7 +29,6 @@ from .tables import key
 if TYPE_CHECKING:
     from ..study import Study
 
-PICTURES = 12  # images of a strip
 EXCESS = "ksae.shared.excess."  # begins the records of timesteps
 LEAST_DENSITY = 1e-5  # where latents that never fire stand in the histogram
 
@@ -204,9 +203,9 @@ class Sparse(Page):
 
     def strips(self, untouched: Outcome, through: Mapping[str, Outcome]) -> None:
         """The same images, untouched and generated through each k-SAE."""
-        rows = {"untouched": untouched.images[:PICTURES]}
+        rows = {"untouched": untouched.images[: figures.ACROSS]}
         for name, drawn in through.items():
-            rows[name] = drawn.images[:PICTURES]
+            rows[name] = drawn.images[: figures.ACROSS]
         figures.strips(rows, title="generated through the k-SAE at every step")
 
     def table_4(self, untouched: Outcome, sets: Mapping[str, Outcome]) -> pd.DataFrame:
