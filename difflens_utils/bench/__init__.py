@@ -15,7 +15,7 @@ track, and is called with what it may know (`task`):
     units(given)        -> function of vectors (..., d) to units (..., U)           recover
     scores(task)        -> Tensor (classes, D), for the latents of task.dictionary  attribute
     towards(task)       -> function of (class, strength) to an edit of h            steer, balance
-    located(task)       -> {block: shares (T,)}                                     locate
+    located(task)       -> {block: effects (T,)}                                    locate
 
 What a submission may not see is refused where it reads it:
 

@@ -1,7 +1,8 @@
 """Track 5, locate: where does an attribute pass through the network?
 
-A method predicts, for each block and timestep, the share of the attribute's effect on the picture
-that passes through it. The truth is measured by exchanging h (`analysis.mediation`).
+Two pictures differ in an attribute alone. A method predicts, for each block and timestep, how far
+the first becomes the second when what this block puts out is exchanged and nothing else. The truth
+is measured so (`analysis.mediation`).
 
 >>> import numpy as np
 >>> from difflens_utils.bench import locate

@@ -99,7 +99,7 @@ class Entry:
 
     def locate(self) -> Figures:
         """Track 5."""
-        return locate.score(self._call("located", self._task), self._truth().shares)
+        return locate.score(self._call("located", self._task), self._truth().passed)
 
     # ------------------------------------------------------------------ what they need
 

@@ -1,4 +1,4 @@
-"""What tracks 2 and 5 are measured against: effects of single latents, and shares per block.
+"""What tracks 2 and 5 are measured against: effects of single latents, and of single blocks.
 
 They take minutes per subject and are the same for everyone, so they ship (`results/bench`).
 """
@@ -23,7 +23,9 @@ from ..study import Study
 from . import VERSION
 from .task import MEASURED
 
-LATENTS, IMAGES, PAIRS = 96, 32, 32
+LATENTS, IMAGES, PAIRS = 48, 96, 32
+MOST = 2 / 3  # of the latents, those that write most
+LEAST = 1e-12  # of a probability, whose logarithm is taken
 UP = 3.0  # times what a latent is
 SEED = 6200  # of the choice of latents
 
@@ -36,11 +38,11 @@ class Truth:
     ksae: str  # the fingerprint of the k-SAE whose latents these are
     latents: Tensor  # (L,)
     halves: Tensor  # (2, classes, L) effects on the even and on the odd images
-    shares: Mapping[str, Array]  # {block: (T,)}
+    passed: Mapping[str, Array]  # {block: (T,)} how far the picture follows
 
     @property
     def effects(self) -> Tensor:
-        """By how much a class becomes likelier between a latent off and turned up: (classes, L)."""
+        """By how much the log-odds of a class rise from off to turned up: (classes, L)."""
         return self.halves.mean(0)
 
     def save(self, path: Path, command: str) -> None:
@@ -57,7 +59,7 @@ class Truth:
             "halves": [
                 [[round(e, 5) for e in row] for row in half] for half in self.halves.tolist()
             ],
-            "shares": {b: [round(float(s), 4) for s in row] for b, row in self.shares.items()},
+            "passed": {b: [round(float(s), 4) for s in row] for b, row in self.passed.items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
@@ -74,10 +76,10 @@ class Truth:
                 content["attribute"],
                 content["ksae"],
                 torch.tensor(content["latents"]),
-                torch.tensor(content["halves"]),
+                torch.tensor(content["halves"], dtype=torch.float64),
                 {
                     block: torch.tensor(row).double().numpy()
-                    for block, row in content["shares"].items()
+                    for block, row in content["passed"].items()
                 },
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -89,12 +91,12 @@ def measure(study: Study, sae: KSAE, h: Tensor) -> Truth:
     attribute = str(study.attributes[0])
     latents = chosen(sae, h)
     halves = torch.stack([effect(study, sae, attribute, int(j)) for j in latents], -1)
-    return Truth(attribute, sae.fingerprint(), latents, halves, shares(study, attribute))
+    return Truth(attribute, sae.fingerprint(), latents, halves, passed(study, attribute))
 
 
 @torch.no_grad()
 def chosen(sae: KSAE, h: Tensor) -> Tensor:
-    """The latents (L,) that are measured: half write most into h (n, T, *h), half are any others.
+    """The latents (L,) that are measured: MOST of them write most into h (n, T, *h), others any.
 
     What a latent writes is its mean activation times the length of its direction.
     """
@@ -103,31 +105,46 @@ def chosen(sae: KSAE, h: Tensor) -> Tensor:
     writes = active * sae.directions.norm(dim=1)
     order = writes.argsort(descending=True)
     alive = order[writes[order] > 0]
-    most, rest = alive[: LATENTS // 2], alive[LATENTS // 2 :]
+    first = round(MOST * LATENTS)
+    most, rest = alive[:first], alive[first:]
     drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(SEED))
     return torch.cat([most, rest[drawn[: LATENTS - len(most)]]]).sort().values
 
 
 def effect(study: Study, sae: KSAE, attribute: str, latent: int) -> Tensor:
-    """What one latent does to the classes' probabilities, on even and odd images: (2, classes)."""
+    """What one latent does to the log-odds of the classes, on even and odd images: (2, classes)."""
     which = torch.tensor([latent])
     seen = [
-        study.draw(edits.steer(sae, which, beta), n=IMAGES, seed=MEASURED).scored[attribute]
+        log_odds(
+            study.draw(edits.steer(sae, which, beta), n=IMAGES, seed=MEASURED).scored[attribute]
+        )
         for beta in (0.0, UP)
     ]
     change = seen[1] - seen[0]
     return torch.stack([change[::2].mean(0), change[1::2].mean(0)])
 
 
-def shares(study: Study, attribute: str) -> dict[str, Array]:
-    """The share of the attribute's effect that passes each block at each timestep: {block: (T,)}.
+def log_odds(probabilities: Tensor) -> Tensor:
+    """log p - log(1 - p) of probabilities (n, classes): these move where a sure class does not.
 
-    It is between the commonest and the rarest class as planted.
+    >>> import torch
+    >>> from difflens_utils.bench import truth
+    >>> truth.log_odds(torch.tensor([[0.5, 0.25, 0.25]])).exp().tolist()[0][0]
+    1.0
+    """
+    own = probabilities.double()
+    others = own.sum(-1, keepdim=True) - own
+    return own.clamp_min(LEAST).log() - others.clamp_min(LEAST).log()
+
+
+def passed(study: Study, attribute: str) -> dict[str, Array]:
+    """How far the picture follows at each timestep when a block is exchanged: {block: (T,)}.
+
+    0 is the picture of the commonest class as planted, 1 that of the rarest.
     """
     source, target = outcome.extremes(study.planted(attribute))
     found = {}
     for block in study.blocks:
         moved = study.mediated(attribute, source, target, PAIRS, block)
-        share = moved.through.mean(1) / moved.total.mean(1)
-        found[block] = share.double().numpy()
+        found[block] = moved.through.mean(1).double().numpy()
     return found
