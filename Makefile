@@ -162,11 +162,14 @@ methods: $(ENV)
 	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 05_interventions 06_debiasing 07_ablations; do \
 	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
 
+# All subjects of the benchmark, unless SUBJECT was said.
+CHOSEN = $(if $(filter file,$(origin SUBJECT)),,--subject "$$SUBJECT")
+
 bench-data: $(ENV)
-	@$(BIN)/python -m workflow.submit --data --subject "$$SUBJECT"
+	@$(BIN)/python -m workflow.submit --data $(CHOSEN)
 
 submit: $(ENV)
-	@$(BIN)/python -m workflow.submit --subject "$$SUBJECT" -- "$$METHOD"
+	@$(BIN)/python -m workflow.submit $(CHOSEN) -- "$$METHOD"
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"
