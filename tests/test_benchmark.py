@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_studies
 import torch
+from safetensors.torch import save_file
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from tiny_studies import Tiny
@@ -20,7 +21,7 @@ from tiny_studies import Tiny
 import difflens_utils as dl
 from difflens_utils import edits, evaluators, ksae, metrics
 from difflens_utils.analysis.mediation import Mediation
-from difflens_utils.bench import TRACKS, board, fair, frozen, locate, rank, recover, truth
+from difflens_utils.bench import TRACKS, board, fair, foreign, frozen, locate, rank, recover, truth
 from difflens_utils.bench.frozen import Frozen, Probe
 from difflens_utils.bench.run import Arena, Entry
 from difflens_utils.bench.submission import Submission
@@ -279,6 +280,16 @@ def test_every_submission_that_ships_can_be_read() -> None:
         ("def units(given)\n", "", "method.py cannot be read"),
         ("def units(given): ...", "colour: red\n", "method.yml: colour"),
         ("def units(given): ...", "grid: [a]\n", "method.yml: grid.0"),
+        ("def units(given): ...", "grid: []\n", "rising numbers above 0"),
+        ("def units(given): ...", "grid: [0, 1]\n", "rising numbers above 0"),
+        ("def units(given): ...", "grid: [2, 1]\n", "rising numbers above 0"),
+        ("def units(given): ...", "grid: [1, .inf]\n", "rising numbers above 0"),
+        ("def units(given): ...", "link: javascript:alert(1)\n", "link must begin with https"),
+        ("def units(given): ...", 'link: "https://a\\nb"\n', "link must be one line"),
+        ("", "dictionary: {format: pickle, folder: .}\n", "format must be one of"),
+        ("", "dictionary: {format: saelens, folder: ../..}\n", "no folder ../.. in it"),
+        ("def scores(task): return task.study.subject._judges", "", "may not read _judges"),
+        ("def units(g): return __import__('difflens_utils.bench.truth')", "", "may not import"),
         ("def units(given): ...", "name: [\n", "method.yml cannot be read"),
         ("", "row: Nothing\n", "row must be one of"),
         ("", "like: nothing\n", "no method.py in nothing beside"),
@@ -311,6 +322,14 @@ def test_folders_that_are_missing_badly_named_or_too_big_are_refused(
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no method.yml"):
         Submission.read(tmp_path / "empty")
+    linked = submission(tmp_path / "linked", "def units(g): ...")
+    (linked / "data").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="holds a link, data"):
+        Submission.read(linked)
+    helped = submission(tmp_path / "helped", "def units(g): ...")
+    (helped / "helper.py").write_text("def look(study): return study.world")
+    with pytest.raises(ValueError, match="helper.py, line 1: .* may not read world"):
+        Submission.read(helped)
     monkeypatch.setattr("difflens_utils.bench.submission.BIGGEST", 10)
     with pytest.raises(ValueError, match="holds more than"):
         Submission.read(submission(tmp_path / "big", "def units(g): ..."))
@@ -492,8 +511,20 @@ def test_two_submissions_in_different_styles_get_their_rows(subject: Arena, tmp_
 
 def test_weights_of_another_library_need_no_code(subject: Arena, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
-    submission(folder, "", "dictionary: {format: nothing, folder: sae}\n")
-    with pytest.raises(ValueError, match="weights, recover, .*nothing"):
+    submission(folder, "", "dictionary: {format: sparsify, folder: sae}\n")
+    (folder / "sae").mkdir()
+    options = {"d_in": 12, "num_latents": 16, "k": 4}
+    (folder / "sae/cfg.json").write_text(json.dumps(options))
+    weights = {"encoder.weight": torch.randn(16, 12), "encoder.bias": torch.zeros(16)}
+    weights |= {"W_dec": torch.randn(16, 12), "b_dec": torch.zeros(12)}
+    save_file(weights, folder / "sae/sae.safetensors")
+    found = Entry(Submission.read(folder), subject).figures()
+    assert list(found) == ["recover"]
+    kept = foreign.load(folder / "sae", "sparsify")
+    expected = recover.score(kept.latents, subject.frozen)
+    assert found["recover"]["mcc"].value == expected["mcc"].value
+    (folder / "sae/sae.safetensors").write_bytes(b"1")
+    with pytest.raises(ValueError, match="weights, recover, "):
         Entry(Submission.read(folder), subject).figures()
 
 
@@ -509,6 +540,33 @@ CHEATS = {
             parts = vars(type(task.study.subject))
             return parts["second" + "_clip"].fget(task.study.subject)
     """,
+    "scorer behind a try": """
+        def scores(task):
+            try:
+                task.study.judge(task.draw(2, seed=1))
+            except RuntimeError:
+                pass
+            return torch.zeros(2, 24)
+        import torch
+    """,
+    "a seed behind a try": """
+        def towards(task):
+            try:
+                task.draw(2, seed=6001)
+            except RuntimeError:
+                pass
+            return lambda c, s: lambda h, step: None
+    """,
+    "scorer in what is returned": """
+        class Late:
+            def __init__(self, task):
+                self.task = task
+            def __array__(self, *args, **kwargs):
+                self.task.study.judge(self.task.draw(2, seed=1))
+        def scores(task):
+            return Late(task)
+    """,
+    "seeds of the search": "def scores(task):\n    return task.draw(2, seed=6000)",
     "planted factors": "def scores(task):\n    return task.study.subject.data",
     "seeds of the report": "def scores(task):\n    return task.draw(2, seed=6001)",
     "seeds of the book": "def scores(task):\n    return task.draw(2, seed=3105)",
@@ -529,11 +587,12 @@ def test_who_looks_at_what_measures_results_is_refused(
 def test_reserved_seeds_are_those_of_reports() -> None:
     seeds = dl.Seeds()
     assert {seeds.report, seeds.held_out, fair.REPORT, MEASURED} <= reserved()
-    assert not {seeds.main, seeds.tuning, fair.TUNING} & reserved()
+    assert fair.TUNING in reserved()
+    assert not {seeds.main, seeds.tuning} & reserved()
 
 
 def test_outside_of_the_block_everything_may_be_read(subject: Arena) -> None:
-    with blind("x"), pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError), blind("x"):
         _ = subject.study.subject.scorer
     assert subject.study.subject.scorer is not None
 
@@ -549,6 +608,8 @@ def test_outside_of_the_block_everything_may_be_read(subject: Arena) -> None:
         ("def towards(task): return lambda c, s: lambda h, t: h[:1]", "must keep"),
         ("def located(task): return {}", "must name block"),
         ("def scores(task): return 1 / 0", "ZeroDivisionError"),
+        ("def scores(task): raise SystemExit(0)", "SystemExit"),
+        ("def located(task): return [1]", "must return {block: effects}"),
     ],
 )
 def test_answers_of_a_wrong_kind_get_one_line(
@@ -614,6 +675,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
         ("sleep 5", r"slow, digits: not done after 0 s"),
         ("echo first >&2; echo it went wrong >&2; exit 3", "^it went wrong$"),
         ("kill -9 $$", "exit code -9"),
+        ("exit 0", "it ended without an answer"),
     ],
 )
 def test_a_process_that_takes_too_long_or_dies_is_named(
@@ -626,3 +688,23 @@ def test_a_process_that_takes_too_long_or_dies_is_named(
     folder = submission(tmp_path / "slow", "def units(g): ...")
     with pytest.raises(ValueError, match=error):
         submit.run(folder, "digits", seconds=0.4)
+
+
+def test_figures_cross_from_process_to_process_as_they_are() -> None:
+    for estimate in (metrics.mean([1.0, 2.0]), metrics.NOTHING, metrics.wilson(1, 3)):
+        plain = json.loads(json.dumps(submit._numbers(estimate)))
+        again = submit._estimate(plain)
+        assert str(again) == str(estimate) and again.n == estimate.n
+        assert (again.draws is None) == (estimate.draws is None)
+        if estimate.draws is not None:
+            assert np.array_equal(again.draws, estimate.draws)
+
+
+def test_what_others_wrote_stays_in_its_cell(tmp_path: Path) -> None:
+    folder = submission(tmp_path / "html", "def scores(task): ...")
+    figures = {"digits": {"attribute": {"correlation": metrics.mean([0.5, 0.6])}}}
+    row = board.row(Submission.read(folder), figures, {})
+    row |= {"name": "<b>", "about": "x\n```\n# y", "link": "javascript:alert(1)"}
+    text = leaderboard.body([row])
+    assert "<b>" not in text and "javascript" not in text
+    assert "\n```" not in text

@@ -86,19 +86,24 @@ def _line(row: board.Row, subject: str, track: str, rank: tuple[int, int]) -> st
     ranking = TRACKS[track][0]
     figures = row["subjects"][subject][track]
     others = [f"{spoken(name)} {_text(f)}" for name, f in figures.items() if name != ranking]
-    method = html.escape(row["name"])
-    if row["link"]:
-        method = f'<a href="{html.escape(row["link"])}">{method}</a>'
+    method = _plain(row["name"])
+    if row["link"].startswith(("https://", "http://")):
+        method = f'<a href="{_plain(row["link"])}">{method}</a>'
     best, worst = rank
     cells = (
         track,
         subject,
-        f"<strong>{method}</strong><br>{html.escape(row['about'])}",
+        f"<strong>{method}</strong><br>{_plain(row['about'])}",
         f"{spoken(ranking)} {_text(figures[ranking])}",
         f"{best}" if best == worst else f"{best} to {worst}",
         "<br>".join(others),
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _plain(text: str) -> str:
+    """A text of somebody else in one line of HTML."""
+    return html.escape(" ".join(text.split()))
 
 
 def _text(figure: Mapping[str, Any]) -> str:

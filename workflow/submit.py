@@ -11,8 +11,8 @@ single latents and blocks do.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import pickle
 import resource
 import subprocess
 import sys
@@ -20,9 +20,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import difflens_utils as dl
 from difflens_utils.bench import TRACKS, board, truth
@@ -30,6 +33,7 @@ from difflens_utils.bench.frozen import Frozen, freeze
 from difflens_utils.bench.run import Arena, Entry, Figures
 from difflens_utils.bench.submission import Submission
 from difflens_utils.ksae import KSAE
+from difflens_utils.metrics import Estimate
 from difflens_utils.pages import results
 from difflens_utils.runtime.errors import line
 from models import sizes
@@ -94,11 +98,24 @@ def measure(name: str) -> None:
 def child(folder: Path, name: str, out: Path) -> None:
     """What runs in a process of its own: one submission on one subject."""
     entry = Entry(Submission.read(folder), subject_of(name), partial(_say, name))
-    out.write_bytes(pickle.dumps(entry.figures()))
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # it may print a lot
+        figures = entry.figures()
+    plain = {track: {n: _numbers(e) for n, e in found.items()} for track, found in figures.items()}
+    out.write_text(json.dumps(plain))
 
 
 def _say(name: str, track: str) -> None:
-    print(f"{name}: {track}", flush=True)
+    print(f"{name}: {track}", file=sys.__stdout__, flush=True)
+
+
+def _numbers(estimate: Estimate) -> dict[str, Any]:
+    draws = None if estimate.draws is None else estimate.draws.tolist()
+    return {**estimate.numbers(), "draws": draws}
+
+
+def _estimate(numbers: dict[str, Any]) -> Estimate:
+    draws = numbers["draws"]
+    return Estimate(**{**numbers, "draws": None if draws is None else np.array(draws)})
 
 
 def _limited() -> None:
@@ -109,12 +126,17 @@ def run(folder: Path, name: str, seconds: float) -> dict[str, Figures]:
     """The figures of a submission on a subject. Raises ValueError, in one line, where it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "figures"
-        command = [sys.executable, "-m", "workflow.submit", str(folder), "--child", name, str(out)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        arguments = [str(folder.resolve()), "--child", name, str(out)]
+        command = [sys.executable, "-m", "workflow.submit", *arguments]
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         try:
             done = subprocess.run(
                 command,
-                cwd=ROOT,
+                cwd=scratch,  # where it may leave what it writes
                 env=environment,
                 timeout=seconds,
                 preexec_fn=_limited,
@@ -123,11 +145,16 @@ def run(folder: Path, name: str, seconds: float) -> dict[str, Figures]:
             )
         except subprocess.TimeoutExpired:
             raise ValueError(f"{folder.name}, {name}: not done after {seconds:.0f} s") from None
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(last)
-        found: dict[str, Figures] = pickle.loads(out.read_bytes())
-        return found
+        if done.returncode or not out.exists():
+            ended = (
+                f"{folder.name}, {name}: it ended without an answer, exit code {done.returncode}"
+            )
+            raise ValueError((done.stderr.strip().splitlines() or [ended])[-1])
+        found = json.loads(out.read_text())
+        return {
+            track: {figure: _estimate(numbers) for figure, numbers in figures.items()}
+            for track, figures in found.items()
+        }
 
 
 def submitted(folder: Path, names: Sequence[str], minutes: float) -> board.Row:
@@ -155,7 +182,7 @@ def submitted(folder: Path, names: Sequence[str], minutes: float) -> board.Row:
 
 def shown(own: board.Row, others: Sequence[board.Row]) -> str:
     """The ranks that the noise allows a row among the others, as lines of text."""
-    rows = [*(row for row in others if row["submission"] != own["submission"]), own]
+    rows = list({row["submission"]: row for row in (*others, own)}.values())
     lines = []
     for subject, tracks in own["subjects"].items():
         for track, figures in tracks.items():
@@ -204,7 +231,7 @@ def main() -> None:
         else:
             own = submitted(options.folder, names, options.minutes)
             path = board.save(own, SHIPPED if options.ship else OWN)
-            print(shown(own, board.load(SHIPPED)))
+            print(shown(own, [*board.load(SHIPPED), *board.load(OWN)]))
             print(f"Written to {path}")
     except (ValueError, RuntimeError) as error:
         sys.exit(line(error))

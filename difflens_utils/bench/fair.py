@@ -27,7 +27,7 @@ from ..subjects.conditions import Prompt
 TUNED, REPORTED = 64, 132  # images per strength, and of a report
 HALF = 0.5  # the share of the unedited FD that is left where methods are compared
 TUNING, REPORT, HELD_OUT, HELD_OUT_BASE = 6000, 6001, 6002, 6003  # seeds of version 1
-RESERVED = frozenset({REPORT, HELD_OUT, HELD_OUT_BASE})
+RESERVED = frozenset({TUNING, REPORT, HELD_OUT, HELD_OUT_BASE})
 
 
 @dataclass(frozen=True)

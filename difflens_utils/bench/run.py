@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from .. import edits, methods
 from ..ksae import KSAE
 from ..methods import Method
-from ..metrics import Estimate
+from ..metrics import Array, Estimate
 from ..runtime.errors import line
 from ..sampling import Edit
 from ..study import Study
@@ -64,7 +65,7 @@ class Entry:
                 self.progress(track)
                 try:
                     found[track] = getattr(self, track)()
-                except Exception as error:  # whatever code of others raises
+                except (Exception, SystemExit) as error:  # whatever code of others raises
                     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                     raise ValueError(f"{self._where(track)}: {kind}{line(error)}") from error
         return found
@@ -82,12 +83,11 @@ class Entry:
     def attribute(self) -> Figures:
         """Track 2."""
         truth = self._truth()
-        found = self._call("scores", self._task)
-        scores = torch.as_tensor(np.asarray(found, dtype=np.float64))
+        scores = self._call("scores", self._task, _array)
         wide = (len(self._task.classes), len(self._task.dictionary.directions))
         if scores.shape != wide:
             raise ValueError(f"scores must be {wide}, got {tuple(scores.shape)}")
-        return rank.score(scores[:, truth.latents], truth.effects)
+        return rank.score(torch.from_numpy(scores)[:, truth.latents], truth.effects)
 
     def steer(self) -> Figures:
         """Track 3."""
@@ -99,7 +99,7 @@ class Entry:
 
     def locate(self) -> Figures:
         """Track 5."""
-        return locate.score(self._call("located", self._task), self._truth().passed)
+        return locate.score(self._call("located", self._task, _arrays), self._truth().passed)
 
     # ------------------------------------------------------------------ what they need
 
@@ -107,8 +107,12 @@ class Entry:
     def _module(self) -> ModuleType:
         return blindly(self.submission.slug, self.submission.load)()
 
-    def _call(self, answer: str, given: Given) -> Any:
-        return blindly(self.submission.slug, getattr(self._module, answer))(given)
+    def _call(
+        self, answer: str, given: Given, read: Callable[[Any], Any] = lambda answered: answered
+    ) -> Any:
+        """What a function of the submission answers, as plain values: reading them is its code."""
+        function = getattr(self._module, answer)
+        return blindly(self.submission.slug, lambda: read(function(given)))()
 
     @property
     def _given(self) -> Given:
@@ -136,7 +140,7 @@ class Entry:
                 raise ValueError(f"units must return a function of vectors, got {units!r:.60}")
             return blindly(self.submission.slug, units)
         folder = self.submission.folder / card.dictionary.folder
-        own = folder / self.subject.frozen.subject
+        own = folder / Path(self.subject.frozen.subject).name
         return foreign.load(own if own.is_dir() else folder, card.dictionary.format).latents
 
     @cached_property
@@ -172,3 +176,15 @@ class Entry:
             return edit_of(edit, slug, {**known, "class": c, "strength": strength})
 
         return towards
+
+
+def _array(answered: Any) -> Array:
+    found: Array = np.array(answered, dtype=np.float64)
+    return found
+
+
+def _arrays(answered: Any) -> dict[str, Array]:
+    """Raises ValueError, in one line, for what is no mapping of blocks."""
+    if not isinstance(answered, Mapping):
+        raise ValueError(f"located must return {{block: effects}}, got {answered!r:.60}")
+    return {str(block): _array(effects) for block, effects in answered.items()}

@@ -32,6 +32,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -46,13 +47,16 @@ from pydantic.dataclasses import dataclass as checked
 
 from .. import methods
 from ..runtime.errors import line, one_of
-from . import TRACKS
+from . import TRACKS, foreign
 
 # Names that lead to what results are measured by, or to what was planted.
-UNSEEN = frozenset("scorer second_clip scored second world planted renders marginal".split())
+UNSEEN = frozenset(
+    "scorer second_clip scored second world planted renders marginal evaluators _judges".split()
+)
 MODULES = ("bench", "workflow", "models", "tests")  # that a submission has no business in
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 BIGGEST = 100e6  # bytes of a folder
+STRENGTHS, LENGTH = 12, 200  # at most: of a grid, and of a line of text
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
@@ -80,6 +84,21 @@ class Card:
     subjects: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Raises ValueError, in one line, for values that no track could take."""
+        for name in ("name", "about", "by", "link"):
+            text = getattr(self, name)
+            if len(text) > LENGTH or not text.isprintable():
+                raise ValueError(f"method.yml: {name} must be one line of at most {LENGTH} letters")
+        if self.link and not self.link.startswith(("https://", "http://")):
+            raise ValueError("method.yml: link must begin with https://")
+        rising = all(a < b for a, b in zip(self.grid, self.grid[1:], strict=False))
+        in_range = all(0 < strength < math.inf for strength in self.grid)
+        if not (1 <= len(self.grid) <= STRENGTHS and rising and in_range):
+            raise ValueError(f"method.yml: grid must be 1 to {STRENGTHS} rising numbers above 0")
+        if self.dictionary is not None:
+            one_of("method.yml: format", self.dictionary.format, foreign.READERS)
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -101,8 +120,15 @@ class Submission:
             )
         if sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) > BIGGEST:
             raise ValueError(f"folder {folder.name} holds more than {BIGGEST / 1e6:.0f} MB")
+        if links := [file for file in folder.rglob("*") if file.is_symlink()]:
+            raise ValueError(f"{folder.name} holds a link, {links[0].name}: put the file there")
         card = _card(folder / "method.yml")
-        source = _source(code_of(folder, card) / "method.py")
+        code = code_of(folder, card)
+        source = _source(code / "method.py")
+        for file in code.rglob("*.py"):
+            _source(file)
+        if card.dictionary and not _inside(folder, card.dictionary.folder):
+            raise ValueError(f"method.yml: there is no folder {card.dictionary.folder} in it")
         if not (source or card.row or card.dictionary):
             raise ValueError(f"{folder.name} needs a method.py, or row or dictionary in method.yml")
         if card.row:
@@ -176,6 +202,12 @@ def code_of(folder: Path, card: Card) -> Path:
     return other
 
 
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a folder of this name lies in a folder."""
+    place = (folder / name).resolve()
+    return place.is_dir() and place.is_relative_to(folder.resolve())
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
@@ -184,8 +216,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _card(path: Path) -> Card:
     try:
-        written = yaml.safe_load(path.read_text())
-        return _CARD.validate_python(written)
+        card = _CARD.validate_python(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
         raise ValueError(f"{path.parent.name} has no method.yml") from None
     except ValidationError as error:
@@ -194,6 +225,8 @@ def _card(path: Path) -> Card:
         raise ValueError(f"method.yml: {where}: {first['msg']}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"method.yml cannot be read: {line(error)}") from None
+    card.check()
+    return card
 
 
 def _source(path: Path) -> str:
@@ -204,25 +237,24 @@ def _source(path: Path) -> str:
         text = path.read_text()
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise ValueError(f"method.py cannot be read: {line(error)}") from None
+        raise ValueError(f"{path.name} cannot be read: {line(error)}") from None
     for node in ast.walk(tree):
-        _check(node)
+        _check(path.name, node)
     return text
 
 
-def _check(node: ast.AST) -> None:
+def _check(file: str, node: ast.AST) -> None:
     """Raises ValueError for a name that measures results."""
     number = getattr(node, "lineno", 0)
     for name in _names(node):
         if name in UNSEEN:
             raise ValueError(
-                f"method.py, line {number}: a submission may not read {name}, "
-                "which measures results"
+                f"{file}, line {number}: a submission may not read {name}, which measures results"
             )
     for module in _imported(node):
         parts = module.split(".")
         if parts[0] in MODULES or parts[:2] == ["difflens_utils", "bench"]:
-            raise ValueError(f"method.py, line {number}: a submission may not import {module}")
+            raise ValueError(f"{file}, line {number}: a submission may not import {module}")
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -235,5 +267,8 @@ def _names(node: ast.AST) -> Iterator[str]:
 def _imported(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if node.value.startswith("difflens_utils.bench"):  # for __import__ and importlib
+            yield node.value
     if isinstance(node, ast.ImportFrom) and node.module and not node.level:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -342,6 +342,7 @@ class _Allowed(NamedTuple):
     who: str
     parts: frozenset[str]
     otherwise: str
+    refused: list[str]  # what was said of the others that were read
 
 
 _allowed: ContextVar[_Allowed | None] = ContextVar("allowed", default=None)
@@ -353,17 +354,24 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
     """Within the block, `reading` allows only the parts that the key of a result declares."""
     key = parameters.get("of", parameters)  # a block has the key of the whole
     declares = "reads" in key
-    with _only(
-        _Allowed(key["function"], frozenset(key["reads"]), _UNDECLARED) if declares else None
-    ):
+    allowed = (
+        _Allowed(key["function"], frozenset(key["reads"]), _UNDECLARED, []) if declares else None
+    )
+    with _only(allowed):
         yield
 
 
 @contextmanager
 def allowing(who: str, parts: Iterable[str], otherwise: str) -> Iterator[None]:
-    """Within the block, `reading` allows `who` only some parts; `otherwise` ends its error."""
-    with _only(_Allowed(who, frozenset(parts), otherwise)):
+    """Within the block, `reading` allows `who` only some parts; `otherwise` ends its error.
+
+    Whoever catches the error gets it again at the end of the block.
+    """
+    allowed = _Allowed(who, frozenset(parts), otherwise, [])
+    with _only(allowed):
         yield
+    if allowed.refused:
+        raise RuntimeError(allowed.refused[0])
 
 
 @contextmanager
@@ -388,7 +396,8 @@ def reading(part: str) -> None:
     """
     now = _allowed.get()
     if now is not None and not readable(part):
-        raise RuntimeError(f"{now.who} reads the subject's {part}, {now.otherwise}")
+        now.refused.append(f"{now.who} reads the subject's {part}, {now.otherwise}")
+        raise RuntimeError(now.refused[-1])
 
 
 # -------------------------------------------------------------------------------------------- files

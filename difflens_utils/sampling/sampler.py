@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,17 +107,32 @@ def _next(versions: Iterator[Tensor | None], _h: Tensor, _call: int) -> Tensor |
     return next(versions)
 
 
-_reserved: ContextVar[frozenset[int]] = ContextVar("reserved", default=frozenset())
+class _Reserved(NamedTuple):
+    seeds: frozenset[int]
+    asked: list[int]  # those that somebody tried to draw from
+
+
+_reserved: ContextVar[_Reserved | None] = ContextVar("reserved", default=None)
 
 
 @contextmanager
 def reserved(seeds: Iterable[int]) -> Iterator[None]:
-    """Within the block nothing can be drawn from these seeds, which results are reported on."""
-    token = _reserved.set(frozenset(seeds))
+    """Within the block nothing can be drawn from these seeds, which results are reported on.
+
+    Whoever catches the RuntimeError gets it again at the end of the block.
+    """
+    kept = _Reserved(frozenset(seeds), [])
+    token = _reserved.set(kept)
     try:
         yield
     finally:
         _reserved.reset(token)
+    if kept.asked:
+        raise RuntimeError(_is_reserved(kept.asked[0]))
+
+
+def _is_reserved(seed: int) -> str:
+    return f"seed {seed} is reserved: results are reported on its images"
 
 
 def image_seeds(n: int, seed: int) -> list[int]:
@@ -126,8 +141,10 @@ def image_seeds(n: int, seed: int) -> list[int]:
     Raises ValueError for n <= 0, and RuntimeError for a `reserved` seed.
     """
     positive("n", n)
-    if seed in _reserved.get():
-        raise RuntimeError(f"seed {seed} is reserved: results are reported on its images")
+    kept = _reserved.get()
+    if kept is not None and seed in kept.seeds:
+        kept.asked.append(seed)
+        raise RuntimeError(_is_reserved(seed))
     return [seed * 1_000_003 + i for i in range(n)]
 
 
