@@ -28,7 +28,7 @@ from difflens_utils.bench.submission import Submission
 from difflens_utils.bench.task import MEASURED, Given, blind, reserved
 from difflens_utils.runtime import artifacts
 from difflens_utils.worlds import portraits
-from workflow import leaderboard, submit
+from workflow import leaderboard, reliability, submit
 
 RNG = np.random.default_rng(0)
 SUBMISSIONS = Path(__file__).parents[1] / "submissions"
@@ -708,3 +708,29 @@ def test_what_others_wrote_stays_in_its_cell(tmp_path: Path) -> None:
     text = leaderboard.body([row])
     assert "<b>" not in text and "javascript" not in text
     assert "\n```" not in text
+
+
+def test_the_table_of_reliability_has_what_was_measured() -> None:
+    row = {
+        "track": "attribute",
+        "subject": "digits",
+        "noise": 0.01,
+        "ceiling": 0.58,
+        "grows_with": "n: 16, 48",
+        "correlation": None,
+        "good": "a",
+        "good_value": 0.5,
+        "bad": "b",
+        "bad_value": 0.1,
+        "apart": 0.99,
+    }
+    text = leaderboard.reliability({"command": "x", "rows": [row, row | {"ceiling": None}]})
+    assert "| attribute | `digits` | 0.010 | 0.58 | n: 16, 48 | – | a 0.50, b 0.10: 99% |" in text
+    assert "| 0.010 | 1 |" in text
+
+
+def test_good_lies_above_bad_in_a_share_of_the_resamples() -> None:
+    good, bad = metrics.mean([0.4, 0.6, 0.8]), metrics.mean([0.5, 0.5, 0.5])
+    assert good.draws is not None
+    assert reliability._apart(good, bad) == (good.draws > 0.5).mean()
+    assert reliability._apart(metrics.NOTHING, bad) == 0

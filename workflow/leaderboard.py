@@ -114,13 +114,16 @@ def _text(figure: Mapping[str, Any]) -> str:
 
 def reliability(found: Mapping[str, Any]) -> str:
     """How far each track's figure can be relied on, as a Markdown table."""
-    lines = [["track", "subject", "noise", "grows with", "correlation", "good above bad"]]
+    lines = [
+        ["track", "subject", "noise", "ceiling", "grows with", "correlation", "good above bad"]
+    ]
     for row in found["rows"]:
         lines.append(
             [
                 row["track"],
                 f"`{row['subject']}`",
                 f"{row['noise']:.3f}",
+                "1" if row["ceiling"] is None else f"{row['ceiling']:.2f}",
                 row["grows_with"],
                 "–" if row["correlation"] is None else f"{row['correlation']:.2f}",
                 f"{row['good']} {row['good_value']:.2f}, {row['bad']} {row['bad_value']:.2f}: "

@@ -3,6 +3,7 @@
 For each track and subject, with a method that is known to be good and one that is known to be bad:
 
 - noise: the standard deviation of the good one's figure over SEEDS seeds of the method;
+- ceiling: for effects of latents, how far two halves of the images agree (`rank.noise`);
 - correlation: Spearman's, of the figure and of how much the good one has learned from;
 - apart: in how many resamples the good one lies above the bad one.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from difflens_utils import metrics
-from difflens_utils.bench import TRACKS, VERSION
+from difflens_utils.bench import TRACKS, VERSION, rank
 from difflens_utils.bench.run import Arena, Entry
 from difflens_utils.bench.submission import Submission
 from difflens_utils.metrics import Estimate
@@ -63,6 +64,7 @@ def measured(subject: Arena, track: str) -> dict[str, Any]:
         "track": track,
         "subject": name,
         "noise": round(float(np.std([estimate.value for estimate in good], ddof=1)), 4),
+        "ceiling": _ceiling(subject) if track == "attribute" else None,
         "grows_with": f"{series.option}: {', '.join(map(str, series.amounts))}",
         "correlation": None if np.isnan(found) else round(float(found), 3),
         "good": series.good,
@@ -88,6 +90,11 @@ def _figure(
     entry = Entry(replace(submission, card=changed), subject)
     figures: dict[str, Estimate] = getattr(entry, track)()
     return figures[TRACKS[track][0]]
+
+
+def _ceiling(subject: Arena) -> float | None:
+    """What the best scores could reach, given the noise of the measured effects."""
+    return None if subject.truth is None else round(rank.noise(subject.truth.halves).value, 3)
 
 
 def _apart(good: Estimate, bad: Estimate) -> float:
