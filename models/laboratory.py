@@ -3,8 +3,9 @@
     python -m models.laboratory
 
 For every method, and every pair of shares of two attributes, the same images are drawn by plans as
-in notebook 06. The figures are of N images; the first SHOWN of them are shown. It writes
-results/laboratory.json, and to results/laboratory a sheet of images for each method.
+in notebook 06. And the BEST features of every class are moved alone. The figures are of N images;
+the first SHOWN of them are shown. It writes results/laboratory.json, and to results/laboratory a
+sheet of images for each method and each feature.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ ASKED = {  # of the last class of each attribute; the others share the rest equa
 }
 COMPARED = ("DiffLens", "DiffLens, best", "latent editing", "H-Distribution")
 N, SHOWN, COLUMNS = 132, 12, 4
+BEST = 2  # features of every class
+STRENGTHS = (-2, -1, 0, 1, 2, 4)  # class differences that each is moved by
 Bytes = NDArray[np.uint8]
 
 
 class Cell(NamedTuple):
-    """The images of one method at one pair of shares, and what was measured of them."""
+    """The images of one place of the controls, and what was measured of them."""
 
     images: Bytes  # SHOWN of them, COLUMNS in a row
     told: dict[str, Any]
@@ -96,9 +99,43 @@ def cells(study: Study, name: str) -> Iterator[Cell]:
     for pair in tqdm(pairs, desc=name):
         edited = edits.compose(*pair)
         images = debiasing.draw(study.subject, method, edited, N, seed, steps)
-        after = study.judge(images)
-        picture = figures.mosaic(after.images[:SHOWN], COLUMNS, scale=1, gap=0)
-        yield Cell(picture, told(study, before, after))
+        yield _cell(study, before, study.judge(images))
+
+
+def _cell(study: Study, before: Outcome, after: Outcome) -> Cell:
+    picture = figures.mosaic(after.images[:SHOWN], COLUMNS, scale=1, gap=0)
+    return Cell(picture, told(study, before, after))
+
+
+class Feature(NamedTuple):
+    """A bias feature: one of the best of a class."""
+
+    attribute: str
+    target: int
+    place: int  # among the features of the class, from 0
+
+
+def best(study: Study) -> dict[str, Feature]:
+    """The best features of every class of the attributes of the page, by what they are called."""
+    found = study.features()
+    named = {}
+    for attribute in ASKED:
+        for target, name in enumerate(study.attribute(attribute).classes):
+            for place, latent in enumerate(found.features[attribute][target][:BEST].tolist()):
+                called = f"{attribute}: {name}, no. {place + 1} (latent {latent})"
+                named[called] = Feature(attribute, target, place)
+    return named
+
+
+def moved(study: Study, feature: Feature) -> list[Cell]:
+    """The cells of a feature: one for each of the STRENGTHS."""
+    found, seed = study.features(), study.seeds.combined
+    chosen = slice(feature.place, feature.place + 1)
+    latent = found.features[feature.attribute][feature.target][chosen]
+    unit = found.unit(feature.attribute, feature.target)[..., chosen]
+    before = study.draw(n=N, seed=seed)
+    drawn = [edits.steer(found.ksae, latent, float(b), "add", unit) for b in STRENGTHS]
+    return [_cell(study, before, study.draw(edited, n=N, seed=seed)) for edited in drawn]
 
 
 def told(study: Study, before: Outcome, after: Outcome) -> dict[str, Any]:
@@ -120,17 +157,14 @@ def _rounded(figure: Estimate) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figure.numbers().items()}
 
 
-def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
-    """Writes the figures, and a sheet of each method with its cells as a table."""
+Cells = Mapping[str, Sequence[Cell]]
+
+
+def save(study: Study, found: Cells, features: Cells) -> None:
+    """Writes the figures, and a sheet of each method and feature with its cells as a table."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    across = len(list(ASKED.values())[1])
-    for number, rows in enumerate(found.values()):
-        lines = [
-            np.concatenate([cell.images for cell in rows[i : i + across]], 1)
-            for i in range(0, len(rows), across)
-        ]
-        sheet = Image.fromarray(np.concatenate(lines))
-        sheet.save(FOLDER / f"method-{number}.webp", quality=88, method=6)
+    _sheets(found, "method", len(list(ASKED.values())[1]))
+    _sheets(features, "feature", len(STRENGTHS))
     before = study.draw(n=N, seed=study.seeds.combined)
     content = {
         "command": "python -m models.laboratory",
@@ -143,15 +177,35 @@ def save(study: Study, found: Mapping[str, Sequence[Cell]]) -> None:
         "asked": ASKED,
         "before": told(study, before, before)["shares"],
         "classes": {factor: list(names) for factor, names in study.factors.items()},
-        "methods": {name: [cell.told for cell in rows] for name, rows in found.items()},
+        "methods": _all_told(found),
+        "strengths": STRENGTHS,
+        "features": _all_told(features),
     }
     text = json.dumps(content, separators=(",", ":"))
     (RESULTS / "laboratory.json").write_text(text + "\n")
 
 
+def _sheets(found: Cells, kind: str, across: int) -> None:
+    """Writes the sheets of a kind, so many cells in a row."""
+    for number, rows in enumerate(found.values()):
+        lines = [
+            np.concatenate([cell.images for cell in rows[i : i + across]], 1)
+            for i in range(0, len(rows), across)
+        ]
+        sheet = Image.fromarray(np.concatenate(lines))
+        sheet.save(FOLDER / f"{kind}-{number}.webp", quality=88, method=6)
+
+
+def _all_told(found: Cells) -> dict[str, list[dict[str, Any]]]:
+    return {name: [cell.told for cell in rows] for name, rows in found.items()}
+
+
 def main() -> None:
     study = dl.open(SUBJECT)
-    save(study, {name: list(cells(study, name)) for name in COMPARED})
+    features = {
+        name: moved(study, feature) for name, feature in tqdm(best(study).items(), desc="features")
+    }
+    save(study, {name: list(cells(study, name)) for name in COMPARED}, features)
 
 
 if __name__ == "__main__":

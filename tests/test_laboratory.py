@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import tiny_pages
 import torch
 from PIL import Image
@@ -69,6 +70,40 @@ def test_a_method_that_moves_batches_takes_the_nearest_strength_for_all(study: A
     assert laboratory.edit(study, found, [0.8, 0.2], seed=0)(h, step) is None
 
 
+def test_a_feature_is_moved_alone_by_so_many_class_differences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sae, gap = tiny.ksae(), torch.rand(1, 4, 3)
+    found = SimpleNamespace(
+        ksae=sae,
+        features={
+            "gender": [torch.tensor([5, 3, 9]), torch.tensor([1])],
+            "age": [torch.tensor([])],
+        },
+        unit=lambda attribute, target: gap,
+    )
+    drawn: list[Any] = []
+    study = SimpleNamespace(
+        features=lambda: found,
+        seeds=SimpleNamespace(combined=1),
+        draw=lambda edit=None, **_: drawn.append(edit),
+        attribute=lambda name: Attribute(name, ("a", "b") if name == "gender" else ("c",)),
+    )
+    monkeypatch.setattr(laboratory, "_cell", lambda *_: None)
+    named = laboratory.best(study)
+    assert list(named) == ["gender: a, no. 1 (latent 5)", "gender: a, no. 2 (latent 3)"] + [
+        "gender: b, no. 1 (latent 1)"
+    ]
+    laboratory.moved(study, named["gender: a, no. 2 (latent 3)"])
+    h, step = torch.randn(2, 24, 2, 2), Step(0, 900, torch.arange(2))
+    strongest = drawn[-1](h, step) - h  # by 4 class differences
+    expected = 4 * gap[0, :, 1, None] * sae.directions[3]  # (P, d)
+    assert torch.allclose(
+        strongest.flatten(2).transpose(1, 2), expected.expand(2, -1, -1), atol=1e-5
+    )
+    assert drawn[1 + laboratory.STRENGTHS.index(0)](h, step) is None
+
+
 # --------------------------------------------------------------------------------- the page
 
 
@@ -78,16 +113,20 @@ def told() -> dict[str, Any]:
 
 
 def test_sliders_begin_where_the_unedited_shares_are(told: dict[str, Any]) -> None:
-    body = pages.body(told)
+    body = pages.of_shares(told).html(told)
     starts = re.findall(r'max="(\d)" value="(\d)"', body)
     assert starts == [("2", "1"), ("1", "0")]
+    assert re.findall(r'max="(\d)" value="(\d)"', pages.of_features(told).html(told)) == [
+        ("2", "1")
+    ]
 
 
 def test_the_page_holds_every_cell_and_names_a_sheet_for_each_method(told: dict[str, Any]) -> None:
-    body = pages.body(told)
+    body = pages.of_shares(told).html(told)
     inner = body.split('<script type="application/json">')[1].split("</script>")[0]
     data = json.loads(inner.replace(r"<\/", "</"))
-    assert data["methods"] == told["methods"]
+    assert data["cells"] == told["methods"]
+    assert data["words"][0] == ["10 % male", "50 % male", "90 % male"]
     assert data["sheets"] == {"DiffLens": "method-0.webp", "one <feature>": "method-1.webp"}
     assert (data["width"], data["height"]) == (4 * pages.SIDE, 3 * pages.SIDE)
     assert "<option>one &lt;feature&gt;</option>" in body
@@ -100,6 +139,8 @@ def test_what_ships_has_a_cell_for_every_wish_and_a_sheet_for_every_method() -> 
     sheets: list[Path] = sorted(FOLDER.glob("method-*.webp"))
     assert len(sheets) == len(told["methods"])
     assert all(len(cells) == wishes for cells in told["methods"].values())
+    assert all(len(cells) == len(told["strengths"]) for cells in told["features"].values())
+    assert len(list(FOLDER.glob("feature-*.webp"))) == len(told["features"])
     down, across = (len(shares) for shares in told["asked"].values())
     side, columns = told["size"], told["columns"]
     rows = told["shown"] // columns

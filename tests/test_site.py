@@ -114,7 +114,7 @@ def write_measured(results: Path) -> None:
         (results / folder).mkdir(parents=True)
         (results / file).write_text(json.dumps(told))
         for number in range(2):
-            for kind in ("sheet", "method"):
+            for kind in ("sheet", "method", "feature"):
                 sheet.save(results / folder / f"{kind}-{number}.webp")
 
 

@@ -70,4 +70,6 @@ def told_by_laboratory() -> dict[str, Any]:
         "before": {"gender": [0.45, 0.55], "age": [0.75, 0.25]},
         "classes": {"gender": ["female", "male"], "age": ["young", "</script>"]},
         "methods": {"DiffLens": [cell(0.1)] * 6, "one <feature>": [cell(0.5)] * 6},
+        "strengths": [-1, 0, 2],
+        "features": {"age: young, no. 1 (latent 7)": [cell(0.2), cell(0.3), cell(0.4)]},
     }

@@ -1,25 +1,24 @@
-// Shows the images of a method at the shares that two sliders ask for, and what was read from them.
+// Shows the images of a choice at the places of one or two sliders, and what was read from them.
 "use strict";
 for (const box of document.querySelectorAll(".laboratory")) {
   const told = JSON.parse(box.querySelector("script[type='application/json']").textContent);
-  const [method, ...sliders] = box.querySelectorAll("select, input");
+  const [choice, ...sliders] = box.querySelectorAll("select, input");
   const images = box.querySelector(".images");
-  const attributes = Object.keys(told.asked);
   const percent = (share) => `${Math.round(100 * share)} %`;
   const ends = (figure) =>
     `${figure.value.toFixed(2)} [${figure.low.toFixed(2)}, ${figure.high.toFixed(2)}]`;
 
-  function row(name, cells) {
-    const line = document.createElement("tr");
+  function line(name, cells) {
+    const whole = document.createElement("tr");
     const head = document.createElement("th");
     head.scope = "row";
     head.textContent = name;
-    line.append(head, ...cells.map((cell) => {
+    whole.append(head, ...cells.map((cell) => {
       const place = document.createElement("td");
       place.append(cell);
       return place;
     }));
-    return line;
+    return whole;
   }
 
   function bar(share) {
@@ -33,29 +32,28 @@ for (const box of document.querySelectorAll(".laboratory")) {
 
   function show() {
     const spots = sliders.map((slider) => Number(slider.value));
-    const asked = attributes.map((name, i) => told.asked[name][spots[i]]);
-    const words = attributes.map((name, i) => `${percent(asked[i])} ${told.classes[name].at(-1)}`);
+    const words = spots.map((spot, i) => told.words[i][spot]);
     sliders.forEach((slider, i) => {
       slider.setAttribute("aria-valuetext", words[i]);
       slider.nextElementSibling.textContent = words[i];
     });
-    const across = told.asked[attributes[1]].length;
-    const cell = told.methods[method.value][spots[0] * across + spots[1]];
-    images.style.backgroundImage = `url(_static/laboratory/${told.sheets[method.value]})`;
-    images.style.backgroundPosition =
-      `-${spots[1] * told.width}px -${spots[0] * told.height}px`;
+    const column = spots.at(-1);
+    const row = spots.length > 1 ? spots[0] : 0;
+    const cell = told.cells[choice.value][row * told.words.at(-1).length + column];
+    images.style.backgroundImage = `url(_static/laboratory/${told.sheets[choice.value]})`;
+    images.style.backgroundPosition = `-${column * told.width}px -${row * told.height}px`;
     images.setAttribute("aria-label",
-      `${told.shown} images by ${method.value}, asked for ${words.join(" and ")}`);
+      `${told.shown} images: ${choice.value}, ${words.join(" and ")}`);
     const body = box.querySelector(".readings tbody");
-    body.replaceChildren(row("CLIP-I", [ends(cell.clip_i)]), row("leak", [ends(cell.leak)]));
+    body.replaceChildren(line("CLIP-I", [ends(cell.clip_i)]), line("leak", [ends(cell.leak)]));
     for (const [factor, shares] of Object.entries(cell.shares)) {
       shares.forEach((share, i) => {
         const before = told.before[factor][i];
         const name = `${factor.replaceAll("_", " ")}: ${told.classes[factor][i]}`;
-        body.append(row(name, [bar(share), percent(before)]));
+        body.append(line(name, [bar(share), percent(before)]));
       });
     }
   }
-  for (const part of [method, ...sliders]) part.addEventListener("input", show);
+  for (const part of [choice, ...sliders]) part.addEventListener("input", show);
   show();
 }
