@@ -85,7 +85,8 @@ def write_pages(root: Path) -> None:
         "index": "# Front\n\nNo formula.",
         "howto": "# How latents\n\n$x^2$ `latent`, *latents* and a latent.\n\nLatent again.",
         "glossary": "# Glossary\n\n:::{glossary}\nlatent\n  A coordinate.\n:::",
-        "laboratory": "# Laboratory\n\nAsk.\n\n```{include} generated/laboratory.md\n```",
+        "laboratory": "# Laboratory\n\nAsk.\n\n```{include} generated/laboratory.md\n```\n\n"
+        "```{include} generated/laboratory_feature.md\n```",
         "scaling": "# Sizes",
         "library": (REPOSITORY / "book/library.md").read_text(),
     }

@@ -20,8 +20,9 @@ from workflow.execute import ROOT
 
 SHEETS = ROOT / "results/laboratory"
 SIDE = 96  # CSS pixels of an image, at least
-BODY = Template("""<link rel="stylesheet" href="_static/laboratory.css">
-<div class="laboratory" id="$id">
+STYLE = '<link rel="stylesheet" href="_static/laboratory.css">\n'
+SCRIPT = '\n<script src="_static/laboratory.js"></script>'
+BODY = Template("""<div class="laboratory" id="$id">
 <div class="controls">
 <label>$what <select data-answers="#$id .images, #$id .readings">$names</select>
 </label>
@@ -34,8 +35,7 @@ background-size:${across}px auto"></div>
 </thead><tbody></tbody></table></div>
 <noscript>Without JavaScript this page shows nothing.</noscript>
 <script type="application/json">$told</script>
-</div>
-<script src="_static/laboratory.js"></script>""")
+</div>""")
 SLIDER = Template("""<label>$label
 <input type="range" min="0" max="$last" value="$start"
  data-answers="#$id .images, #$id .readings"><span></span></label>""")
@@ -91,9 +91,12 @@ class Box:
 
 def write(told: Mapping[str, Any], source: Path) -> None:
     """Writes what book/laboratory.md includes, and the sheets, to the source of the book."""
-    for name, box in (("laboratory", of_shares), ("laboratory_feature", of_features)):
-        text = f"```{{raw}} html\n{box(told).html(told)}\n```\n"
-        (source / f"generated/{name}.md").write_text(text)
+    boxes = {
+        "laboratory": STYLE + of_shares(told).html(told),
+        "laboratory_feature": of_features(told).html(told) + SCRIPT,  # behind both
+    }
+    for name, text in boxes.items():
+        (source / f"generated/{name}.md").write_text(f"```{{raw}} html\n{text}\n```\n")
     (source / "generated/laboratory_size.md").write_text(_size(told) + "\n")
     sheets = source / "_files/_static/laboratory"
     sheets.mkdir(parents=True)
