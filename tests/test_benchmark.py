@@ -239,6 +239,9 @@ def test_a_row_that_was_not_reached_ranks_last(tmp_path: Path) -> None:
     assert board.ranks(found) == {"a": (1, 1), "b": (2, 2)}
     text = leaderboard.body(rows)
     assert text.index("0.60 [") < text.index("–")
+    assert ">subject\n<select" not in text  # there is one alone
+    rows[0]["subjects"]["digits"] = rows[0]["subjects"]["portraits"]
+    assert ">subject\n<select" in leaderboard.body(rows)
 
 
 def test_rows_of_another_version_are_left_out_and_damaged_ones_named(tmp_path: Path) -> None:

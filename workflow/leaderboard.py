@@ -55,7 +55,9 @@ def body(rows: Sequence[board.Row]) -> str:
     for track in TRACKS:
         for subject in subjects:
             lines += _lines(rows, subject, track)
-    filters = [_filter("track", TRACK, TRACKS), _filter("subject", SUBJECT, subjects)]
+    filters = [_filter("track", TRACK, TRACKS)]
+    if len(subjects) > 1:  # of one there is nothing to choose
+        filters.append(_filter("subject", SUBJECT, subjects))
     return BODY.substitute(
         filters="\n".join(filters),
         head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
