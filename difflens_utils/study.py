@@ -366,7 +366,7 @@ class Study:
         Images of a native subject cannot be noised. Its own are taken instead, `n` of them at most,
         with the factors that the labeller sees: these are as correlated as the model draws them.
         """
-        steps = [int(f * (self.settings.steps - 1)) for f in (0.3, 0.5, 0.7, 0.9)]
+        steps = factors.steps_of(self.settings.steps)
         if self.subject.native:
             rec = self.recording()
             seen = features.labelled(self.subject, rec)

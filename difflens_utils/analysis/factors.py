@@ -30,6 +30,7 @@ from ..subjects.pipelines import Subject
 from ..worlds import Scenes
 
 BATCH = 128
+PLACES = (0.3, 0.5, 0.7, 0.9)  # of a generation, from noise to image, at which units are asked
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear reader, in mean squared lengths of h
 
 
@@ -39,6 +40,11 @@ class FactorSet(NamedTuple):
     h: Tensor  # (S, n, *h) at S timesteps
     labels: dict[str, Tensor]  # {factor: (n,)}
     timesteps: tuple[float, ...]
+
+
+def steps_of(steps: int) -> list[int]:
+    """The steps of a generation at which units are asked, from the noisiest of them."""
+    return [int(place * (steps - 1)) for place in PLACES]
 
 
 def factor_labels(subject: Subject, n: int, seed: int) -> Scenes:

@@ -117,8 +117,9 @@ def freeze(study: Study) -> Frozen:
     h = torch.from_numpy(recording.h[:rows].copy())
     world, probes = study.world, {}
     known = {name: study.factors[name] for name in study.factors if name in world.factors}
+    times = study.subject.times(study.settings.steps)
+    steps = tuple(times[step] for step in factors.steps_of(len(times)))
     for number, way in enumerate(WAYS):
-        steps = _timesteps(study)
         n = min(MOST, int(BYTES[way] / (one * len(steps))))
         scenes = WAYS[way](world, n, SEED + number)
         if scenes is not None:
@@ -126,12 +127,6 @@ def freeze(study: Study) -> Frozen:
             labels = {factor: found.labels[factor] for factor in known}
             probes[way] = Probe(found.h.transpose(0, 1), labels)
     return Frozen(study.subject.name, h, known, probes)
-
-
-def _timesteps(study: Study) -> tuple[float, ...]:
-    """Four timesteps of the generation, from noisy to clean."""
-    times = study.subject.times(study.settings.steps)
-    return tuple(times[int(share * (len(times) - 1))] for share in (0.3, 0.5, 0.7, 0.9))
 
 
 def _independent(world: World, n: int, seed: int) -> Scenes:
