@@ -17,7 +17,8 @@
 >>> import tempfile
 >>> from pathlib import Path
 >>> from difflens_utils.bench.submission import Submission
->>> folder = Path(tempfile.mkdtemp())
+>>> folder = Path(tempfile.mkdtemp()) / "cheat"
+>>> folder.mkdir()
 >>> _ = (folder / "method.yml").write_text("name: Cheat\\nabout: looks\\nby: nobody\\n")
 >>> _ = (folder / "method.py").write_text("def scores(task):\\n    return task.study.many.scored")
 >>> Submission.read(folder)
