@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_studies
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from tiny_studies import Tiny
@@ -411,6 +412,23 @@ def subject(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Itera
     made = frozen.freeze(study)
     yield Arena(study, made, truth.measure(study, sae, made.h), sae)
     patch.undo()
+
+
+def test_a_model_that_was_trained_on_is_frozen_anew(subject: Arena, tmp_path: Path) -> None:
+    study = subject.study
+    folder = Path(shutil.copytree(study.subject.folder, tmp_path / "tiny"))
+    weights = next((folder / "unet").glob("*.safetensors"))
+    changed = {name: 1.5 * tensor for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, {"format": "pt"})
+    other = frozen.freeze(dl.open(folder, device="cpu", n_images=40, steps=2))
+    assert not torch.equal(other.h, subject.frozen.h)
+    assert torch.equal(frozen.freeze(study).h, subject.frozen.h)
+
+
+def test_probes_are_noised_to_timesteps_of_the_generation(subject: Arena) -> None:
+    study = subject.study
+    times = study.recording("learn").timesteps
+    assert list(times) == pytest.approx(study.subject.times(study.settings.steps))
 
 
 def test_truth_of_a_latent_is_what_two_edits_do(subject: Arena) -> None:

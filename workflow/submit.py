@@ -29,7 +29,7 @@ import numpy as np
 
 import difflens_utils as dl
 from difflens_utils.bench import TRACKS, board, truth
-from difflens_utils.bench.frozen import Frozen, freeze
+from difflens_utils.bench.frozen import freeze
 from difflens_utils.bench.run import Arena, Entry, Figures
 from difflens_utils.bench.submission import Submission
 from difflens_utils.ksae import KSAE
@@ -58,14 +58,6 @@ def study_of(name: str) -> dl.Study:
     return dl.open(name, **sizes.of_the_book(name) | {"n_images": N_IMAGES})
 
 
-def data_of(name: str, study: dl.Study) -> Frozen:
-    """The frozen activations of a subject, made where they are not there."""
-    path = DATA / f"{name}.safetensors"
-    if not path.exists():
-        freeze(study).save(path)
-    return Frozen.load(path)
-
-
 def dictionary_of(study: dl.Study) -> KSAE:
     """The k-SAE that ships with a subject."""
     return KSAE.load(study.subject.folder / "ksae" / f"k_{study.settings.k}")
@@ -74,7 +66,7 @@ def dictionary_of(study: dl.Study) -> KSAE:
 def subject_of(name: str) -> Arena:
     """A subject with all that is frozen of it."""
     study = study_of(name)
-    frozen = data_of(name, study)
+    frozen = freeze(study)
     if not (study.subject.folder / "ksae").is_dir():
         return Arena(study, frozen)
     known = truth.Truth.load(TRUTH / f"{name}.json")
@@ -87,7 +79,7 @@ def subject_of(name: str) -> Arena:
 def measure(name: str) -> None:
     """Measures the truth of a subject anew."""
     study = study_of(name)
-    found = truth.measure(study, dictionary_of(study), data_of(name, study).h)
+    found = truth.measure(study, dictionary_of(study), freeze(study).h)
     found.save(TRUTH / f"{name}.json", f"python -m workflow.submit --truth --subject {name}")
 
 
@@ -225,7 +217,7 @@ def main() -> None:
                 measure(name)
         elif options.data:
             for name in names:
-                data_of(name, study_of(name))
+                freeze(study_of(name)).save(DATA / f"{name}.safetensors")
         elif options.folder in (None, Path()):
             raise ValueError("name the folder of a submission: make submit METHOD=folder")
         else:

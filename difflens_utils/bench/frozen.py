@@ -47,9 +47,12 @@ from torch import Tensor
 from ..analysis import factors
 from ..ksae import map_to_vectors
 from ..metrics import Array
+from ..recording import Recording
+from ..runtime import artifacts
 from ..runtime.artifacts import atomic
 from ..runtime.errors import line
 from ..study import Study
+from ..subjects.pipelines import Subject
 from ..worlds import Scenes, World
 from ..worlds.labelled import LabelledImages
 
@@ -110,23 +113,38 @@ def _probe(tensors: Mapping[str, Tensor], way: str, classes: Mapping[str, object
 
 
 def freeze(study: Study) -> Frozen:
-    """The frozen activations of a study: of its first recorded images, and its probes."""
-    recording = study.recording("learn")
+    """The frozen activations of a study: of its first recorded images, and its probes.
+
+    They come from the store.
+    """
+    return _frozen(study.subject, study.recording("learn"))
+
+
+def _written(frozen: Frozen, folder: Path) -> None:
+    frozen.save(folder / "frozen.safetensors")
+
+
+def _read(folder: Path) -> Frozen:
+    return Frozen.load(folder / "frozen.safetensors")
+
+
+@artifacts.stored("frozen", form=artifacts.Form(_written, _read), reads=("data", "prompts"))
+def _frozen(subject: Subject, recording: Recording) -> Frozen:
     one = 2 * recording.h[0, 0].size  # bytes of an h
     rows = min(len(recording), int(BYTES["h"] / (one * len(recording.timesteps))))
     h = torch.from_numpy(recording.h[:rows].copy())
-    world, probes = study.world, {}
-    known = {name: study.factors[name] for name in study.factors if name in world.factors}
-    times = study.subject.times(study.settings.steps)
+    world, probes = subject.data, {}
+    known = {name: found for name, found in subject.factors.items() if name in world.factors}
+    times = recording.timesteps
     steps = tuple(times[step] for step in factors.steps_of(len(times)))
     for number, way in enumerate(WAYS):
         n = min(MOST, int(BYTES[way] / (one * len(steps))))
         scenes = WAYS[way](world, n, SEED + number)
         if scenes is not None:
-            found = factors.noised(study.subject, scenes, SEED + number, steps)
+            found = factors.noised(subject, scenes, SEED + number, steps)
             labels = {factor: found.labels[factor] for factor in known}
             probes[way] = Probe(found.h.transpose(0, 1), labels)
-    return Frozen(study.subject.name, h, known, probes)
+    return Frozen(subject.name, h, known, probes)
 
 
 def _independent(world: World, n: int, seed: int) -> Scenes:
