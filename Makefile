@@ -32,7 +32,7 @@ TRIED := _build/parts/try/digits/html/index.html
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
 .PHONY: help try book browse test test-fast check lint format types notebooks pins
-.PHONY: models digits methods bench bench-data submit reference clean
+.PHONY: models digits methods sums bench bench-data submit reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo "make models     train the evaluators and the subjects from nothing (hours; resumes)"
 	@echo "make digits     train what part III opens from labelled images (ten minutes; an example)"
 	@echo "make methods    make what does not ship yet: k-SAEs, learned methods, searches (hours)"
+	@echo "make sums       list the files that ship with their checksums, after you replaced some"
 	@echo "make submit     measure a method of your own on the benchmark: METHOD=its folder"
 	@echo "make bench-data freeze the activations that the benchmark's methods learn from"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
@@ -114,8 +115,8 @@ notebooks: $(ENV)
 	@$(QUICK_TESTS) tests/test_notebooks.py
 
 pins: $(ENV)
-	@echo "Versions"
-	@$(QUICK_TESTS) tests/test_pins.py
+	@echo "Versions, and checksums of what ships"
+	@$(QUICK_TESTS) tests/test_pins.py tests/test_integrity.py
 
 browse: $(ENV)
 	@$(BIN)/python -m workflow.browser
@@ -125,6 +126,10 @@ reference: book
 	@$(BIN)/python -m workflow.reference --subject "$$SUBJECT"
 	@$(BIN)/python -m workflow.drawing
 	@$(BIN)/python -m workflow.scratch
+	@$(BIN)/python -m workflow.sums
+
+# Whoever makes what ships may replace it.
+models digits: export DIFFLENS_SHIP := 1
 
 models: $(ENV)
 	@echo "Training the evaluators and the subjects; an interrupted training resumes"
@@ -147,6 +152,7 @@ models: $(ENV)
 	  --out models/emoji/clip/second
 	@$(BIN)/python -m models.emoji.train vae
 	@$(BIN)/python -m models.emoji.train transformer
+	@$(BIN)/python -m workflow.sums
 
 digits: $(ENV)
 	@$(BIN)/python -m models.digits.export
@@ -156,11 +162,16 @@ digits: $(ENV)
 	@$(BIN)/python -m models.clip.train --world models/digits --images 40000 --seed 37 \
 	  --out models/digits/clip/second
 	@$(BIN)/python -m models.own.train models/digits --images 160000
+	@$(BIN)/python -m workflow.sums
 
 # What takes longer than the book allows and so ships with the subject: the notebooks that need it make it anew.
 methods: $(ENV)
 	@set -f; IFS=,; for subject in $$SUBJECT; do for notebook in 05_interventions 06_debiasing 07_ablations; do \
 	  DIFFLENS_SHIP=1 $(BIN)/python workflow/execute.py $$notebook --subject "$$subject"; done; done
+	@$(BIN)/python -m workflow.sums
+
+sums: $(ENV)
+	@$(BIN)/python -m workflow.sums
 
 # All subjects of the benchmark, unless SUBJECT was said.
 CHOSEN = $(if $(filter file,$(origin SUBJECT)),,--subject "$$SUBJECT")
@@ -175,6 +186,7 @@ bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"
 	@$(PIP) --quiet -r requirements.txt -r requirements-bench.txt
 	@$(BIN)/python -m bench.run
+	@$(BIN)/python -m workflow.sums
 
 clean:
 	@rm -rf _build .snakemake

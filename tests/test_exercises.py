@@ -7,7 +7,6 @@ studies.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from difflens_utils.pages.exercises import EXERCISES, Wrong
 from difflens_utils.pages.polysemanticity import Polysemanticity
 from difflens_utils.probes import Fit, Heads
 from difflens_utils.recording import Recording
+from difflens_utils.runtime import integrity
 from difflens_utils.settings import Settings
 from difflens_utils.subjects.attribute import Attribute
 
@@ -284,8 +284,9 @@ def scorecard() -> Space:
     ]
     folder = results.results_folder("made", "quick")
     folder.mkdir(parents=True)
-    (folder / "00_bias.json").write_text(json.dumps({"verdicts": verdicts}))
-    (folder / "09_scorecard.json").write_text(json.dumps({"verdicts": verdicts[:5]}))
+    for name, judged in (("00_bias", verdicts), ("09_scorecard", verdicts[:5])):
+        sealed = integrity.sealed({"verdicts": judged})
+        (folder / f"{name}.json").write_text(sealed, encoding="utf-8")
     statements = [SimpleNamespace(verdict=SimpleNamespace(**verdict)) for verdict in verdicts]
     return {"page": {"statements": statements}}
 

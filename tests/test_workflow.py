@@ -90,7 +90,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def with_code(study: Path) -> None:
     """What a notebook of the study imports."""
-    package = ("runtime/names.py", "settings.py")
+    package = ("runtime/integrity.py", "runtime/names.py", "settings.py")
     for name in ("workflow/execute.py", *(f"difflens_utils/{module}" for module in package)):
         (study / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, study / name)
@@ -197,6 +197,7 @@ def test_an_executed_notebook_appears_whole_or_not_at_all(
 
     path = execute.run("00_tiny", execute.plan("00_tiny", "book", "a/b", []))
     assert path == study / "_build/executed/book/a--b/00_tiny.ipynb" and path.exists()
+    assert not list(execute.integrity.damaged([path]))
     assert not list(path.parent.glob("partial-*"))
 
     nbformat.write(tiny("1"), study / "notebooks/00_tiny.ipynb")

@@ -41,7 +41,7 @@ from workflow.execute import (
     ROOT,
     SETTINGS,
     Parameter,
-    executed_path,
+    executed_notebook,
     own_sizes,
     parameters,
     result_path,
@@ -367,7 +367,7 @@ def write_notebooks(
         folder.mkdir(parents=True)
         for path in all_notebooks():
             if path.stem in executed:
-                page = nbformat.read(executed_path(profile, subject, path.stem), as_version=4)
+                page = executed_notebook(profile, subject, path.stem)
             else:
                 page = card_of(nbformat.read(path, as_version=4))
             sliders += front.sliders(page)

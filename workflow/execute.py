@@ -17,6 +17,7 @@ import argparse
 import ast
 import builtins
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -56,6 +57,7 @@ def _module(name: str) -> ModuleType:
 
 
 names = _module("runtime/names")
+integrity = _module("runtime/integrity")
 Settings = _module("settings").Settings
 slug = names.slug
 KNOWN = (*names.SHIPPED, *names.FETCHED)
@@ -118,6 +120,12 @@ def check_worker(text: str) -> None:
 
 def executed_path(profile: str, subject: str, notebook: str) -> Path:
     return BUILD / "executed" / profile / slug(subject) / f"{notebook}.ipynb"
+
+
+def executed_notebook(profile: str, subject: str, notebook: str) -> nbformat.NotebookNode:
+    """An executed notebook. Raises ValueError, in one line, for one that is damaged."""
+    path = executed_path(profile, subject, notebook)
+    return nbformat.reads(json.dumps(integrity.read(path)), as_version=4)
 
 
 def result_path(profile: str, subject: str, notebook: str) -> Path:
@@ -349,6 +357,7 @@ def run(notebook: str, values: dict[str, object]) -> Path:
     if not result.exists() or result.stat().st_mtime < began:
         missing, kept = result.relative_to(ROOT), partial.relative_to(ROOT)
         raise SystemExit(f"{notebook}: ran, but wrote no {missing} (the notebook: {kept})")
+    partial.write_text(integrity.sealed(json.loads(partial.read_text("utf-8"))), "utf-8")
     os.replace(partial, target)
     return target
 

@@ -21,7 +21,7 @@ from difflens_utils.pages.results import AGREED
 from difflens_utils.pages.scorecard import estimate
 from difflens_utils.runtime.artifacts import atomic
 from workflow import verdicts
-from workflow.execute import ROOT, executed_path, result_path, slug, subjects_of
+from workflow.execute import ROOT, executed_notebook, integrity, result_path, slug, subjects_of
 
 Records = dict[str, dict[str, Any]]
 DISTANCES = {
@@ -173,7 +173,7 @@ def promote(subject: str) -> None:
         source = result_path("book", subject, path.stem)
         if not source.exists():
             raise ValueError(f"{path.stem} has no results of {subject}: run make book first")
-        result = json.loads(source.read_text())
+        result = integrity.read(source)
         content = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)
         replace(results_folder(subject) / f"{path.stem}.json", content + "\n")
         if subject == "portraits":  # the subject that the committed notebooks name
@@ -182,7 +182,7 @@ def promote(subject: str) -> None:
 
 def _promote_outputs(path: Path) -> None:
     """The outputs of the last book's page to a committed notebook, and its picture."""
-    executed = nbformat.read(executed_path("book", "portraits", path.stem), as_version=4)
+    executed = executed_notebook("book", "portraits", path.stem)
     try:
         reference = with_checked_outputs(nbformat.read(path, as_version=4), executed)
     except ValueError as error:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from ..metrics import NAN, Estimate
-from ..runtime import names, precision, tally
+from ..runtime import integrity, names, precision, tally
 from ..runtime.artifacts import ROOT, atomic
 from ..runtime.errors import one_of
 from . import rules
@@ -112,7 +112,7 @@ class Results:
         }
         path = folder / f"{self.notebook}.json"
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.write_text(integrity.sealed(content), encoding="utf-8")
         return path
 
 
@@ -164,7 +164,7 @@ def reference_file(subject: str, notebook: str) -> Path:
 def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
     """The result files of executed notebooks: {notebook: content}.
 
-    Raises ValueError if there are none.
+    Raises ValueError, in one line, if there are none, and for one that is damaged.
     """
     files = sorted(results_folder(subject, profile).glob("[0-9][0-9]_*.json"))
     if not files:
@@ -172,7 +172,7 @@ def load_results(subject: str, profile: str) -> dict[str, dict[str, Any]]:
             f"subject {subject} has no results of profile {profile}: "
             "run the other notebooks first, or make book"
         )
-    return {path.stem: json.loads(path.read_text()) for path in files}
+    return {path.stem: integrity.read(path) for path in files}
 
 
 def environment() -> dict[str, str]:

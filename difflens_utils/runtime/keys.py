@@ -48,8 +48,8 @@ PARTS = ("texts", "prompts", *JUDGES, "data")
 # Modules that keep, check, name and describe: they compute no figure. Dotted, from the package.
 CARRIERS = set(
     "pages.descriptions pages.results runtime.artifacts runtime.errors "
-    "runtime.keys runtime.names runtime.shards runtime.tally runtime.workers subjects.paper "
-    "subjects.real.weights".split()
+    "runtime.integrity runtime.keys runtime.names runtime.shards runtime.tally runtime.workers "
+    "subjects.paper subjects.real.weights".split()
 )
 LIBRARIES = "torch diffusers transformers tokenizers peft numpy scipy scikit-learn pillow".split()
 LONG = 160  # characters of a description that a hash replaces in a manifest

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from ..evaluators import AttributeNet, Clip, fairface
-from ..runtime import keys
+from ..runtime import integrity, keys, names
 from ..runtime.errors import line, one_of
 from ..runtime.precision import fast_dtype, move, pick_device
 from ..sampling import hooks
@@ -458,6 +458,8 @@ def load(
     where = pick_device(device)
     dtype = dtype or fast_dtype(where)
     if name in SUBJECTS:
+        if folder is None and name in names.SHIPPED:
+            integrity.check_shipped(*(MODELS / part for part in names.SHIPPED[name]))
         subject = SUBJECTS[name](where, dtype, folder)
         subject = replace(subject, module=module) if module else subject
     else:
