@@ -31,8 +31,8 @@ TRIED := _build/parts/try/digits/html/index.html
 # Without tests/conftest.py, which imports torch.
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
-.PHONY: help try book browse test test-fast check lint format types notebooks pins
-.PHONY: models digits methods sums bench bench-data submit reference clean
+.PHONY: help try book browse test test-fast check lint format types dependencies notebooks pins
+.PHONY: models digits methods sums bench bench-data drill submit reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,6 +53,7 @@ help:
 	@echo "make submit     measure a method of your own on the benchmark: METHOD=its folder"
 	@echo "make bench-data freeze the activations that the benchmark's methods learn from"
 	@echo "make bench      measure speed and memory beside other libraries (installs them)"
+	@echo "make drill      kill, damage, fill and mislead the study on purpose, and see what it does"
 	@echo "make clean      remove _build; artifacts/ and .venv stay"
 	@echo
 	@echo "Variables: PROFILE=$$PROFILE SUBJECT=$$SUBJECT CORES=$$CORES PYTHON=$$PYTHON" \
@@ -94,7 +95,7 @@ test: test-fast
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout 3600 -W default notebooks
 
-check: lint types notebooks pins
+check: lint types dependencies notebooks pins
 
 lint: $(ENV)
 	@echo "Format and style"
@@ -108,6 +109,10 @@ format: $(ENV)
 types: $(ENV)
 	@echo "Types"
 	@$(BIN)/mypy
+
+dependencies: $(ENV)
+	@echo "Dependencies"
+	@$(BIN)/deptry . 2>&1 | grep -v "^Assuming"
 
 # Outputs of tagged cells alone are kept, which nbstripout's own check cannot tell.
 notebooks: $(ENV)
@@ -181,6 +186,13 @@ bench-data: $(ENV)
 
 submit: $(ENV)
 	@$(BIN)/python -m workflow.submit $(CHOSEN) -- "$$METHOD"
+
+# In clones of what is committed.
+drill: $(ENV)
+	@echo "Breaking things on purpose (half an hour)"
+	@$(PIP) --quiet -r requirements.txt -r requirements-drill.txt
+	@$(BIN)/python -m drills.run --cores "$$CORES"
+	@$(BIN)/python -m workflow.sums
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

@@ -21,7 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_requirement_is_pinned() -> None:
-    for name in ("requirements.txt", "requirements-bench.txt", "requirements-cluster.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-bench.txt",
+        "requirements-cluster.txt",
+        "requirements-drill.txt",
+    ):
         for line in (ROOT / name).read_text().splitlines():
             assert not line or line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), (
                 f"{name}: {line}"

@@ -38,17 +38,17 @@ SEAL = re.compile(r'"checksum": "([0-9a-f]{64})"')
 def check_shipped(*folders: Path, root: Path = ROOT) -> None:
     """Checks the files in folders of the repository that ship. Others are not looked at.
 
-    Raises ValueError, in one line, for the first that is missing or is not as it ships. Whoever
-    makes what ships (`DIFFLENS_SHIP=1`) may replace it.
+    Raises ValueError, in one line, for the first that is not as it ships. One that was removed is
+    none: whoever reads it makes it anew, or says that it is missing. Whoever makes what ships
+    (`DIFFLENS_SHIP=1`) may replace it.
     """
     if os.environ.get("DIFFLENS_SHIP", "0") not in ("", "0"):
         return
     inside = tuple(f"{folder.relative_to(root).as_posix()}/" for folder in folders)
     for name, checksum in listed(root).items():
-        if name.startswith(inside) and checksum_of(root / name) != checksum:
-            found = "is damaged" if (root / name).is_file() else "is missing"
+        if name.startswith(inside) and checksum_of(root / name) not in (checksum, ""):
             raise ValueError(
-                f"{name} {found}: git checkout brings back what ships; if you made it anew, "
+                f"{name} is damaged: git checkout brings back what ships; if you made it anew, "
                 "make sums lists it as it is"
             )
 

@@ -1,0 +1,109 @@
+"""One flipped byte in each kind of file: it is noticed, and what can be made is made anew."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from drills.scene import PROFILE, SUBJECT, Ended, Row, Scene, same
+
+SEED = 2110
+DRILL = "one flipped byte"
+
+
+def flip(path: Path, drawn: random.Random) -> None:
+    """Flips one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[drawn.randrange(len(content))] ^= 0xFF
+    path.write_bytes(content)
+
+
+def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
+    """Damages artifacts, pages, results and what ships, kind by kind."""
+    drawn = random.Random(SEED)
+    for what in ("data", "manifest"):
+        yield _artifacts(scene, expected, drawn, what)
+    for what, folder, ending in (
+        ("executed notebook", "executed", "ipynb"),
+        ("result file", "results", "json"),
+    ):
+        yield _pages(scene, expected, drawn, what, folder, ending)
+    for what, pattern in (
+        ("shipped weights", f"models/{SUBJECT}/*/*.safetensors"),
+        ("shipped k-SAE", f"models/{SUBJECT}/ksae/*/*"),
+        ("shipped search", f"models/{SUBJECT}/search/*/*"),
+        ("shipped image", f"models/{SUBJECT}/images/*.png"),
+        ("shipped result", f"results/book/{SUBJECT}/*.json"),
+    ):
+        yield _shipped(scene, drawn, what, pattern)
+
+
+def _artifacts(scene: Scene, expected: dict[str, str], drawn: random.Random, what: str) -> Row:
+    """A byte of one artifact of every stage, all at once, and every page made again."""
+    names = []
+    for stage in sorted(path for path in scene.store.glob("[!.l]*") if path.is_dir()):
+        folder = drawn.choice(sorted(path for path in stage.iterdir() if path.is_dir()))
+        files = sorted(json.loads((folder / "manifest.json").read_text())["files"])
+        flip(folder / ("manifest.json" if what == "manifest" else drawn.choice(files)), drawn)
+        names.append(f"{stage.name}/{folder.name}")
+    scene.forget_pages()
+    done = scene.run(scene.build())
+    told = [name for name in names if f"{name} is damaged" in done.out]
+    silent = [name for name in names if name not in told]
+    read = [name for name in silent if not _is_whole(scene.store / name)]
+    wrong = _wrong(done, same(scene.results(), expected))
+    unread = f"; {len(read)} of {len(names)} stages were not asked for it again" if read else ""
+    for name in read:  # for the rounds that follow
+        subprocess.run(["rm", "-r", scene.store / name], check=True)
+    tried = len(names) - len(read)
+    return Row(DRILL, f"an artifact's {what}", tried, 0 if wrong else len(told), wrong + unread)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an artifact is as its manifest says: one that was damaged has been made again."""
+    from difflens_utils.runtime import artifacts
+
+    return artifacts.intact(folder)
+
+
+def _pages(
+    scene: Scene,
+    expected: dict[str, str],
+    drawn: random.Random,
+    what: str,
+    folder: str,
+    ending: str,
+) -> Row:
+    """A byte of each page or result, all at once."""
+    paths = sorted((scene.root / f"_build/{folder}/{PROFILE}/{SUBJECT}").glob(f"*.{ending}"))
+    for path in paths:
+        flip(path, drawn)
+    done = scene.run(scene.build())
+    told = [path for path in paths if f"{path.name} is damaged" in done.out]
+    wrong = _wrong(done, same(scene.results(), expected))
+    return Row(DRILL, what, len(paths), 0 if wrong else len(told), wrong)
+
+
+def _wrong(done: Ended, differing: str) -> str:
+    return f"exit code {done.code}: {done.lines[-1]}" if done.code else differing
+
+
+def _shipped(scene: Scene, drawn: random.Random, what: str, pattern: str) -> Row:
+    """A byte of up to three files that ship, one after the other."""
+    paths = sorted(path for path in scene.root.glob(pattern) if path.is_file())
+    chosen = drawn.sample(paths, min(3, len(paths)))
+    passed, notes = 0, []
+    for path in chosen:
+        kept = path.read_bytes()
+        flip(path, drawn)
+        done = scene.run(scene.build())
+        path.write_bytes(kept)
+        named = str(path.relative_to(scene.root))
+        if done.code == 1 and len(done.lines) == 1 and f"{named} is damaged" in done.out:
+            passed += 1
+        else:
+            notes.append(f"{named}: exit code {done.code}, {len(done.lines)} lines")
+    return Row(DRILL, what, len(chosen), passed, "; ".join(notes))

@@ -1,0 +1,124 @@
+"""Peak memory does not grow with the number of images.
+
+python -m drills.memory KIND IMAGES     one kind alone, in this process: prints MiB
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+
+from drills.scene import Row, Scene
+
+DRILL = "memory"
+FEW, MANY = 500, 20_000
+SIDE, FEW_LARGE, MANY_LARGE = 1024, 2, 16  # images of so many pixels
+WITHIN, MOST = 1.10, 4096  # times, MiB
+STEPS = 2  # of sampling
+
+
+def drill(scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
+    """Each kind of work with few and with many images, each in a process of its own."""
+    for kind in WORK:
+        large = kind.endswith("pixels")
+        few, many = (FEW_LARGE, MANY_LARGE) if large else (FEW, MANY)
+        peaks, fault = [], ""
+        for images in (few, many):
+            scene.forget()
+            done = scene.run([sys.executable, "-m", "drills.memory", kind, str(images)])
+            if done.code:
+                fault = done.lines[-1]
+                break
+            peaks.append(float(done.lines[-1]))
+        if fault:
+            yield Row(DRILL, kind, 1, 0, fault)
+            continue
+        grown = peaks[1] / peaks[0]
+        note = f"{peaks[0]:,.0f} MiB at {few:,} images, {peaks[1]:,.0f} at {many:,}: {grown:.2f}"
+        yield Row(DRILL, kind, 1, int(grown <= WITHIN and max(peaks) < MOST), note)
+
+
+# --------------------------------------------------------------------------------------------------
+# The work, which imports what it needs: the drill itself needs none of it
+
+
+def _study(images: int):  # noqa: ANN202
+    import difflens_utils as dl
+
+    return dl.open("digits", device="cpu", n_images=images, steps=STEPS, train_steps=50)
+
+
+def recording(images: int) -> None:
+    """Sampling with h kept on disk."""
+    _study(images).recording()
+
+
+def sampling(images: int) -> None:
+    """Sampling under an edit, images kept on disk."""
+    import difflens_utils as dl
+
+    study = _study(images)
+    h = dl.sampling.activation(study.subject, _noise(study), 0)
+    edit = dl.edits.push(h.float().expand(STEPS, *h.shape[1:]), 1.0)
+    dl.outcome.draw(study.subject, edit, images, 0, STEPS)
+
+
+def _noise(study):  # noqa: ANN001, ANN202
+    import torch
+
+    return torch.zeros(1, *study.subject.shape, device=study.subject.device)
+
+
+def training(images: int) -> None:
+    """Training a k-SAE on what was recorded."""
+    _study(images).ksae()
+
+
+def attribution(images: int) -> None:
+    """Integrated gradients to what an h-classifier reads, on every recorded image."""
+    import torch
+
+    from difflens_utils import attribution as scores
+    from difflens_utils.probes import Heads
+
+    study = _study(images)
+    rec = study.recording()
+    shape = rec.h.shape[2:]
+    heads = Heads(torch.zeros(STEPS, 2, *shape), torch.zeros(STEPS, 2))
+    scores.through_head(heads, study.ksae(), rec, torch.arange(images), points=2)
+
+
+def judging(images: int) -> None:
+    """What evaluators and CLIP say of recorded images."""
+    study = _study(images)
+    study.judge(study.recording().images)
+
+
+def large(images: int) -> None:
+    """What evaluators and CLIP say of images of 1,024 pixels a side."""
+    import torch
+
+    study = _study(FEW)
+    study.judge(torch.zeros(images, 3, SIDE, SIDE))
+
+
+WORK: dict[str, Callable[[int], None]] = {
+    "recording": recording,
+    "sampling under an edit": sampling,
+    "training a k-SAE": training,
+    "attribution": attribution,
+    "judging": judging,
+    "judging images of 1,024 pixels": large,
+}
+
+
+def main(kind: str, images: int) -> None:
+    """Does the work of a kind and prints the peak resident size of this process in MiB."""
+    WORK[kind](images)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

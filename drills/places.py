@@ -1,0 +1,117 @@
+"""A full disk, a store that cannot be written, files from the future: one line, and on it goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from drills.scene import Row, Scene, same
+
+DRILL = "a place that fails"
+FIRST = "00_bias"
+DAY = 86_400
+
+
+def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
+    """Each place in turn, with the first notebook; and what comes of it afterwards."""
+    only = {FIRST: expected[FIRST]}
+    for case, folder, size in (
+        ("the store's disk is full", "artifacts", "2m"),
+        ("the build's disk is full", "_build", "64k"),
+    ):
+        yield _mounted(scene, only, case, folder, f"size={size}")
+    yield _mounted(scene, only, "the store is read-only", "artifacts", "ro")
+    for case, folder in (
+        ("the store belongs to somebody else", "artifacts"),
+        ("the build belongs to somebody else", "_build"),
+    ):
+        yield _of_others(scene, only, case, folder)
+    yield _future(scene, expected)
+
+
+def _mounted(scene: Scene, expected: dict[str, str], case: str, folder: str, options: str) -> Row:
+    scene.forget()
+    place = scene.root / folder
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True).returncode:
+        return Row(DRILL, case, 0, 0, "not tried: it takes the right to mount")
+    try:
+        done = scene.run(scene.notebook(FIRST))
+        left = scene.leftovers()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    return _judged(scene, expected, case, done.code, done.lines, left)
+
+
+def _of_others(scene: Scene, expected: dict[str, str], case: str, folder: str) -> Row:
+    if os.geteuid() != 0:
+        return Row(DRILL, case, 0, 0, "not tried: it takes a user who may become another")
+    scene.forget()
+    for place in (scene.root / "artifacts", scene.root / "_build"):
+        place.mkdir()
+        if place.name != folder:
+            place.chmod(0o777)
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with _home() as home:
+        done = scene.run(["env", f"HOME={home}", *other, *scene.notebook(FIRST)])
+        left = scene.leftovers()
+    return _judged(scene, expected, case, done.code, done.lines, left)
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    """A folder where a user without one may write."""
+    home = Path("/tmp") / f"difflens-home-{os.getpid()}"
+    home.mkdir()
+    home.chmod(0o777)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+def _judged(
+    scene: Scene, expected: dict[str, str], case: str, code: int, lines: list[str], left: list[str]
+) -> Row:
+    """One line but for that of a notebook's start, nothing half-written, and it goes on."""
+    said = [line for line in lines if not line.startswith(f"{FIRST}  subject=")]
+    wrong = []
+    if code != 1:
+        wrong.append(f"exit code {code}")
+    if len(said) != 1:
+        wrong.append(f"{len(said)} lines")
+    if left:
+        wrong.append(f"left {left[0]}")
+    scene.forget()
+    done = scene.run(scene.notebook(FIRST))
+    if done.code or (differs := same(scene.results(), expected)):
+        wrong.append(done.lines[-1] if done.code else differs)
+    note = ", ".join(wrong) if wrong else said[0].replace(str(scene.root), "")
+    return Row(DRILL, case, 1, 0 if wrong else 1, note)
+
+
+def _future(scene: Scene, expected: dict[str, str]) -> Row:
+    """The clock was set back by a day: everything that is there lies a day in the future."""
+    case = "the clock was set back by a day"
+    scene.run(scene.build())
+    later = time.time() + DAY
+    for path in scene.root.rglob("*"):
+        if ".venv" not in path.parts and ".git" not in path.parts and not path.is_symlink():
+            os.utime(path, (later, later))
+    first = scene.root / f"_build/executed/quick/digits/{FIRST}.ipynb"
+    first.unlink()
+    done = scene.run(scene.build())
+    wrong = done.lines[-1] if done.code else same(scene.results(), expected)
+    if not wrong and not first.exists():
+        wrong = f"{first.name} was not executed again"
+    now = time.time()
+    for path in scene.root.rglob("*"):
+        if ".venv" not in path.parts and ".git" not in path.parts and not path.is_symlink():
+            os.utime(path, (now, now))
+    return Row(DRILL, case, 1, 0 if wrong else 1, wrong)

@@ -1,0 +1,97 @@
+"""Runs the drills, each in a clone of its own, and writes results/drills.json:
+
+    make drill
+    python -m drills.run [--only kills,inputs] [--cores 2]
+
+What is committed is drilled. A drill that has run replaces its own rows, and no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from drills import damage, dependencies, inputs, kills, memory, outside, places, precision, together
+from drills.scene import ROOT, Row, Scene
+from workflow.execute import one_of
+
+OUTPUT = ROOT / "results/drills.json"
+Drill = Callable[[Scene, dict[str, str]], Iterator[Row]]
+DRILLS: dict[str, Drill] = {
+    "kills": kills.drill,
+    "damage": damage.drill,
+    "places": places.drill,
+    "together": together.drill,
+    "inputs": inputs.drill,
+    "outside": outside.drill,
+    "memory": memory.drill,
+    "precision": precision.drill,
+    "dependencies": dependencies.drill,
+}
+
+
+def show(row: Row) -> None:
+    """Prints a row."""
+    end = {True: "ok", False: "FAILED", None: "not tried"}[row.ok]
+    print(f"{row.drill}: {row.case}: {row.passed} of {row.tried}  {end}  {row.note}", flush=True)
+
+
+def written(name: str, rows: list[Row], seconds: float, cores: int) -> None:
+    """Writes the rows of a drill, with the command and the commit."""
+    found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    entry: dict[str, Any] = {
+        "command": f"python -m drills.run --only {name} --cores {cores}",
+        "commit": commit.strip(),
+        "seconds": round(seconds),
+        "rows": [row._asdict() for row in rows],
+    }
+    if name == "dependencies":
+        entry["licences"] = dependencies.licences()
+    found[name] = entry
+    ordered = {drill: found[drill] for drill in DRILLS if drill in found}
+    OUTPUT.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(DRILLS), help="drills, separated by commas")
+    parser.add_argument("--cores", type=int, default=2)
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    try:
+        for name in chosen:
+            one_of("--only", name, DRILLS)
+    except ValueError as error:
+        parser.error(str(error))
+    with tempfile.TemporaryDirectory(prefix="difflens drill ") as folder:
+        scene = Scene.clone(Path(folder) / "study", options.cores)
+        expected: dict[str, str] = {}
+        if set(chosen) & {"kills", "damage", "places", "together"}:
+            done = scene.run(scene.build())
+            if done.code:
+                raise SystemExit(f"the undisturbed build failed: {done.lines[-1]}")
+            expected = scene.results()
+        for name in chosen:
+            began = time.monotonic()
+            rows = []
+            for row in DRILLS[name](scene, expected):
+                show(row)
+                rows.append(row)
+            written(name, rows, time.monotonic() - began, options.cores)
+            if failed := [row for row in rows if row.ok is False]:
+                print(f"{name}: {len(failed)} of {len(rows)} rows failed")
+    print(f"Written to {OUTPUT.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
