@@ -359,13 +359,39 @@ def test_results_are_replaced_between_its_markers() -> None:
     )
 
 
-def test_a_page_hides_injected_parameters_that_repeat_the_defaults() -> None:
+def test_a_page_has_the_parameters_that_were_injected_in_their_cell() -> None:
     source = tiny("1")
-    assert len(assemble.page_of(executed_twin(source), "portraits").cells) == len(source.cells)
-    for injected in ({"β": 2.0}, {"settings": {"profile": "book", "seed": 1}}, {"subject": "a"}):
+    for injected, line, instead in (
+        ({}, "", ""),
+        ({"β": 2.0}, "β: float = 1.0 ", "β: float = 2.0 "),
+        ({"subject": "a/b"}, 'subject: str = "portraits"', 'subject: str = "a/b"'),
+        ({"ks": [8], "layer": "mid"}, "ks: list[int] = [16, 32]", "ks: list[int] = [8]"),
+        (
+            {"settings": {"profile": "book", "seed": 1}},
+            "settings: dict = {}",
+            "settings: dict = {'seed': 1}",
+        ),
+    ):
         other = executed_twin(source)
         other.metadata["papermill"]["parameters"] |= injected
-        assert len(assemble.page_of(other, "portraits").cells) == len(source.cells) + 1
+        page = assemble.page_of(other, "portraits")
+        assert len(page.cells) == len(source.cells)
+        before = next(c for c in source.cells if "parameters" in c.metadata.get("tags", ()))
+        assert line in before.source
+        after = page.cells[source.cells.index(before)].source
+        if "layer" not in injected:
+            assert after == before.source.replace(line, instead)
+        else:
+            assert instead in after and "'mid'" in after.replace('"', "'")
+        assert execute.ast.parse(after)
+
+
+def test_cells_about_prompts_are_for_models_that_read_them() -> None:
+    for subject, shown in (("portraits", False), ("digits", False), ("emoji", True), ("a/b", True)):
+        page = executed_twin(tiny("1"))
+        page.cells.append(new_code_cell("prompts", metadata={"tags": ["texts"]}))
+        cells = assemble.page_of(page, subject).cells
+        assert any(cell.source == "prompts" for cell in cells) == shown
 
 
 def test_a_page_says_nothing_of_other_subjects() -> None:

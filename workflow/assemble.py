@@ -10,6 +10,7 @@ does what `sitecheck` finds: loads from the network, dead links, pictures withou
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -43,7 +44,6 @@ from workflow.execute import (
     Parameter,
     executed_notebook,
     own_sizes,
-    parameters,
     result_path,
     slug,
     subjects_of,
@@ -77,6 +77,7 @@ REST = (
     " says of what they test that it *cannot be tested here*."
 )
 UNTOLD = "Nothing: the notebooks that tell it were not executed."
+READ_NO_TEXT = ("portraits", "portraits-open", "digits", "p2-celebahq", "ddpm-celebahq")
 UNEXECUTED = """:::{admonition} Not executed
 :class: warning
 This site was made without this notebook. `make book` executes it.
@@ -99,13 +100,12 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
 def page_of(executed: nbformat.NotebookNode, subject: str) -> nbformat.NotebookNode:
     """An executed notebook as readers see it.
 
-    Without papermill's cell where that repeats the defaults, and without text about other
-    subjects: text about the drawn portraits is tagged `portraits`, text about any labelled images
-    `labelled`, text about the digits `digits`.
+    Without papermill's cell, whose values stand in the cell of the parameters, and without what is
+    about other subjects: cells about the drawn portraits are tagged `portraits`, about any labelled
+    images `labelled`, about the digits `digits`, about models that read text `texts`.
     """
-    hidden = _tags_of_others(subject)
-    if _repeats_defaults(executed):
-        hidden.add("injected-parameters")
+    hidden = _tags_of_others(subject) | {"injected-parameters"}
+    take_parameters(executed)
     executed.cells = [c for c in executed.cells if not hidden & set(c.metadata.get("tags", []))]
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
@@ -125,18 +125,40 @@ def _tags_of_others(subject: str) -> set[str]:
         "emoji": is_emoji,
         "labelled": not (is_drawn or is_emoji),
         "digits": subject == "digits",
+        "texts": subject not in READ_NO_TEXT,
     }
     return {tag for tag, here in applies.items() if not here}
 
 
-def _repeats_defaults(executed: nbformat.NotebookNode) -> bool:
-    """Whether the parameters that papermill injected are the defaults."""
+def take_parameters(executed: nbformat.NotebookNode) -> None:
+    """Puts the values that papermill injected into the cell of the parameters."""
     injected = dict(executed.metadata.get("papermill", {}).get("parameters", {}))
-    injected |= injected.pop("settings", {})
-    defaults = SETTINGS | parameters(executed)
-    return all(
-        name in defaults and defaults[name].default == value for name, value in injected.items()
-    )
+    settings = injected.get("settings", {})
+    told = {name: value for name, value in settings.items() if SETTINGS[name].default != value}
+    injected |= {"settings": told}
+    for cell in executed.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = with_values(cell.source, injected)
+
+
+def _literal(value: object) -> str:
+    """A value as Python has it, a text in double quotes."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def with_values(source: str, values: Mapping[str, object]) -> str:
+    """A cell of parameters, `name: type = value  # comment`, with other values."""
+    lines = source.splitlines()
+    for node in reversed(ast.parse(source).body):
+        if not isinstance(node, ast.AnnAssign) or node.value is None:
+            continue
+        name = ast.unparse(node.target)
+        if name in values and ast.literal_eval(node.value) != values[name]:
+            first, last = node.value.lineno - 1, (node.value.end_lineno or 0) - 1
+            before = lines[first].encode()[: node.value.col_offset].decode()
+            after = lines[last].encode()[node.value.end_col_offset :].decode()
+            lines[first : last + 1] = [f"{before}{_literal(values[name])}{after}"]
+    return "\n".join(lines)
 
 
 def shown_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

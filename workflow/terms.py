@@ -17,7 +17,16 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "glossary"  # the page
-EVERYDAY = ("dictionary", "kept", "lead", "removed")  # as often words of everyday, or of Python
+EVERYDAY = (
+    "claim",
+    "completeness",
+    "dictionary",
+    "kept",
+    "lead",
+    "plan",
+    "removed",
+    "unit",
+)  # as often words of everyday, or of Python
 TERM = re.compile(r"^(\w.*)$", re.MULTILINE)  # definitions are indented
 UNTOUCHED = (
     nodes.reference,

@@ -46,10 +46,17 @@ class Estimate:
         """Its numbers by name, without the resamples, as files hold them."""
         return {name: getattr(self, name) for name in ("value", "low", "high", "n")}
 
+    def within(self, low: float, high: float) -> Estimate:
+        """The same figure, whose interval ends where it can: a share is at most 1."""
+        if np.isnan(self.value):
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
     def __str__(self) -> str:
         if np.isnan(self.value):  # nothing was there to measure, or it was not reached
             return "–"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        digits = 3 if abs(self.value) < 100 else 0  # a distance has no decimals that mean something
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 class _Nothing(float):

@@ -423,7 +423,7 @@ def _repeated(sets: Sequence[Tensor]) -> list[int]:
 
 def _sign_right(effect: Effect) -> Estimate:
     """The share of latents that made the class likelier."""
-    return metrics.share(effect.mean > 0) if len(effect.mean) else metrics.NOTHING
+    return metrics.share(effect.mean > 0).within(0, 1) if len(effect.mean) else metrics.NOTHING
 
 
 def _moving(effect: Effect) -> Estimate:
@@ -438,7 +438,7 @@ def _moving(effect: Effect) -> Estimate:
         number: Array = (mean > SURE * np.sqrt(variance)).sum(-1)
         return number
 
-    return metrics.bootstrap_means(count, gains, gains**2)
+    return metrics.bootstrap_means(count, gains, gains**2).within(0, gains.shape[1])
 
 
 def _sure(effect: Effect) -> bool:
@@ -456,8 +456,8 @@ def _against_random(own: NDArray[np.bool_], random: NDArray[np.bool_]) -> dict[s
     return {
         "precision": metrics.share(own.any(1)),
         "precision.gain": metrics.mean(own.any(1) - random.any(2).mean(0)),
-        "coverage": metrics.bootstrap_means(lambda shares: (shares > 0).mean(-1), own),
-        "coverage_random": metrics.from_draws(covered.mean(), covered, SETS),
+        "coverage": metrics.bootstrap_means(lambda shares: (shares > 0).mean(-1), own).within(0, 1),
+        "coverage_random": metrics.from_draws(covered.mean(), covered, SETS).within(0, 1),
     }
 
 

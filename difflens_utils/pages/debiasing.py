@@ -25,6 +25,7 @@ from ..metrics.estimates import Array
 from ..outcome import Outcome
 from ..sampling import Edit
 from . import figures
+from .descriptions import listed
 from .page import Page
 from .tables import joined
 
@@ -116,7 +117,8 @@ class Debiasing(Page):
         figure.supylabel(f"share of the class (n = {n_tuned} per point)", fontsize=10)
         _legend(figure, axes[0, 0], 3)
         figure.suptitle(UNUSED, fontsize=10)
-        figures.describe(figure, f"What each strength reaches and costs: {_listed(self.order)}")
+        drawn = listed(axes[0, 0].get_legend_handles_labels()[1])
+        figures.describe(figure, f"What each strength reaches and costs: {drawn}")
         figure.tight_layout()
 
     # ------------------------------------------------------------------ the table
@@ -285,7 +287,8 @@ class Debiasing(Page):
         axes[0, 0].set_ylabel("kept")
         axes[1, 0].set_ylabel("leak")
         _legend(figure, axes[0, 0], 4)
-        figures.describe(figure, f"What is kept on the way to a lower FD: {_listed(self.order)}")
+        drawn = listed(axes[0, 0].get_legend_handles_labels()[1])
+        figures.describe(figure, f"What is kept on the way to a lower FD: {drawn}")
         figure.tight_layout()
 
     def _way(self, axes: Sequence[Axes], scale: Scale, half: Mixture, made: Debiased) -> None:
@@ -477,12 +480,12 @@ class Debiasing(Page):
 
     def _ranking(self, attribute: Attribute) -> str:
         start = self.value(f"{attribute}.original.fd")
-        falls = []
+        falls = []  # of methods, whose names may have commas
         for name in (BEST, OURS, PUBLISHED, "latent editing", "H-Distribution"):
             if name not in self.order:  # as of a pipeline that samples by itself
                 continue
             fd = self.value(f"{attribute}.{methods.key(name)}.fd")
-            falls.append(f"{fd:.3f} with {name}")
+            falls.append(f"{name} {fd:.3f}")
         kept = {name: self.kept[attribute, name].value for name in self.order}
         there = [name for name in self.order if kept[name] > 0]
         there.sort(key=lambda name: -kept[name])
@@ -491,7 +494,8 @@ class Debiasing(Page):
         level = f"{self.sizes['matched']:.0%} of this FD"
         most = f" At {level} methods keep: {ranked}." if ranked else ""
         rest = f" {level} is not reached by {'; '.join(missing)}." if missing else ""
-        return f"**{attribute}**: FD falls from {start:.3f} to {_listed(falls)}.{most}{rest}"
+        fds = f"FD is {start:.3f} unedited. It falls to: {'; '.join(falls)}."
+        return f"**{attribute}**: {fds}{most}{rest}"
 
     def _about_prompts(self) -> str:
         obeyed = []
@@ -501,7 +505,7 @@ class Debiasing(Page):
             f"**Prompts**: with a plan per prompt FD is {self._fds('per_prompt')}; with one plan "
             f"for all it is {self._fds('one_plan')}. Under prompts that nothing was learned from "
             f"it falls from {self._fds('held_out_original')} to {self._fds('held_out')}. After "
-            f"DiffLens what the prompt names shows in at least {min(obeyed):.3f} of the images."
+            f"DiffLens what the prompt names shows in at least {min(obeyed):.0%} of the images."
         )
 
     def _fds(self, name: str) -> str:
@@ -510,7 +514,7 @@ class Debiasing(Page):
         for attribute in self.study.attributes:
             fd = self.value(f"prompts.{attribute}.{name}.fd")
             found.append(f"{fd:.3f} ({attribute})")
-        return _listed(found)
+        return ", ".join(found)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -524,10 +528,6 @@ def _colour(name: str) -> str:
 def _dashes(name: str) -> str:
     """The style of a method's line: controls are dashed."""
     return "--" if name in methods.CONTROLS else "-"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _shares(drawn: Outcome, attribute: str) -> str:

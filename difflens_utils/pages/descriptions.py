@@ -23,6 +23,9 @@ from weakref import WeakKeyDictionary
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from .tables import said
 
 _NOTES: WeakKeyDictionary[Axes, list[str]] = WeakKeyDictionary()
 
@@ -72,7 +75,20 @@ def register() -> None:
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _metadata)
 
 
+def say(figure: Figure) -> None:
+    """Writes the names of factors in a figure as they are said."""
+    for text in figure.findobj(Text):
+        text.set_text(said(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            names = [tick.get_text() for tick in axis.get_ticklabels()]
+            words = [said(name) for name in names]
+            if words != names:
+                axis.set_ticks(axis.get_ticklocs(), words)
+
+
 def _metadata(figure: Figure) -> tuple[dict[str, Any], dict[str, Any]]:
     """No data, which the formatter of PNGs adds, and the metadata of the PNG."""
-    text = words(figure)
+    say(figure)
+    text = said(words(figure))
     return {}, {"image/png": {"alt": text}} if text else {}

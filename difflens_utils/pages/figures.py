@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..metrics import Estimate
+from . import tables
 from .descriptions import describe, listed, note, register
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3d9970", "#c0392b", "#8a8a8a"
@@ -72,6 +73,7 @@ def style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=STYLE)
     pd.set_option("display.max_colwidth", None)  # a cut interval is none
     register()
+    tables.register()
 
 
 def panels(
@@ -137,7 +139,8 @@ def show(images: Tensor, columns: int = ACROSS, title: str = "", width: float = 
     axis.imshow(sheet, interpolation="nearest")
     axis.set_axis_off()
     axis.set_title(title, loc="left")
-    describe(figure, f"A sheet of {len(images)} images, {columns} to a row")
+    sheet_of = f"{len(images)} images, {columns} to a row"
+    describe(figure, f"{title}: {sheet_of}" if title else sheet_of)
     return figure
 
 
@@ -262,12 +265,14 @@ def heat(
     cmap: str = "vlag",
     center: float | None = 0.0,
     limits: tuple[float, float] | None = None,
+    annotated: bool = True,
 ) -> None:
-    """An annotated matrix; `limits` are the ends of its colours."""
+    """A matrix with its numbers; `limits` are the ends of its colours. Missing cells are grey."""
     look = {"cbar_kws": {"label": label}, "annot_kws": {"size": 8}, "linewidths": 0.5}
+    axis.set_facecolor("#dcdcdc")
     if limits is not None:
         look |= {"vmin": limits[0], "vmax": limits[1]}
-    sns.heatmap(table, ax=axis, annot=True, fmt=fmt, cmap=cmap, center=center, **look)
+    sns.heatmap(table, ax=axis, annot=annotated, fmt=fmt, cmap=cmap, center=center, **look)
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells
     axis.tick_params(axis="x", rotation=35)

@@ -125,8 +125,8 @@ class Interventions(Page):
     def _panel(self, axis: Axes, curves: Curves, target: int) -> None:
         label = self.name(target)
         methods = [method for aim, method in curves if aim == target]
-        for method, colour in zip(methods, figures.PALETTE, strict=False):
-            doses = curves[target, method]
+        for method in methods:
+            doses, colour = curves[target, method], figures.OF_METHODS.get(method, figures.GREY)
             shares = [self.share(images, target) for images in doses.values()]
             line = "--" if method == RANDOM else "-"
             figures.curve(axis, list(doses), shares, method, colour, line)

@@ -125,7 +125,8 @@ class Multi(Page):
 
     def _heat(self) -> None:
         figure, axes = figures.panels(1, width=8, height=5.6)
-        figures.heat(axes[0], self.lost, label="share of its gain that an edit loses")
+        label = "share of its gain that an edit loses"
+        figures.heat(axes[0], self.lost, label=label, limits=(-1, 1))  # beyond is as bad as lost
         axes[0].set(xlabel="edit that is added", ylabel="class that is aimed at")
         figures.finish(figure, "What a second edit takes from the gain of the first")
 
@@ -345,7 +346,7 @@ class Multi(Page):
         before, after = (self.value(f"multi.joint.{n}.fd") for n in ("unedited", "difflens"))
         return (
             f"Over all {self._cells} cells FD goes from {before:.3f} to {after:.3f}: {removed:.0%} "
-            f"of the bias are removed (H-Distribution: {guided:.0%}). The share of images on which "
+            f"of the bias is removed (H-Distribution: {guided:.0%}). The share of images on which "
             f"the evaluators agree on every attribute falls by {lost:.3f}."
         )
 

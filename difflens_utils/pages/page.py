@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from ..metrics import Estimate
-from . import exercises, figures, results, rules, sizes
+from . import exercises, figures, results, rules, sizes, tables
 from .results import Results
 from .rules import Verdict
 
@@ -48,6 +48,7 @@ class Page:
         numbers = study.settings.numbers() | sizes_
         sizes.check(study.subject, frechet=self.frechet, **numbers)
         figures.style()
+        tables.know(study.subject.factors)
         if study.subject.native:
             display(Markdown(NATIVE))
         self.study = study

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from .. import ksae
@@ -198,8 +199,19 @@ class Probes(Page):
             shares = {name: _shares(effect) for name, effect in swept[attribute].items()}
             columns = [f"{t:.0f}" for t in recording.timesteps]
             cells = pd.DataFrame(shares, index=columns).T
-            figures.heat(axis, cells, label="share", cmap="viridis", center=None, limits=(0, 1))
+            figures.heat(
+                axis,
+                cells,
+                label="share",
+                cmap="viridis",
+                center=None,
+                limits=(0, 1),
+                annotated=False,
+            )
             axis.set(title=str(attribute), xlabel="timestep t (noisy → clean)")
+            axis.xaxis.set_major_locator(
+                FixedLocator([x + 0.5 for x in range(0, cells.shape[1], 3)])
+            )
             for name, effect in swept[attribute].items():
                 share = effect.share(deciding)
                 self.add(f"mediation.{attribute}.{name.replace('.', '_')}.share", share)

@@ -247,11 +247,12 @@ def _method(word: str) -> str:
 
 def _in_form(value: Any, form: str = "") -> str:
     if form == "%":
-        return f"{100 * value:.0f} %"
+        return f"{round(100 * value)} %".replace("-", "−")
     if form == "2":
         return f"{value:.2f}"
     if form == "+":
         return f"{value:+.2f}".replace("-", "−")
     if form == "lead":
-        return f"{abs(value):.2f} {'more' if value >= 0 else 'less'}"
+        size = f"{abs(value):.2f}"
+        return "nothing more" if float(size) == 0 else f"{size} {'more' if value > 0 else 'less'}"
     return number(value)
