@@ -31,7 +31,7 @@ TRIED := _build/parts/try/digits/html/index.html
 # Without tests/conftest.py, which imports torch.
 QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 
-.PHONY: help try book browse test test-fast check lint format types dependencies notebooks pins
+.PHONY: help cores try book browse test test-fast check lint format types dependencies notebooks pins
 .PHONY: models digits methods sums bench bench-data drill submit reference clean
 .DEFAULT_GOAL := help
 
@@ -71,21 +71,26 @@ $(ENV): requirements.txt pyproject.toml
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@
 
+# Snakemake waits for ever for a job that fits into no core.
+cores:
+	@[[ "$$CORES" =~ ^[1-9][0-9]*$$ ]] || \
+	  { echo "CORES must be a whole number above 0; got '$$CORES'"; exit 1; }
+
 # `make book` finds again what is computed here.
-try: $(ENV)
+try: cores $(ENV)
 	@$(SNAKEMAKE) --config profile=try subject=digits \
 	  "notebooks=[00_bias, 02_ksae, 05_interventions]" -- $(TRIED)
 	@echo "The site: $$PWD/$(TRIED)"
 	@echo "make book adds the other seven notebooks, the portraits, and the sizes of the book;" \
 	  "it takes nearly two hours on two cores"
 
-book: $(ENV)
+book: cores $(ENV)
 	@$(SNAKEMAKE) --config "profile=$$PROFILE"
 	@$(BIN)/python -m workflow.verdicts --profile "$$PROFILE" --subject "$$SUBJECT"
 	@echo "The book: $$PWD/_build/html/index.html"
 
 # Unit tests, and the examples of docstrings.
-test-fast: $(ENV)
+test-fast: cores $(ENV)
 	@echo "Unit tests, one process per core"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile
 
@@ -188,7 +193,7 @@ submit: $(ENV)
 	@$(BIN)/python -m workflow.submit $(CHOSEN) -- "$$METHOD"
 
 # In clones of what is committed.
-drill: $(ENV)
+drill: cores $(ENV)
 	@echo "Breaking things on purpose (half an hour)"
 	@$(PIP) --quiet -r requirements.txt -r requirements-drill.txt
 	@$(BIN)/python -m drills.run --cores "$$CORES"

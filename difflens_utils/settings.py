@@ -15,31 +15,39 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
+# What another value of a setting makes anew: what is learned, and what follows from it.
+NOTHING, SEARCHES = "nothing", "searches"
+FEATURES = f"features, {SEARCHES}"
+DICTIONARY = f"k-SAE, {FEATURES}"
+RECORDING = f"recording, h-classifiers, {DICTIONARY}"
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+
+def _setting(default: Any, meaning: str, makes: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "makes": makes})
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes and choices of the stages that several notebooks share."""
 
-    profile: str = _setting("book", "try, quick, book or paper: labels the result files")
-    device: str = _setting("auto", "auto, cpu or cuda")
-    module: str = _setting("", "the module whose output is h; empty: the bottleneck")
-    seed: int = _setting(0, "the base of all seeds")
-    steps: int = _setting(10, "sampling steps, T")
-    n_images: int = _setting(2000, "unedited images that are recorded with h at every step")
-    k: int = _setting(32, "active latents per vector of the k-SAE")
-    latents: int = _setting(1024, "latents in the dictionary of the k-SAE, D")
-    train_steps: int = _setting(1200, "optimizer steps of the k-SAE")
-    n_support: int = _setting(64, "images on which latents are attributed")
-    n_measured: int = _setting(16, "images on which each candidate feature is measured")
-    n_features: int = _setting(20, "bias features per class, N")
-    max_density: float = _setting(
-        0.5, "a latent that fires on a larger share of vectors is no candidate"
+    profile: str = _setting("book", "try, quick, book or paper: labels the result files", NOTHING)
+    device: str = _setting("auto", "auto, cpu or cuda", NOTHING)
+    module: str = _setting("", "the module whose output is h; empty: the bottleneck", RECORDING)
+    seed: int = _setting(0, "the base of all seeds", RECORDING)
+    steps: int = _setting(10, "sampling steps, T", RECORDING)
+    n_images: int = _setting(
+        2000, "unedited images that are recorded with h at every step", RECORDING
     )
-    n_tuned: int = _setting(128, "images per strength of a search")
+    k: int = _setting(32, "active latents per vector of the k-SAE", DICTIONARY)
+    latents: int = _setting(1024, "latents in the dictionary of the k-SAE, D", DICTIONARY)
+    train_steps: int = _setting(1200, "optimizer steps of the k-SAE", DICTIONARY)
+    n_support: int = _setting(64, "images on which latents are attributed", FEATURES)
+    n_measured: int = _setting(16, "images on which each candidate feature is measured", FEATURES)
+    n_features: int = _setting(20, "bias features per class, N", FEATURES)
+    max_density: float = _setting(
+        0.5, "a latent that fires on a larger share of vectors is no candidate", FEATURES
+    )
+    n_tuned: int = _setting(128, "images per strength of a search", SEARCHES)
 
     def numbers(self) -> dict[str, Any]:
         """The settings that are numbers: {name: value}. The others say what is studied, and how."""

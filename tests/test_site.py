@@ -505,7 +505,7 @@ def test_panels_say_labels_and_values() -> None:
 def test_sheets_and_strips_of_images_say_what_their_rows_are() -> None:
     images = torch.zeros(4, 3, 8, 8)
     assert descriptions.words(figures.show(images, 2, "unedited")) == (
-        "A sheet of 4 images, 2 to a row. Unedited."
+        "Unedited: 4 images, 2 to a row."
     )
     rows = {"before": images, "male, β = 2": images}
     strips = figures.strips(rows, ["β = 1"] * 4, "the same seeds")

@@ -462,7 +462,10 @@ def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> Non
 def test_the_page_of_parameters_has_one_table_of_settings_and_one_of_sizes(study: Path) -> None:
     page = assemble.parameters_page([study / "notebooks/00_tiny.ipynb"])
     settings, sizes = page.split("## `00_tiny`")
-    assert "| `k` | int | `32` | active latents per vector of the k-SAE |" in settings
+    assert (
+        "| `k` | int | `32` | active latents per vector of the k-SAE | k-SAE, features, searches |"
+        in settings
+    )
     assert "| `layer` | str or None | `None` | the last one if None |" in sizes
     assert "subject" not in sizes and "settings" not in sizes and "`ks`" not in settings
 

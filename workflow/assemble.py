@@ -29,6 +29,7 @@ from workflow import (
     atlas,
     cost,
     doors,
+    drills,
     emoji,
     front,
     laboratory,
@@ -235,6 +236,10 @@ def parameters_page(notebooks: list[Path]) -> str:
         "# Parameters",
         "Every notebook takes a `subject`, the `settings` that all notebooks share, and sizes of "
         "its own. The defaults are those of the profile `book`. {doc}`howto` says how to set them.",
+        "Settings change what is **learned**: another value makes anew what the last column says. "
+        "Sizes of a notebook change what it **shows**: what was learned stays, and images that "
+        "were not drawn before are drawn. Of the sizes `ks`, `counts` and `seeds` of notebooks 02 "
+        "and 07 another value trains more k-SAEs or makes more searches.",
         "## Settings",
         _parameters_table(SETTINGS),
     ]
@@ -245,9 +250,11 @@ def parameters_page(notebooks: list[Path]) -> str:
 
 
 def _parameters_table(known: Mapping[str, Parameter]) -> str:
-    lines = _header("name", "type", "default", "what it is")
+    made = ["makes anew"] if any(p.makes for p in known.values()) else []
+    lines = _header("name", "type", "default", "what it is", *made)
     for p in known.values():
-        lines.append(_row(f"`{p.name}`", p.type.replace("|", "or"), f"`{p.default!r}`", p.comment))
+        cells = f"`{p.name}`", p.type.replace("|", "or"), f"`{p.default!r}`", p.comment
+        lines.append(_row(*cells, *filter(None, [p.makes])))
     return "\n".join(lines)
 
 
@@ -404,6 +411,7 @@ def write_bench(bench: dict, source: Path) -> None:
 
 WRITERS: dict[str, Callable[[dict, Path], None]] = {  # by the file in results/ that each writes
     "bench": write_bench,
+    "drills": drills.write,
     "emoji": emoji.write,
     "emoji-composed": emoji.write_composed,
     "laboratory": laboratory.write,

@@ -141,6 +141,7 @@ class Parameter:
     type: str  # as annotated, "" if it is not
     default: object
     comment: str
+    makes: str = ""  # what another value makes anew, of a setting
 
     def parse(self, text: str) -> object:
         """The value that a command line means by `text`.
@@ -196,7 +197,13 @@ def _is_finite(value: object) -> bool:
 
 
 SETTINGS = {
-    field.name: Parameter(field.name, str(field.type), field.default, field.metadata["meaning"])
+    field.name: Parameter(
+        field.name,
+        str(field.type),
+        field.default,
+        field.metadata["meaning"],
+        field.metadata["makes"],
+    )
     for field in fields(Settings)
 }
 

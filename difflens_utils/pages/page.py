@@ -48,7 +48,7 @@ class Page:
         numbers = study.settings.numbers() | sizes_
         sizes.check(study.subject, frechet=self.frechet, **numbers)
         figures.style()
-        tables.know(study.subject.factors)
+        tables.know(study.factors)
         if study.subject.native:
             display(Markdown(NATIVE))
         self.study = study

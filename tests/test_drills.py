@@ -1,0 +1,137 @@
+"""The drills notice what they are there to notice, and their page says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from drills import damage, dependencies, inputs, kills, precision, together
+from drills.scene import Ended, Row, Scene, processes, same
+from workflow import drills as page
+
+
+def scene(folder: Path, script: str) -> Scene:
+    """A clone whose workflow/execute.py is a script."""
+    (folder / "workflow").mkdir()
+    (folder / "workflow/execute.py").write_text(script)
+    return Scene(folder)
+
+
+def test_lines_are_without_bars() -> None:
+    out = "00_bias  subject=digits\nsampling: 1%|x\rsampling: 9%|x\n\nsampling: 99%|x\rerror: no\n"
+    assert Ended(1, out, 0.1).lines == ["00_bias  subject=digits", "error: no"]
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        ("import sys; sys.exit('k must be above 0')", ""),
+        ("print('k must be above 0')", "exit code 0"),
+        ("import sys; print('a trace'); sys.exit('k must be above 0')", "2 lines"),
+        ("import sys; sys.exit('no')", "says no"),
+        ("import sys; open('artifacts/x', 'w'); sys.exit('k must be above 0')", "left artifacts/x"),
+    ],
+)
+def test_a_bad_answer_to_a_bad_input_is_noticed(tmp_path: Path, script: str, fault: str) -> None:
+    place = scene(tmp_path, script)
+    place.store.mkdir()
+    case = inputs.Case("parameters", "k", "k must be", ("-p", "k", "0"))
+    found = inputs.fault(place, 0, case)
+    assert fault in found if fault else not found
+
+
+def test_an_input_is_refused_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "SOON", 0)
+    place = scene(tmp_path, "import sys; sys.exit('k must be above 0')")
+    assert "after 0 s" in inputs.fault(place, 0, inputs.Case("parameters", "k", "k must be"))
+
+
+def test_there_are_sixty_inputs_and_more_with_names_of_their_own() -> None:
+    names = [(case.of, case.name) for case in inputs.CASES]
+    assert len(names) == len(set(names)) >= 60
+
+
+def test_processes_of_a_clone_are_found_by_their_folder(tmp_path: Path) -> None:
+    place = scene(tmp_path, "import time; time.sleep(60)")
+    running = place.start([sys.executable, "workflow/execute.py", "00_bias"], silent=True)
+    try:
+        end = time.monotonic() + 20
+        while not list(processes(tmp_path)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert kills.victims(place, "papermill") == [running.pid]
+        assert not kills.victims(place, "a worker") and not kills.victims(place, "a kernel")
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_one_byte_is_flipped(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(100))
+    damage.flip(path, random.Random(0))
+    assert sum(byte != 0 for byte in path.read_bytes()) == 1
+
+
+def test_what_is_made_twice_is_noticed(tmp_path: Path) -> None:
+    watch = together.Watch(tmp_path)
+    for name in ("once", "twice"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "manifest.json").write_text("{}")
+    watch.start()
+    watch.look()
+    again = tmp_path / "again"
+    again.write_text("{}")
+    os.replace(again, tmp_path / "images/twice/manifest.json")
+    assert watch.twice() == ["twice"]
+
+
+def test_results_that_differ_are_named() -> None:
+    assert same({"a": "1", "b": "2"}, {"a": "1", "b": "2"}) == ""
+    assert same({"a": "1"}, {"a": "2", "b": "2"}) == "no b, a differs"
+
+
+def result(value: float, holds: bool, stability: float = 1.0) -> dict:
+    record = {"name": "fd", "value": value, "low": 0.2, "high": 0.4}
+    return {
+        "records": [record, {"name": "n", "value": 3, "low": None, "high": None}],
+        "verdicts": [{"says": "biased", "holds": holds, "stability": stability}],
+    }
+
+
+def test_verdicts_and_figures_of_two_builds_are_compared() -> None:
+    first = {"00_bias": result(0.3, True)}
+    assert precision.compared(first, {"00_bias": result(0.39, True)}) == (1, 1, 1, 1)
+    assert precision.compared(first, {"00_bias": result(0.41, False)}) == (0, 1, 1, 0)
+    assert precision.compared(first, {"00_bias": result(0.3, False, 0.9)}) == (0, 0, 1, 1)
+
+
+def test_every_package_that_is_needed_names_a_licence() -> None:
+    found = dependencies.licences()
+    assert {"torch", "diffusers", "numpy", "pillow"} <= found.keys()
+    assert not [name for name, licence in found.items() if not licence]
+    assert "BSD" in found["numpy"] and "MIT" in found["snakemake"]
+
+
+def test_the_page_says_what_failed_and_what_was_not_tried(tmp_path: Path) -> None:
+    rows = [
+        Row("kills", "a kernel", 8, 8),
+        Row("kills", "a worker", 7, 0, "00_bias differs"),
+        Row("places", "read-only", 0, 0, "not tried: it takes the right to mount"),
+    ]
+    entry = {"command": "c", "commit": "abc", "seconds": 90, "rows": [r._asdict() for r in rows]}
+    found = {"kills": entry, "dependencies": entry | {"licences": {"a": "MIT", "b": "MIT"}}}
+    (tmp_path / "generated").mkdir()
+    page.write(json.loads(json.dumps(found)), tmp_path)
+    written = {path.stem: path.read_text() for path in (tmp_path / "generated").iterdir()}
+    assert "| kills | a worker | **0** | 7 | 00_bias differs |" in written["drills_table"]
+    assert "| places | read-only | – | – |" in written["drills_table"]
+    assert written["drills_sum"].startswith("**16 of 30 trials went as they should**, in 2 of 4")
+    assert "2 could not be tried" in written["drills_sum"]
+    assert "| MIT | 2 | a, b |" in written["drills_licences"]
+    assert "| `c` | abc | 1.5 |" in written["drills_commands"]
