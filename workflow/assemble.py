@@ -32,6 +32,7 @@ from workflow import (
     drills,
     emoji,
     front,
+    growth,
     laboratory,
     law,
     leaderboard,
@@ -346,7 +347,9 @@ def measured_scaling() -> str:
     path = ROOT / "results/rates.json"
     rates = json.loads(path.read_text())["rates"] if path.exists() else []
     results = {entry["subject"]: cost.results_of(entry["subject"]) for entry in rates}
-    return scaling_tables(rates, results)
+    tables = scaling_tables(rates, results)
+    scale = ROOT / "results/scale.json"
+    return f"{tables}\n{growth.text(json.loads(scale.read_text()))}\n" if scale.exists() else tables
 
 
 def contents(
