@@ -108,6 +108,7 @@ SURROUNDINGS = [
     _environment("DIFFLENS_ARTIFACTS", "README.md", "README.md"),
     _environment("DIFFLENS_ARTIFACTS", "/proc/store", "/proc/store"),
     _environment("DIFFLENS_WORKER", "3/2", "worker"),
+    _environment("DIFFLENS_PRECISION", "float8", "DIFFLENS_PRECISION must be one of float32"),
     _environment("DIFFLENS_RESULTS", "/proc/results", "/proc/results"),
     _make("PROFILE must be one of", "PROFILE=huge"),
     _make("subject must be one of digits", "SUBJECT=digitz"),

@@ -82,14 +82,16 @@ def test_a_line_counts_what_holds_and_keeps_what_does_not() -> None:
         "it works for 3",
     ]
     assert line.statements[2].failing == (
-        "it works for 3 (0.3 [0.29, 0.31], asked above 0.1, by chance 0): does not hold"
+        "it works for 3: **does not hold** "
+        "(measured 0.300 [0.290, 0.310]; asked above 0.1; by chance 0)"
     )
     nothing = scorecard.judge(CLAIM, judged(verdict(4, True, 1.0, claim=None)))
     assert nothing.verdict == "cannot be tested here"
 
 
 @pytest.mark.parametrize(
-    ("asks", "measured"), [("above 0.1", "0.1 [0.09, 0.11]"), ("below 0.6", "0.5 [0.49, 0.51]")]
+    ("asks", "measured"),
+    [("above 0.1", "0.100 [0.090, 0.110]"), ("below 0.6", "0.500 [0.490, 0.510]")],
 )
 def test_the_figure_that_is_nearest_to_failing_is_shown(asks: str, measured: str) -> None:
     several = verdict(0, True, 1.0, records=["r1", "r5", "r3"], asks=asks, chance="r7")
@@ -167,15 +169,15 @@ def test_the_page_shows_counts_dots_and_what_does_not_hold(
     for attribute, values in figures.items():
         made.add(f"{attribute}.original.fd", metrics.mean(values * 40))
     made.save()
-    study = SimpleNamespace(subject=tiny.subject(), settings=Settings(profile="quick"))
+    study = SimpleNamespace(subject=tiny.subject(), settings=Settings(profile="quick"), factors={})
     page = score.Score(study, "09_scorecard")
     page.picture()
     plt.close("all")
     assert page.lines[-1].verdict == "2 of 4 hold, 1 undecided"
     assert "| 2 of 4 hold, 1 undecided | C0 |" in page.claims().data
     listed = page.failing().data
-    assert "biased in head (" in listed and "by chance 0): does not hold" in listed
-    assert "biased in gender (" in listed and "undecided, holds in " in listed
+    assert "biased in head: **does not hold** (" in listed and "by chance 0)" in listed
+    assert "biased in gender: **" in listed and "undecided, holds in " in listed
     assert "biased in age" not in listed
     page.judge()
     assert "no reference results" in capsys.readouterr().out

@@ -263,12 +263,14 @@ def bench_page(bench: dict) -> str:
     """The table of `make bench`, the notes to its rows, and the machine it was measured on."""
     met = {True: "yes", False: "**no**", None: "not measured"}
     columns = ("ours", "beside", "ratio", "target")
-    lines = _header("what", *columns, "met")
+    lines, notes = _header("what", *columns, "met", "note"), []
     for row in bench["rows"]:
         figures = ("–" if row[name] is None else number(row[name]) for name in columns)
-        lines.append(_row(row["what"], *figures, met[row["met"]]))
-    notes = [f"- {row['what']}: {row['note']}" for row in bench["rows"] if row.get("note")]
-    environment = [f"- {name}: {value}" for name, value in bench["environment"].items()]
+        if row.get("note"):
+            notes.append(f"{len(notes) + 1}. {row['note']}")
+        noted = str(len(notes)) if row.get("note") else ""
+        lines.append(_row(row["what"], *figures, met[row["met"]], noted))
+    environment = [f"- {name}: {value}" for name, value in bench["environment"].items() if value]
     blocks = [
         "# Speed and memory",
         "Measured by `make bench`: one run, medians, ratios beside the same work done by "

@@ -421,11 +421,25 @@ def _this_python() -> type:
 
 
 def _resolve_folders() -> None:
-    """Make folders that the environment names absolute: the kernel runs elsewhere."""
+    """Make folders that the environment names absolute: the kernel runs elsewhere.
+
+    Raises ValueError, in one line, for one that results could not be written to.
+    """
     for name in ("DIFFLENS_ARTIFACTS", "DIFFLENS_WEIGHTS", "DIFFLENS_RESULTS"):
         folder = os.environ.pop(name, "")  # an empty one would be the current folder
         if folder:
             os.environ[name] = os.path.abspath(Path(folder).expanduser())
+            if name != "DIFFLENS_WEIGHTS":
+                _check_writable(name, Path(os.environ[name]))
+
+
+def _check_writable(name: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{name} is {folder}, where nothing can be written: {reason}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -460,8 +474,8 @@ def main() -> None:
     # The sizes are those of the subject and the profile, whichever way these are named.
     named = {"subject": args.subject, "profile": args.profile} | dict(args.choices)
     choices = [choice for choice in args.choices if choice[0] not in ("subject", "profile")]
-    _resolve_folders()
     try:
+        _resolve_folders()
         values = plan(args.notebook, named["profile"], located(named["subject"]), choices)
         if worker:
             check_worker(worker)

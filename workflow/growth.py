@@ -37,7 +37,8 @@ def text(found: Mapping[str, Any]) -> str:
             "## What a worker costs",
             f"Measured: {found['shared']:,} images of `{found['subject']}` in {found['steps']} "
             f"steps. A worker takes {found['start']:.1f} s to start, to load the model and to draw "
-            f"one image. The model is: start + images × {per_image(found) * 1000:.1f} ms / workers.",
+            "one image. The model is: start + images × "
+            f"{1000 * per_image(found):.1f} ms / workers.",
             rehearsed(found),
             f"By the model, for {IMAGES:,} images, each worker with a core of its own:",
             predicted(found),

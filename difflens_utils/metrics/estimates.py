@@ -55,7 +55,8 @@ class Estimate:
     def __str__(self) -> str:
         if np.isnan(self.value):  # nothing was there to measure, or it was not reached
             return "–"
-        digits = 3 if abs(self.value) < 100 else 0  # a distance has no decimals that mean something
+        size = abs(self.value)
+        digits = 3 if size < 10 else 1 if size < 100 else 0  # a large distance has none that count
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .. import methods
+from ..metrics import Estimate
 from . import rules
 from .rules import HOLDS, UNDECIDED, Verdict
 
@@ -60,9 +61,10 @@ class Statement(NamedTuple):
     @property
     def failing(self) -> str:
         """The statement with what was measured and asked, as a list of misses has it."""
-        chance = f", by chance {self.chance}" if self.chance else ""
+        chance = f"; by chance {self.chance}" if self.chance else ""
         verdict = self.verdict
-        return f"{verdict.says} ({self.measured}, asked {verdict.asks}{chance}): {verdict.in_words}"
+        told = f"measured {self.measured}; asked {verdict.asks}{chance}"
+        return f"{verdict.says}: **{verdict.in_words}** ({told})"
 
 
 class Line(NamedTuple):
@@ -105,11 +107,11 @@ def number(value: object) -> str:
 
 
 def estimate(record: Record) -> str:
-    """A record's value, with its 95 % interval where it has one."""
+    """A record's value, with its 95 % interval where it has one, as tables have it."""
     value, low, high = (record.get(key) for key in ("value", "low", "high"))
-    if low is None or high is None:
+    if value is None or low is None or high is None:
         return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+    return str(Estimate(value, low, high, 0))
 
 
 # ------------------------------------------------------------------------------------- statements

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..runtime.errors import one_of
+from ..runtime.errors import at_least, one_of
 
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -117,6 +117,7 @@ def check(scheduler: Scheduler, where: Path | str) -> None:
     """
     known(type(scheduler).__name__, where)
     config = scheduler.config
+    at_least(f"{where}: num_train_timesteps", config["num_train_timesteps"])
     if is_flow(scheduler):
         _check_flow(scheduler, where)
         return
