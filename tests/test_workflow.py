@@ -340,8 +340,8 @@ def test_a_model_card_shows_what_the_result_file_holds() -> None:
     )
     assert card.startswith("Of 2,000 generated images (20 steps, seed 0)")
     assert (
-        "| Fréchet distance to the data, features of the scorer | 40.0 [35.0, 45.0] | 10.0 [9.0, 11.0] |"
-        in card
+        "| Fréchet distance to the data, features of the scorer "
+        "| 40.0 [35.0, 45.0] | 10.0 [9.0, 11.0] |" in card
     )
     assert (
         "| kernel distance (KID's estimator) to the data, features of the scorer "

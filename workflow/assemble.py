@@ -145,7 +145,7 @@ def take_parameters(executed: nbformat.NotebookNode) -> None:
 
 def _literal(value: object) -> str:
     """A value as Python has it, a text in double quotes."""
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def with_values(source: str, values: Mapping[str, object]) -> str:

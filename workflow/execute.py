@@ -73,7 +73,7 @@ def located(subject: str) -> str:
     """
     if subject in KNOWN:
         return subject
-    path = Path(subject).expanduser()
+    path = _expanded(subject)
     full = path.resolve() if ".." in path.parts else path.absolute()
     if (full / "model_index.json").is_file():
         inside = str(full.relative_to(ROOT)) if full.is_relative_to(ROOT) else None
@@ -88,6 +88,14 @@ def located(subject: str) -> str:
     if "/" not in subject:
         one_of("subject", subject, [*KNOWN, "a folder with a model_index.json", "a hub id"])
     return subject
+
+
+def _expanded(text: str) -> Path:
+    """A path that may begin with ~; one of somebody who is not known here stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def subjects_of(text: str) -> list[str]:
@@ -428,7 +436,7 @@ def _resolve_folders() -> None:
     for name in ("DIFFLENS_ARTIFACTS", "DIFFLENS_WEIGHTS", "DIFFLENS_RESULTS"):
         folder = os.environ.pop(name, "")  # an empty one would be the current folder
         if folder:
-            os.environ[name] = os.path.abspath(Path(folder).expanduser())
+            os.environ[name] = os.path.abspath(_expanded(folder))
             if name != "DIFFLENS_WEIGHTS":
                 _check_writable(name, Path(os.environ[name]))
 
