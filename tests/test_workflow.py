@@ -345,11 +345,11 @@ def test_a_model_card_shows_what_the_result_file_holds() -> None:
     )
     assert (
         "| kernel distance (KID's estimator) to the data, features of the scorer "
-        "| 0.5 [0.4, 0.6] | 0 [-0.1, 0.1] |" in card
+        "| 0.500 [0.400, 0.600] | 0.000 [-0.100, 0.100] |" in card
     )
     assert "role: mage" not in card  # no prompt asks for it, and none is drawn
-    assert "| both evaluators agree on age | 0.9 [0.88, 0.92] | |" in card
-    assert "| hair length: short | 0.250 | 0.5 [0.48, 0.52] |" in card
+    assert "| both evaluators agree on age | 0.900 [0.880, 0.920] | |" in card
+    assert "| hair length: short | 0.250 | 0.500 [0.480, 0.520] |" in card
 
 
 def test_results_are_replaced_between_its_markers() -> None:
@@ -467,7 +467,8 @@ def test_the_page_of_parameters_has_one_table_of_settings_and_one_of_sizes(study
         in settings
     )
     assert "| `layer` | str or None | `None` | the last one if None |" in sizes
-    assert "subject" not in sizes and "settings" not in sizes and "`ks`" not in settings
+    assert "| `subject`" not in sizes and "| `settings`" not in sizes
+    assert "| `ks`" not in settings
 
 
 def test_a_worker_keeps_neither_page_nor_result(

@@ -263,7 +263,8 @@ def bench_page(bench: dict) -> str:
     """The table of `make bench`, the notes to its rows, and the machine it was measured on."""
     met = {True: "yes", False: "**no**", None: "not measured"}
     columns = ("ours", "beside", "ratio", "target")
-    lines, notes = _header("what", *columns, "met", "note"), []
+    lines = _header("what", *columns, "met", "note")
+    notes: list[str] = []
     for row in bench["rows"]:
         figures = ("–" if row[name] is None else number(row[name]) for name in columns)
         if row.get("note"):
