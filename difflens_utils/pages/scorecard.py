@@ -256,5 +256,5 @@ def _in_form(value: Any, form: str = "") -> str:
         return f"{value:+.2f}".replace("-", "−")
     if form == "lead":
         size = f"{abs(value):.2f}"
-        return "nothing more" if float(size) == 0 else f"{size} {'more' if value > 0 else 'less'}"
+        return f"{size} {'less' if value < 0 and float(size) else 'more'}"
     return number(value)
