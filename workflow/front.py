@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ FINDINGS = {  # claims, what each is called, and which of its sentences says it
 }
 DECIDES = "C12"  # the claim whose statements tell where the method loses
 ROW_OF_DOTS = 9  # so many statements of a claim stand side by side
+CLAIM_WIDTH = 44  # characters of a claim in a line
 SLIDER = 'class="difflens-slider"'
 NO_SLIDER = "The slider is made by notebook 05."
 
@@ -98,7 +100,7 @@ def dots(results: Mapping[str, Results]) -> Figure:
     """Every claim on every subject, {subject: result files}: a dot for each statement."""
     judged = {subject: cards.scorecard(files) for subject, files in results.items()}
     claims = cards.CLAIMS
-    figure = Figure(figsize=(9.5, 0.4 * len(claims) + 0.9), layout="constrained")
+    figure = Figure(figsize=(9.5, 0.5 * len(claims) + 0.9), layout="constrained")
     axes = figure.subplots(1, len(judged), sharey=True, squeeze=False)[0]
     for axis, (subject, lines) in zip(axes, judged.items(), strict=True):
         for height, line in enumerate(lines):
@@ -107,7 +109,8 @@ def dots(results: Mapping[str, Results]) -> Figure:
         axis.set(xlim=(-0.7, ROW_OF_DOTS), ylim=(len(claims) - 0.4, -0.6), xticks=[])
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
-    axes[0].set_yticks(range(len(claims)), [claim.id for claim in claims])
+    said = [textwrap.fill(f"{claim.id} {claim.text}", CLAIM_WIDTH) for claim in claims]
+    axes[0].set_yticks(range(len(claims)), said, fontsize=8)
     for state, mark in MARKS.items():
         axes[0].scatter([], [], label=state, s=40, **mark)
     figure.legend(loc="outside lower center", ncols=len(MARKS), frameon=False)
@@ -119,6 +122,6 @@ def _row_of_dots(axis: Axes, height: float, line: Line) -> None:
     place = 0
     for state, mark in MARKS.items():
         spots = range(place, place + len(line.that(state)))
-        below = [height + 0.3 * (spot // ROW_OF_DOTS) for spot in spots]
+        below = [height - 0.15 + 0.3 * (spot // ROW_OF_DOTS) for spot in spots]
         axis.scatter([spot % ROW_OF_DOTS for spot in spots], below, s=32, **mark)
         place += len(spots)
