@@ -60,7 +60,7 @@ def index(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     """Reads the model_index.json of a folder, whose `_class_name` must be one of `kinds`."""
     path = folder / "model_index.json"
     content = read_json(path)
-    if content.get("_class_name") not in kinds:
+    if str(content.get("_class_name")) not in kinds:  # a list names code that comes with it
         raise ValueError(
             f"{path}: {content.get('_class_name')} is none of the pipelines that can "
             f"be studied: {', '.join(kinds)}"

@@ -474,7 +474,7 @@ def door(folder: Path) -> Callable[..., Subject]:
 
     Raises ValueError, in one line, where no pipeline is.
     """
-    kind = opening.read_json(folder / "model_index.json").get("_class_name")
+    kind = str(opening.read_json(folder / "model_index.json").get("_class_name"))
     return pipelines.read if kind in pipelines.KINDS else native.read
 
 
