@@ -30,7 +30,7 @@ from torch import Tensor
 from . import evaluators, metrics, sampling
 from .metrics import Estimate
 from .recording import Run
-from .runtime import gpu, keys, shards
+from .runtime import arrays, gpu, keys, shards
 from .runtime.errors import all_positive
 from .sampling import Edit
 from .subjects.conditions import Prompt
@@ -107,7 +107,7 @@ def _draw(drawing: Drawing, block: slice, folder: Path) -> None:
         asymmetric=drawing.asymmetric,
         progress=drawing.progress,
     )
-    np.save(folder / "images.npy", images.half().numpy())
+    arrays.save(folder / "images.npy", images.half().numpy())
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import ksae, sampling
-from .runtime import gpu, shards
+from .runtime import arrays, gpu, shards
 from .runtime.errors import all_positive, within
 from .sampling import Step
 from .subjects.conditions import Prompt
@@ -203,7 +203,7 @@ def _record(run: Run, block: slice, folder: Path) -> None:
     )
     copies.flush()
     file.h.flush()
-    np.save(folder / "images.npy", images.half().numpy())
+    arrays.save(folder / "images.npy", images.half().numpy())
 
 
 class _File:
@@ -226,7 +226,7 @@ class _File:
         values = h.half()
         if not hasattr(self, "h"):  # the shape of h is known at the first call only
             shape = (len(self.recorded), self.steps, *h.shape[1:])
-            self.h = np.lib.format.open_memmap(self.path, "w+", np.float16, shape)
+            self.h = arrays.create(self.path, np.float16, shape)
         fits = values.isfinite()
         if not fits.all():
             finite = h.isfinite()
@@ -246,7 +246,7 @@ class _File:
         if self.h.dtype == np.float32:
             return
         path = self.path.with_name(f"wide-{self.path.name}")
-        wider = np.lib.format.open_memmap(path, "w+", np.float32, self.h.shape)
+        wider = arrays.create(path, np.float32, self.h.shape)
         for i, image in enumerate(self.h):
             wider[i] = image
         os.replace(path, self.path)

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from difflens_utils import outcome, probes
 from difflens_utils import recording as activations
-from difflens_utils.runtime import artifacts
+from difflens_utils.runtime import arrays, artifacts
 from difflens_utils.subjects import registry
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -224,3 +227,27 @@ def test_what_takes_the_place_of_a_file_is_whole_or_nothing(tmp_path: Path) -> N
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line_and_no_hole_in_a_file(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {}
+
+    def fallocate(descriptor: int, start: int, size: int) -> None:
+        taken[size] = os.fstat(descriptor).st_size
+        if size > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    values = np.arange(12, dtype=np.float16).reshape(3, 4)
+    arrays.save(store / "small.npy", values)
+    assert list(taken) == list(taken.values())  # all of the file, its head too
+    assert np.array_equal(np.load(store / "small.npy"), values)
+    reference = io.BytesIO()
+    np.save(reference, values)
+    assert (store / "small.npy").read_bytes() == reference.getvalue()
+    artifact = artifacts.Artifact.of("arrays", {"a": 1})
+    with pytest.raises(OSError, match="the disk under .* is full: free space"):
+        artifacts.make(artifact, lambda folder: arrays.save(folder / "x.npy", np.zeros(1000)))
+    assert not list(artifact.folder.parent.iterdir())

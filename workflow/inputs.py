@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,7 @@ ANY = ("",)
 # What was learned and searched with a subject lies in its folder too; who reads it checks it.
 LEARNED = ("search", "latent_editing", "latent_direction", "finetuning")
 
+SKEW = 60  # seconds by which a file may be of the future, on a disk with a clock of its own
 RECENT = 2  # seconds within which a file may change again without a new time stamp
 
 
@@ -67,6 +68,18 @@ def _declared(folder: Path) -> list[Part]:
     endings = {"images": ANY, **dict.fromkeys(judges, SUFFIXES)}
     places = {name: entries.get(name) for name in endings}
     return [(folder / p, endings[name]) for name, p in places.items() if isinstance(p, str)]
+
+
+def check_clock(paths: Iterable[Path]) -> None:
+    """Raises ValueError, in one line, for a file of the future: what is stale could not be told."""
+    now = time.time() + SKEW
+    for path in paths:
+        if (seen := path.stat().st_mtime) > now:
+            moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(seen))
+            raise ValueError(
+                f"{path} is of the future ({moment}): set the clock of this machine right, or "
+                "touch what lies in the future"
+            )
 
 
 def libraries() -> dict[str, str]:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from . import keys, tally
@@ -192,7 +192,8 @@ class Form(NamedTuple):
 def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Writes tensors {name: tensor} into an artifact's folder."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / "tensors.safetensors")
+    # not save_file, whose error for a full disk is no OSError
+    (folder / "tensors.safetensors").write_bytes(save(contiguous))
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:

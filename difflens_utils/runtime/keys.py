@@ -47,7 +47,7 @@ JUDGES = ("labeller", "scorer", "clip", "second_clip")
 PARTS = ("texts", "prompts", *JUDGES, "data")
 # Modules that keep, check, name and describe: they compute no figure. Dotted, from the package.
 CARRIERS = set(
-    "pages.descriptions pages.results runtime.artifacts runtime.errors "
+    "pages.descriptions pages.results runtime.arrays runtime.artifacts runtime.errors "
     "runtime.integrity runtime.keys runtime.names runtime.shards runtime.tally runtime.workers "
     "subjects.paper subjects.real.weights".split()
 )

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from . import artifacts, keys, tally
+from . import arrays, artifacts, keys, tally
 from .artifacts import Artifact
 from .workers import worker
 
@@ -154,9 +154,9 @@ def _together(parts: Sequence[Artifact], target: Path) -> None:
 def merge(folders: Sequence[Path], target: Path) -> None:
     """Concatenates the arrays of blocks, in order, in the folder `target`."""
     for path in folders[0].glob("*.npy"):
-        arrays = [np.load(folder / path.name, mmap_mode="r") for folder in folders]
-        shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
-        dtype = np.result_type(*arrays)
-        whole = np.lib.format.open_memmap(target / path.name, "w+", dtype, shape)
-        np.concatenate(arrays, out=whole)
+        blocks_ = [np.load(folder / path.name, mmap_mode="r") for folder in folders]
+        shape = (sum(map(len, blocks_)), *blocks_[0].shape[1:])
+        dtype = np.result_type(*blocks_)
+        whole = arrays.create(target / path.name, dtype, shape)
+        np.concatenate(blocks_, out=whole)
         whole.flush()
