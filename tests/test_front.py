@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -38,6 +39,25 @@ def test_findings_count_the_statements_of_their_claims(
     ]
     assert "Of the statements of [C12](06_debiasing.ipynb), " in lines[1]
     assert f"of {len(decides)} hold" in lines[1]
+
+
+def test_the_short_answer_counts_attributes_of_all_models(
+    results: dict[str, verdicts.Results],
+) -> None:
+    told = front.in_short(results)
+    states = {"balances": Counter(), "beats baselines": Counter()}
+    for files in results.values():
+        for result in files.values():
+            for v in result["verdicts"]:
+                if v["rule"] in states:
+                    sure = (v["stability"] or 0) >= 0.95
+                    states[v["rule"]]["holds" if sure and v["holds"] else sure] += 1
+    gone, ahead = states.values()
+    assert "On 2 models" in told and gone.total() == ahead.total() == 5
+    assert f"in {gone['holds']} of 5 attributes ({gone[False]} undecided)" in told
+    assert f"every baseline in {ahead['holds']} of 5." in told
+    assert f"told from it ({ahead[False]}), or one does as well or better ({ahead[True]})" in told
+    assert front.in_short({"mine": {}}) == ""
 
 
 def test_every_attribute_of_every_model_has_a_row(results: dict[str, verdicts.Results]) -> None:

@@ -213,6 +213,7 @@ def results_pages(profile: str, results: Mapping[str, verdicts.Results]) -> dict
         "verdicts": "\n".join(tables),
         "scorecard": f"{verdicts.scorecard(results, link)}\n",
         "findings": f"{front.findings(files, link) or UNTOLD}\n",
+        "in_short": f"{front.in_short(results) or UNTOLD}\n",
         "losses": f"{front.losses(files)}\n",
         "models": f"{front.models(results)}\n",
     }
