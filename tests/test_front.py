@@ -66,7 +66,7 @@ def test_every_attribute_of_every_model_has_a_row(results: dict[str, verdicts.Re
     records = {r["name"]: r["value"] for r in results["portraits"]["00_bias"]["records"]}
     planted, drawn = (100 * records[f"{of}.gender.male"] for of in ("planted", "share"))
     assert (
-        f"male\N{NO-BREAK SPACE}{planted:.0f}→{drawn:.0f}" in lines[0]
+        f"male\N{NO-BREAK SPACE}{planted:.3g}→{drawn:.0f}" in lines[0]
         and f"{records['gender.original.fd']:.2f}" in lines[0]
     )
     assert lines[1].startswith("|  |  |  | age")

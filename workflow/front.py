@@ -103,7 +103,7 @@ def _drawn(records: Mapping[str, float], attribute: str) -> str:
     for name, drawn in records.items():
         if name.startswith(f"share.{attribute}"):
             planted = records.get(name.replace("share.", "planted.", 1))
-            before = "" if planted is None else f"{100 * planted:.0f}→"
+            before = "" if planted is None else f"{100 * planted:.3g}→"
             told.append(f"{name.rpartition('.')[2]}\N{NO-BREAK SPACE}{before}{100 * drawn:.0f}")
     return ", ".join(told)
 

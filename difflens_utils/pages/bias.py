@@ -62,7 +62,7 @@ class Bias(Page):
             planted = zip(factor.classes, self.study.planted(name), strict=True)
             table[name] = {
                 "depends on": ", ".join(arrows[name]) or "nothing",
-                "planted shares": ", ".join(f"{c} {share:.2f}" for c, share in planted if share),
+                "planted shares": ", ".join(f"{c} {share:.3g}" for c, share in planted if share),
             }
         return pd.DataFrame(table).T.rename_axis("factor")
 

@@ -410,7 +410,7 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     axis.set_ylim(-1.8, top + 0.6)
     axis.set_axis_off()
     edges = f"Arrows from {'; '.join(arrows)}" if arrows else "No arrows"
-    text = f"A causal graph. {edges}; independent of all: {listed(free) or 'none'}"
+    text = f"What hangs together in the data, by arrows. {edges}; independent of all: {listed(free) or 'none'}"
     describe(figure, spoken(text))
     return figure
 

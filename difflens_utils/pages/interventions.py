@@ -307,7 +307,9 @@ class Interventions(Page):
         rows |= {name: found.outcome.images[: figures.ACROSS] for name, found in sets.items()}
         target = next(iter(sets.values())).target
         classes = self.study.attribute(attribute).classes
-        asked = ", ".join(f"{c} {share:.0%}" for c, share in zip(classes, target, strict=True))
+        asked = ", ".join(
+            f"{c} {100 * share:.3g} %" for c, share in zip(classes, target, strict=True)
+        )
         return figures.strips(rows, title=f"{attribute}, reversed: {asked}")
 
     # ------------------------------------------------------------------ what else moved
@@ -382,7 +384,8 @@ class Interventions(Page):
         for label, images in sets.items():
             frames[label] = images.images[:SLIDER]
             share = self.share(images, self.last).value
-            captions[label] = f"· share of {name}: {share:.2f}"
+            of = f"of {len(images.images)} images"
+            captions[label] = f"· share of {name}: {share:.2f} {of}"
         return HTML(figures.slider(frames, captions, columns=8, start=len(self.betas)))
 
     # ------------------------------------------------------------------ what was found
