@@ -518,7 +518,8 @@ def test_sheets_and_strips_of_images_say_what_their_rows_are() -> None:
 def test_graphs_and_cards_say_what_they_show() -> None:
     graph = figures.graph({"gender": [], "hair_length": ["gender"], "smile": []}, ["gender"])
     assert descriptions.words(graph) == (
-        "What hangs together in the data, by arrows. Arrows from gender to hair length; independent of all: smile."
+        "What hangs together in the data, by arrows. "
+        "Arrows from gender to hair length; independent of all: smile."
     )
     images, maps = torch.zeros(3, 3, 8, 8), torch.zeros(3, 2, 2)
     turned = {label: torch.zeros(2, 3, 8, 8) for label in ("turned down", "turned up")}

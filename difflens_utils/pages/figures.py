@@ -410,8 +410,8 @@ def graph(parents: Mapping[str, Sequence[str]], roots: Sequence[str]) -> Figure:
     axis.set_ylim(-1.8, top + 0.6)
     axis.set_axis_off()
     edges = f"Arrows from {'; '.join(arrows)}" if arrows else "No arrows"
-    alone = f"independent of all: {listed(free) or 'none'}"
-    describe(figure, spoken(f"What hangs together in the data, by arrows. {edges}; {alone}"))
+    others = f"independent of all: {listed(free) or 'none'}"
+    describe(figure, spoken(f"What hangs together in the data, by arrows. {edges}; {others}"))
     return figure
 
 
