@@ -44,11 +44,11 @@ def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
 def _artifacts(scene: Scene, expected: dict[str, str], drawn: random.Random, what: str) -> Row:
     """A byte of one artifact of every stage, all at once, and every page made again."""
     names = []
-    for stage in sorted(path for path in scene.store.glob("[!.l]*") if path.is_dir()):
-        folder = drawn.choice(sorted(path for path in stage.iterdir() if path.is_dir()))
+    for folders in scene.artifacts().values():
+        folder = drawn.choice(folders)
         files = sorted(json.loads((folder / "manifest.json").read_text())["files"])
         flip(folder / ("manifest.json" if what == "manifest" else drawn.choice(files)), drawn)
-        names.append(f"{stage.name}/{folder.name}")
+        names.append(f"{folder.parent.name}/{folder.name}")
     scene.forget_pages()
     done = scene.run(scene.build())
     told = [name for name in names if f"{name} is damaged" in done.out]

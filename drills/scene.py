@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,11 +153,19 @@ class Scene:
         for folder in ("_build", ".snakemake"):
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
+    def artifacts(self) -> dict[str, list[Path]]:
+        """The folders of each stage in the store."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.store.glob("[!.]*/[!.]*")):
+            if path.is_dir():
+                found.setdefault(path.parent.name, []).append(path)
+        return found
+
     def leftovers(self) -> list[str]:
         """Half-written files and folders in the store and the build."""
         places = [self.store, self.root / "_build/results", self.root / "_build/executed"]
         found = [path for place in places for path in place.rglob(".*")]
-        folders = [path for path in self.store.glob("[!.l]*/*") if path.is_dir()]
+        folders = chain.from_iterable(self.artifacts().values())
         found += [path for path in folders if not (path / "manifest.json").exists()]
         return [str(path.relative_to(self.root)) for path in found]
 

@@ -68,11 +68,11 @@ def test_a_result_of_another_form_is_read_back(store: Path) -> None:
 
 
 def test_what_ships_is_known_by_its_arguments_and_the_store_by_more(
-    store: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = [1.0]
+    value, place = [1.0], tmp_path_factory.mktemp("repository") / "shipped"
 
-    @artifacts.stored("stage", shipped=lambda _: store / "repository", beyond=lambda _: value)
+    @artifacts.stored("stage", shipped=lambda _: place, beyond=lambda _: value)
     def work(a: int) -> dict[str, torch.Tensor]:
         return {"x": torch.tensor(value)}
 
@@ -80,12 +80,23 @@ def test_what_ships_is_known_by_its_arguments_and_the_store_by_more(
     value[0] = 2.0
     assert work(1)["x"] == 2  # another key
     monkeypatch.setattr(artifacts, "SHIP", True)
-    assert work(1)["x"] == 2 and (store / "repository/manifest.json").exists()
+    assert work(1)["x"] == 2 and (place / "manifest.json").exists()
     monkeypatch.setattr(artifacts, "SHIP", False)
     value[0] = 3.0
     assert work(1)["x"] == 2 and work(a=4)["x"] == 3
     monkeypatch.setattr(artifacts, "SHIP", True)
     assert work(1)["x"] == 2  # what ships is not made anew: `make methods` goes on
+
+
+def test_every_flipped_byte_of_a_manifest_is_noticed(store: Path) -> None:
+    artifact = artifacts.Artifact.of("stage", {"a": 1})
+    folder = artifacts.make(artifact, lambda folder: (folder / "x").write_text("x") and None)
+    path = folder / "manifest.json"
+    whole = path.read_bytes()
+    assert artifacts.intact(folder)
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert not artifacts.intact(folder), position
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from difflens_utils import edits, outcome, recording
-from difflens_utils.runtime import artifacts, tally
+from difflens_utils.runtime import artifacts, integrity, tally
 
 
 @pytest.fixture
@@ -76,10 +76,14 @@ def test_counts_of_what_failed_are_those_of_its_maker(counts: tally.Counts) -> N
     assert counts == {"inner": {"sampling": 3}} and tally._open == [counts]
 
 
-def test_a_manifest_of_an_earlier_version_counts_nothing(counts: tally.Counts, store: Path) -> None:
+def test_an_artifact_for_which_nothing_was_drawn_counts_nothing(
+    counts: tally.Counts, store: Path
+) -> None:
     outcome.draw(tiny.subject(), None, 4, 1, 2)
     (manifest,) = store.glob("images/*/manifest.json")
-    manifest.write_text(manifest.read_text().replace('"drawn"', '"other"'))
+    content = integrity.read(manifest)
+    del content["drawn"]
+    manifest.write_text(integrity.sealed(content))
     counts.clear()
     outcome.draw(tiny.subject(), None, 4, 1, 2)
     assert tally.total() == {}

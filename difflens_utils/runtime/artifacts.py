@@ -3,8 +3,8 @@
 A function decorated with `stored`, `stored_each` or `shards.shared` looks into the store before it
 computes. Its result lies in a folder `artifacts/<stage>/<key>/`. The key is a hash of everything
 that determines the result (`keys`). The folder appears complete or not at all. Its `manifest.json`
-holds what the key was made of and a checksum per file. A damaged result is noticed by its checksums
-and computed again.
+holds what the key was made of, a checksum per file and one of its own. A damaged result is noticed
+by them and computed again.
 
 >>> import tempfile
 >>> from pathlib import Path
@@ -36,7 +36,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from . import keys, tally
+from . import integrity, keys, tally
 from .keys import Parameters, file_fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,8 @@ def fill(artifact: Artifact, write: Callable[[Path], None]) -> None:
             paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
             files = {str(path.relative_to(temporary)): file_fingerprint(path) for path in paths}
             manifest = {"stage": artifact.stage, "parameters": artifact.parameters, "files": files}
-            _write_manifest(temporary, manifest | ({"drawn": drawn} if drawn else {}))
+            sealed = integrity.sealed(manifest | ({"drawn": drawn} if drawn else {}))
+            (temporary / "manifest.json").write_text(sealed, encoding="utf-8")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -171,12 +172,15 @@ def _remove(path: Path) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    """What an artifact was made of. Raises ValueError for a manifest that is damaged.
+
+    Those of the store hold their own checksum. Those that ship are in the list of what ships.
+    """
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    if STORE in folder.parents:
+        return integrity.opened(text)
+    manifest: dict[str, Any] = json.loads(text)
     return manifest
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 # --------------------------------------------------------------------------------------- decorators
@@ -339,4 +343,4 @@ def _ship(artifact: Artifact, place: Path) -> None:
     shutil.copytree(artifact.folder, place)
     manifest = _manifest(place) | {"parameters": lasting(artifact.parameters)}
     manifest.pop("drawn", None)  # names of artifacts that do not ship
-    _write_manifest(place, manifest)
+    (place / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
