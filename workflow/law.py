@@ -64,7 +64,8 @@ def table(found: Mapping[str, Any]) -> str:
     lines = [["mediated", "attribute", "model", "open skips", *(f"{m} keeps" for m in methods)]]
     for point in sorted(points(found), key=lambda point: point.mediated):
         place = found["places"][point.place]
-        cells = [_shown(point.mediated), point.attribute, _named(point.place), place["open"]]
+        name = _named(point.place, place)
+        cells = [_shown(point.mediated), point.attribute, name, place["open"]]
         lines.append(cells + [_shown(point.kept[name]) for name in methods])
     return verdicts.table(lines)
 
@@ -93,11 +94,12 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     handles = [axes.plot([], [], "o", color=colours[a])[0] for a in attributes]
     handles += [axes.plot([], [], m, color="0.4")[0] for m in markers.values()]
-    axes.legend(handles, [*attributes, *map(_named, markers)], fontsize=9, loc="lower right")
+    names = [_named(name, place) for name, place in found["places"].items()]
+    axes.legend(handles, [*attributes, *names], fontsize=9, loc="lower right")
     figure.savefig(path, dpi=200)
 
 
-def _named(place: str) -> str:
+def _named(name: str, place: Mapping[str, Any]) -> str:
     """How a place is called: by its model, or the folder of its weights, and an unusual module."""
-    name, _, module = place.rpartition("/")[2].partition("@")
-    return name if module in ("", "mid_block") else f"{name}, {module}"
+    model, module = name.rpartition("/")[2].partition("@")[0], place["settings"]["module"]
+    return model if module == "mid_block" else f"{model}, {module}"
