@@ -9,7 +9,7 @@ for the modules of a folder, which import each other without a circle. A module 
 a line of its own (`name.module`).
 
     runtime/
-    settings, metrics/, subjects/
+    settings, metrics/, subjects/, pages.tables
     sampling/, ksae/, pages.descriptions, pages.rules
     evaluators/, pages.figures, pages.results
     worlds/
