@@ -376,17 +376,22 @@ def _command(scene: Scene, number: int, case: Case) -> list[str]:
     options = case.options
     if case.spoil:
         folder = scene.root / f"cases/{number}/the model"
-        folder.mkdir(parents=True)
-        for name in PARTS:
-            shutil.copytree(scene.root / "models/digits" / name, folder / name)
-        for name in FILES:
-            shutil.copy(scene.root / "models/digits" / name, folder / name)
+        copy_digits(scene, folder)
         case.spoil(folder)
         options = ("--subject", str(folder))
     elif "--subject" not in options:
         options = ("--subject", "digits", *options)
     script = str(scene.root / "workflow/execute.py")
     return [sys.executable, script, case.notebook, "--profile", "quick", *options]
+
+
+def copy_digits(scene: Scene, folder: Path) -> None:
+    """The digits as a model of one's own, in a folder."""
+    folder.mkdir(parents=True)
+    for name in PARTS:
+        shutil.copytree(scene.root / "models/digits" / name, folder / name)
+    for name in FILES:
+        shutil.copy(scene.root / "models/digits" / name, folder / name)
 
 
 def _expected_of(line: str) -> bool:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from drills.inputs import FILES, PARTS
+from drills.inputs import copy_digits
 from drills.scene import Row, Scene
 
 DRILL = "files that would execute something"
@@ -31,11 +31,7 @@ def drill(scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
     """Each trap in a folder of the digits, and whether it snapped."""
     for number, (case, lay) in enumerate(TRAPS.items()):
         folder, canary = scene.root / f"traps/{number}/model", scene.root / f"traps/{number}/canary"
-        folder.mkdir(parents=True)
-        for name in PARTS:
-            shutil.copytree(scene.root / "models/digits" / name, folder / name)
-        for name in FILES:
-            shutil.copy(scene.root / "models/digits" / name, folder / name)
+        copy_digits(scene, folder)
         lay(folder, canary)
         command = scene.notebook("00_bias", "--subject", str(folder))
         done = scene.run(command)
