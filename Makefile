@@ -196,8 +196,8 @@ submit: $(ENV)
 drill: cores $(ENV)
 	@echo "Breaking things on purpose (half an hour)"
 	@$(PIP) --quiet -r requirements.txt -r requirements-drill.txt
-	@$(BIN)/python -m drills.run --cores "$$CORES"
-	@$(BIN)/python -m workflow.sums
+	@$(BIN)/python -m drills.run --cores "$$CORES" || code=$$?; \
+	  $(BIN)/python -m workflow.sums; exit $${code:-0}
 
 bench: $(ENV)
 	@echo "Installing the peers and measuring; keep the machine quiet"

@@ -125,7 +125,7 @@ def workers(n: int, count: int, folder: Path) -> float:
 def draw(n: int) -> None:
     """What each worker does."""
     study = dl.open(SUBJECT, device="cpu", steps=STEPS)
-    dl.outcome.draw(study.subject, None, n, 0, STEPS)
+    dl.outcome.draw(study.subject, None, n, 0, STEPS, batch=BATCH)
 
 
 def of_workers(n: int, counts: list[int]) -> dict[int, float]:
@@ -149,9 +149,8 @@ def measure(quick: bool) -> dict[str, Any]:
         artifacts.STORE = Path(folder)
         kinds["modules"] = timed(modules(study), doubled(1, times), 1)
     cores = os.cpu_count() or 1
-    counts = [count for count in doubled(1, times) if quick or count <= 16]
     shared = 64 if quick else SHARED
-    kinds["workers"] = of_workers(shared, counts)
+    kinds["workers"] = of_workers(shared, doubled(1, times))
     none = of_workers(1, [1])[1]  # what a worker takes to start, to load, and to draw one image
     rows = []
     for name, seconds in kinds.items():

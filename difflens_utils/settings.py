@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 # What another value of a setting makes anew: what is learned, and what follows from it.
 NOTHING, SEARCHES = "nothing", "searches"
+PRECISION = "everything, where the device computes in another precision"
 FEATURES = f"features, {SEARCHES}"
 DICTIONARY = f"k-SAE, {FEATURES}"
 RECORDING = f"recording, h-classifiers, {DICTIONARY}"
@@ -31,7 +32,7 @@ class Settings:
     """Sizes and choices of the stages that several notebooks share."""
 
     profile: str = _setting("book", "try, quick, book or paper: labels the result files", NOTHING)
-    device: str = _setting("auto", "auto, cpu or cuda", NOTHING)
+    device: str = _setting("auto", "auto, cpu or cuda", PRECISION)
     module: str = _setting("", "the module whose output is h; empty: the bottleneck", RECORDING)
     seed: int = _setting(0, "the base of all seeds", RECORDING)
     steps: int = _setting(10, "sampling steps, T", RECORDING)

@@ -16,10 +16,12 @@ DRILL = "dependencies"
 LONG = 60  # characters behind which a licence's name is its whole text
 
 
-def drill(_scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
+def drill(scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
     """Pins, licences and known faults."""
     pins = pinned()
-    done = subprocess.run([sys.executable, "-m", "deptry", "."], cwd=ROOT, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "deptry", "."], cwd=scene.root, capture_output=True
+    )
     said = re.sub(r"\x1b\[\d+m", "", done.stderr.decode()).strip().splitlines()
     yield Row(DRILL, "every pin is used and every import is pinned", len(pins),
               0 if done.returncode else len(pins), said[-1] if done.returncode else "")  # fmt: skip

@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -195,6 +196,7 @@ def _bomb(folder: Path) -> None:
     path = folder / "images/0000.png"
     content = bytearray(path.read_bytes())
     content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     path.write_bytes(content)
 
 
@@ -350,8 +352,9 @@ def drill(scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
 
 def fault(scene: Scene, number: int, case: Case) -> str:
     """What is wrong with how a case is answered; "" if nothing is."""
-    place = Scene(scene.root, extra=dict(case.environment))
-    before = kept(scene)
+    store = scene.root / f"cases/{number}/store"
+    place = Scene(scene.root, extra={"DIFFLENS_ARTIFACTS": str(store)} | case.environment)
+    before = kept(scene, store)
     if case.make:
         done = place.run(["make", "-s", "-o", ".venv/.ready", *case.make])
     else:
@@ -366,7 +369,7 @@ def fault(scene: Scene, number: int, case: Case) -> str:
         faults.append(f"says {(lines or ['nothing'])[-1]:.100}")
     if done.seconds > SOON:
         faults.append(f"after {done.seconds:.0f} s")
-    if new := kept(scene) - before:
+    if new := kept(scene, store) - before:
         faults.append(f"left {min(new)}")
     shutil.rmtree(scene.root / f"cases/{number}", ignore_errors=True)
     return ", ".join(faults)
@@ -399,9 +402,10 @@ def _expected_of(line: str) -> bool:
     return bool(re.match(rf"{NOTEBOOK}  subject=|make: \*\*\* ", line))
 
 
-def kept(scene: Scene) -> set[str]:
-    """What lies in the store and among results and pages, but for the notebook up to its fault."""
-    places = ("artifacts", "_build/results", "_build/executed", "_build/leaderboard")
-    found = (path for place in places for path in (scene.root / place).rglob("*"))
+def kept(scene: Scene, store: Path) -> set[str]:
+    """What lies in a store and among results and pages, but for the notebook up to its fault."""
+    built = ("artifacts", "_build/results", "_build/executed", "_build/leaderboard")
+    places = [store, *(scene.root / place for place in built)]
+    found = (path for place in places for path in place.rglob("*"))
     files = (path for path in found if path.is_file() and "locks" not in path.parts)
     return {str(p.relative_to(scene.root)) for p in files if not p.name.startswith("partial-")}

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from drills.scene import LIMIT, Row, Scene, processes, same, until
 
@@ -34,6 +35,9 @@ def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
 
     Samplings are shared by two workers. A build that comes to its end is begun anew.
     """
+    if not Path("/proc/self/cwd").exists():
+        yield Row("SIGKILL at a random moment", "all", 0, 0, "not tried: it takes /proc")
+        return
     drawn, killed, ends = random.Random(SEED), Counter[str](), Counter[str]()
     kinds = [list(KINDS)[i % len(KINDS)] for i in range(TIMES)]
     scene.forget()

@@ -85,9 +85,10 @@ def _archived(folder: Path, canary: Path) -> None:
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     weights.unlink()
     with tarfile.open(folder / "unet/diffusion_pytorch_model.bin", "w") as tar:
-        tar.add(folder / "study.yml", arcname=str(canary))
+        for name in (str(canary), f"../../{canary.name}"):
+            tar.addfile(tarfile.TarInfo(name))
     with zipfile.ZipFile(folder / "images/more.zip", "w") as archive:
-        archive.writestr(str(canary), "unpacked")
+        archive.writestr(f"../../{canary.name}", "unpacked")
 
 
 TRAPS: dict[str, Callable[[Path, Path], None]] = {

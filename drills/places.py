@@ -91,7 +91,6 @@ def _judged(
         wrong.append(f"{len(said)} lines")
     if left:
         wrong.append(f"left {left[0]}")
-    scene.forget()
     done = scene.run(scene.notebook(FIRST))
     if done.code or (differs := same(scene.results(), expected)):
         wrong.append(done.lines[-1] if done.code else differs)

@@ -1,9 +1,9 @@
-"""Runs the drills, each in a clone of its own, and writes results/drills.json:
+"""Runs the drills, in a clone of what is committed, and writes results/drills.json:
 
     make drill
     python -m drills.run [--only kills,inputs] [--cores 2]
 
-What is committed is drilled. A drill that has run replaces its own rows, and no others.
+A drill that has run replaces its own rows, and no others.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ DRILLS: dict[str, Drill] = {
     "precision": precision.drill,
     "dependencies": dependencies.drill,
 }
+BUILT = ("kills", "damage", "places", "together")  # what takes a finished build
+
+
+def undisturbed(scene: Scene) -> dict[str, str]:
+    """The results of a build that nothing disturbs, which is there from then on."""
+    scene.forget()
+    done = scene.run(scene.build())
+    if done.code:
+        raise SystemExit(f"the undisturbed build failed: {done.lines[-1]}")
+    return scene.results()
 
 
 def show(row: Row) -> None:
@@ -42,14 +52,14 @@ def show(row: Row) -> None:
     print(f"{row.drill}: {row.case}: {row.passed} of {row.tried}  {end}  {row.note}", flush=True)
 
 
-def written(name: str, rows: list[Row], seconds: float, cores: int) -> None:
-    """Writes the rows of a drill, with the command and the commit."""
+def written(name: str, rows: list[Row], seconds: float, scene: Scene) -> None:
+    """Writes the rows of a drill, with the command and the commit that the clone is of."""
     found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = subprocess.run(command, cwd=scene.root, capture_output=True, text=True, check=True)
     entry: dict[str, Any] = {
-        "command": f"python -m drills.run --only {name} --cores {cores}",
-        "commit": commit.strip(),
+        "command": f"python -m drills.run --only {name} --cores {scene.cores}",
+        "commit": commit.stdout.strip(),
         "seconds": round(seconds),
         "rows": [row._asdict() for row in rows],
     }
@@ -67,28 +77,25 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(DRILLS), help="drills, separated by commas")
     parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args()
-    chosen = options.only.split(",")
+    named = options.only.split(",")
     try:
-        for name in chosen:
+        for name in named:
             one_of("--only", name, DRILLS)
     except ValueError as error:
         parser.error(str(error))
+    chosen = [name for name in DRILLS if name in named]
     with tempfile.TemporaryDirectory(prefix="difflens drill ") as folder:
         scene = Scene.clone(Path(folder) / "study", options.cores)
-        expected: dict[str, str] = {}
-        if set(chosen) & {"kills", "damage", "places", "together"}:
-            done = scene.run(scene.build())
-            if done.code:
-                raise SystemExit(f"the undisturbed build failed: {done.lines[-1]}")
-            expected = scene.results()
-        failed = 0
+        failed, expected = 0, {}
         for name in chosen:
+            if name in BUILT:
+                expected = undisturbed(scene)
             began = time.monotonic()
             rows = []
             for row in DRILLS[name](scene, expected):
                 show(row)
                 rows.append(row)
-            written(name, rows, time.monotonic() - began, options.cores)
+            written(name, rows, time.monotonic() - began, scene)
             failed += sum(row.ok is False for row in rows)
     print(f"Written to {OUTPUT.relative_to(ROOT)}")
     if failed:

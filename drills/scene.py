@@ -69,11 +69,6 @@ class Scene:
         (folder / ".venv").symlink_to(ROOT / ".venv")
         return cls(folder, cores)
 
-    def copy(self, folder: Path) -> Scene:
-        """The same clone, with what it has built, elsewhere."""
-        shutil.copytree(self.root, folder, symlinks=True)
-        return Scene(folder, self.cores)
-
     @property
     def store(self) -> Path:
         """Where its artifacts lie."""
@@ -83,7 +78,8 @@ class Scene:
     def environment(self) -> dict[str, str]:
         """That of its commands."""
         own = {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        kept = {n: v for n, v in os.environ.items() if not n.startswith("DIFFLENS_")}
+        foreign = ("DIFFLENS_", "MAKE", "MFLAGS")  # of a make around it, whose lines differ
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(foreign)}
         return kept | own | {"SUBJECT": SUBJECT, "PYTHONHASHSEED": "0"} | self.extra
 
     def build(self, shards: int = 1) -> list[str]:

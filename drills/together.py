@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from drills.scene import Row, Scene, same
+from drills.scene import LIMIT, Row, Scene, same
 
 DRILL = "several at once in one clone"
 FIRST = "00_bias"
@@ -63,7 +63,7 @@ def _at_once(
     watch = Watch(scene.store)
     watch.start()
     started = [scene.start(command) for command in commands]
-    said = [process.communicate()[0] for process in started]
+    said = [process.communicate(timeout=LIMIT)[0] for process in started]
     wrong = [
         f"exit code {process.returncode}: {out.strip().splitlines()[-1]}"
         for process, out in zip(started, said, strict=True)

@@ -38,6 +38,13 @@ def test_figures_stand_above_their_intervals_and_nothing_is_lost() -> None:
     ]
 
 
+def test_what_is_missing_small_or_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame({("a", 0): [1e-5, -0.25], ("a", 1): [None, pd.NA]}, index=[999.0, 0.5])
+    assert read(frame) == [["", "a: 0", "a: 1"], ["999", "1.0e-05", "–"], ["0.5", "-0.250", "–"]]
+    long = tables.as_html(pd.DataFrame({"x": range(20_000)}))
+    assert len(long) < 20_000 and "20000 rows" in long
+
+
 def test_a_text_is_no_markup() -> None:
     frame = pd.DataFrame({"a<b>": ["<i>x</i> & y"]}, index=["<script>"])
     html = tables.as_html(frame)

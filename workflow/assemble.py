@@ -152,9 +152,9 @@ def with_values(source: str, values: Mapping[str, object]) -> str:
     """A cell of parameters, `name: type = value  # comment`, with other values."""
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
-        if not isinstance(node, ast.AnnAssign) or node.value is None:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
-        name = ast.unparse(node.target)
+        name = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
         if name in values and ast.literal_eval(node.value) != values[name]:
             first, last = node.value.lineno - 1, (node.value.end_lineno or 0) - 1
             before = lines[first].encode()[: node.value.col_offset].decode()

@@ -491,10 +491,13 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     notebook = Path(args.notebook).stem
-    if args.worker or (worker and not worker.startswith("0/")):
-        share(notebook, values)
-    else:
-        print(run(notebook, values).relative_to(ROOT))
+    try:
+        if args.worker or (worker and not worker.startswith("0/")):
+            share(notebook, values)
+        else:
+            print(run(notebook, values).relative_to(ROOT))
+    except OSError as error:  # of the build: those of the store are raised in the kernel
+        raise SystemExit(f"{notebook}: {error}") from None
 
 
 if __name__ == "__main__":

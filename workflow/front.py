@@ -54,9 +54,8 @@ def in_short(results: Mapping[str, Results]) -> str:
         f"**In short.** On {models} DiffLens removes nine tenths of the bias in {gone[HOLDS]} of "
         f"{gone.total()} attributes ({gone[UNDECIDED]} undecided), with choices that were made "
         "here and not with the paper's own. At the same fairness it keeps more of the images than "
-        f"every baseline in {ahead[HOLDS]} of {ahead.total()}. In the others simpler edits of the "
-        f"same place cannot be told from it ({ahead[UNDECIDED]}), or one does as well or better "
-        f"({ahead[FAILS]})."
+        f"every baseline in {ahead[HOLDS]} of {ahead.total()}. In the others some baseline cannot "
+        f"be told from it ({ahead[UNDECIDED]}), or does as well or better ({ahead[FAILS]})."
     )
 
 

@@ -57,8 +57,10 @@ def exponents(found: Mapping[str, Any]) -> str:
     """The exponent of each kind of work, with the seconds of the least and the most of it."""
     lines = [["what was doubled", "exponent", "beside", "least", "most"]]
     for row in found["rows"]:
-        sizes = sorted(_seconds(found, row["what"]).items())
-        ideal = "−1" if row["what"] == "workers" else "1"
+        workers = row["what"] == "workers"
+        most = found["environment"]["cores"] if workers else float("inf")
+        sizes = sorted((n, s) for n, s in _seconds(found, row["what"]).items() if n <= most)
+        ideal = "−1" if workers else "1"
         told = "–" if row["exponent"] is None else f"{row['exponent']:.2f}".replace("-", "−")
         ends = [f"{size:,}: {seconds:.2f} s" for size, seconds in (sizes[0], sizes[-1])]
         lines.append([SAID[row["what"]], told, ideal, *ends])

@@ -267,13 +267,19 @@ def heat(
     center: float | None = 0.0,
     limits: tuple[float, float] | None = None,
     annotated: bool = True,
+    each: int = 1,
 ) -> None:
-    """A matrix with its numbers; `limits` are the ends of its colours. Missing cells are grey."""
+    """A matrix with its numbers; `limits` are the ends of its colours. Missing cells are grey.
+
+    Of the names of columns one of `each` is shown.
+    """
     look = {"cbar_kws": {"label": label}, "annot_kws": {"size": 8}, "linewidths": 0.5}
     axis.set_facecolor("#dcdcdc")
     if limits is not None:
         look |= {"vmin": limits[0], "vmax": limits[1]}
-    sns.heatmap(table, ax=axis, annot=annotated, fmt=fmt, cmap=cmap, center=center, **look)
+    sns.heatmap(
+        table, ax=axis, annot=annotated, fmt=fmt, cmap=cmap, center=center, xticklabels=each, **look
+    )
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)  # it would cross empty cells
     axis.tick_params(axis="x", rotation=35)

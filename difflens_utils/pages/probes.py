@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from .. import ksae
@@ -207,11 +206,9 @@ class Probes(Page):
                 center=None,
                 limits=(0, 1),
                 annotated=False,
+                each=3,
             )
             axis.set(title=str(attribute), xlabel="timestep t (noisy → clean)")
-            axis.xaxis.set_major_locator(
-                FixedLocator([x + 0.5 for x in range(0, cells.shape[1], 3)])
-            )
             for name, effect in swept[attribute].items():
                 share = effect.share(deciding)
                 self.add(f"mediation.{attribute}.{name.replace('.', '_')}.share", share)

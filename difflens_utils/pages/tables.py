@@ -67,15 +67,18 @@ def as_html(frame: pd.DataFrame) -> str:
 
     The name of its columns, such as an attribute, stands above it.
     """
+    most = pd.get_option("display.max_rows")
+    if most and len(frame) > most:  # a reader's own, which pandas cuts
+        return frame.to_html(max_rows=most, show_dimensions=True)
     caption = (
         "" if frame.columns.name is None else f"<caption>{_cell(frame.columns.name)}</caption>"
     )
-    heads = [*(name or "" for name in frame.index.names), *map(_joined, frame.columns)]
+    heads = [*(name or "" for name in frame.index.names), *map(_head, frame.columns)]
     lines = [_row([f'<th scope="col">{_cell(head)}</th>' for head in heads])]
     before: tuple[object, ...] = ()
     for labels, cells in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
         own = labels if isinstance(labels, tuple) else (labels,)
-        rows = [f'<th scope="row">{_cell(label)}</th>' for label in _new(own, before)]
+        rows = [f'<th scope="row">{_cell(_head(label))}</th>' for label in _new(own, before)]
         lines.append(_row([*rows, *(f"<td>{_cell(cell)}</td>" for cell in cells)]))
         before = own
     head, body = lines[0], "\n".join(lines[1:])
@@ -99,15 +102,23 @@ def _row(cells: list[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _joined(label: object) -> object:
-    """The head of a column: several levels in one line."""
-    return ": ".join(map(str, filter(None, label))) if isinstance(label, tuple) else label
+def _head(label: object) -> object:
+    """The head of a column or a row: several levels in one line, and numbers as they are."""
+    if isinstance(label, float):
+        return f"{label:g}"
+    return (
+        ": ".join(str(part) for part in label if part not in (None, ""))
+        if isinstance(label, tuple)
+        else label
+    )
 
 
 def _cell(value: object) -> str:
     """A cell: an interval stands below its figure."""
-    if isinstance(value, float):
-        text = "–" if value != value else f"{value:.3f}"
+    if value is None or value is pd.NA or value != value:
+        text = "–"
+    elif isinstance(value, float):
+        text = f"{value:.3f}" if value == 0 or 0.0005 <= abs(value) < 1e6 else f"{value:.1e}"
     else:
         text = said(str(value))
     if found := INTERVAL.fullmatch(text):
