@@ -401,7 +401,8 @@ def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
             kernel_manager_class=_this_python(),
             progress_bar=True,
             stderr_file=sys.stderr,  # the progress bars of the cells
-            extra_arguments=["--log-level=ERROR"],  # ipykernel warns of its TCP connection
+            # ipykernel warns of its TCP connection, and of the interrupt that ends it at last
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         reason = error.evalue.splitlines()[-1] if error.evalue else ""
