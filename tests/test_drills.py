@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drills import damage, dependencies, inputs, kills, precision, together
+from drills import damage, dependencies, inputs, kills, precision, run, together
 from drills.scene import Ended, Row, Scene, processes, same
 from workflow import drills as page
 
@@ -133,5 +133,7 @@ def test_the_page_says_what_failed_and_what_was_not_tried(tmp_path: Path) -> Non
     assert "| places | read-only | – | – |" in written["drills_table"]
     assert written["drills_sum"].startswith("**16 of 30 trials went as they should**, in 2 of 4")
     assert "2 could not be tried" in written["drills_sum"]
+    assert "Not run yet, or not to their end: damage, places, " in written["drills_sum"]
+    assert page.DRILLS == list(run.DRILLS)
     assert "| MIT | 2 | a, b |" in written["drills_licences"]
     assert "| `c` | abc | 1.5 |" in written["drills_commands"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from workflow import verdicts
 
-WORDS = {True: "as it should", False: "**not as it should**", None: "not tried here"}
+DRILLS = "kills damage places together inputs outside memory precision dependencies".split()
 
 
 def write(found: Mapping[str, Any], source: Path) -> None:
@@ -54,6 +54,8 @@ def summed(found: Mapping[str, Any]) -> str:
     told += f"{number[True] + number[False]} cases."
     if number[None]:
         told += f" {number[None]} could not be tried where this was measured."
+    if missing := [name for name in DRILLS if name not in found]:
+        told += f" Not run yet, or not to their end: {', '.join(missing)}."
     return told
 
 
