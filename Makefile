@@ -194,7 +194,7 @@ submit: $(ENV)
 
 # In clones of what is committed.
 drill: cores $(ENV)
-	@echo "Breaking things on purpose (half an hour)"
+	@echo "Breaking things on purpose (it takes long)"
 	@$(PIP) --quiet -r requirements.txt -r requirements-drill.txt
 	@$(BIN)/python -m drills.run --cores "$$CORES" || code=$$?; \
 	  $(BIN)/python -m workflow.sums; exit $${code:-0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def _artifacts(scene: Scene, expected: dict[str, str], drawn: random.Random, wha
     wrong = _wrong(done, same(scene.results(), expected))
     note = f"{len(unread)} of {len(names)} stages were not asked for it again" if unread else ""
     for name in unread:  # for the rounds that follow
-        subprocess.run(["rm", "-r", scene.store / name], check=True)
+        shutil.rmtree(scene.store / name)
     tried = len(names) - len(unread)
     return Row(DRILL, f"an artifact's {what}", tried, 0 if wrong else len(told), wrong or note)
 

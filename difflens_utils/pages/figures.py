@@ -502,14 +502,18 @@ def png(picture: Bytes) -> bytes:
 
 def data_url(picture: Bytes) -> str:
     """A picture (H, W, 3) as a URL that holds its PNG."""
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+    return _url("png", png(picture))
 
 
 def light_url(picture: Bytes) -> str:
     """A picture (H, W, 3) as a URL that holds its WebP, half as long: many faces on a page."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _url("webp", buffer.getvalue())
+
+
+def _url(kind: str, file: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
 
 
 def _for_script(value: object) -> str:
