@@ -566,7 +566,10 @@ class Study:
         classes = before.scored[attribute].argmax(-1)
         base, counted = (of.base, of.counted) if of else (self.base[attribute], self.counted)
         strata = Strata.of(classes, base, counted, before.prompt)
-        references = self.references(attribute, len(classes)) if self.subject.world else {}
+
+        def references() -> dict[str, Tensor]:
+            return self.references(attribute, len(classes)) if self.subject.world else {}
+
         return Scale(
             self.subject,
             str(attribute),
@@ -574,7 +577,7 @@ class Study:
             before,
             strata,
             references,
-            self.many,
+            lambda: self.many,
         )
 
     def references(self, attribute: str, n: int) -> dict[str, Tensor]:

@@ -589,6 +589,15 @@ CHEATS = {
     """,
     "seeds of the search": "def scores(task):\n    return task.draw(2, seed=6000)",
     "planted factors": "def scores(task):\n    return task.study.subject.data",
+    "planted factors by a stage": """
+        def located(task):
+            moved = task.study.mediated("shade", 0, 1, 2, task.blocks[0])
+            return {block: moved.through.mean(1) for block in task.blocks}
+    """,
+    "images of the data by a stage": """
+        def scores(task):
+            return task.study.factor_set(8).h
+    """,
     "seeds of the report": "def scores(task):\n    return task.draw(2, seed=6001)",
     "seeds of the book": "def scores(task):\n    return task.draw(2, seed=3105)",
     "seeds of the truth": "def scores(task):\n    return task.draw(2, seed=6010)",
@@ -651,8 +660,31 @@ def test_an_edit_that_does_nothing_keeps_all_and_removes_nothing(
     )
     entry = Entry(Submission.read(folder), subject)
     assert entry.figures()["steer"]["kept"].value == 0  # it never comes to half of the FD
-    made = entry._tried.carried_out([0.5, 0.5], fair.REPORT)
-    assert torch.equal(made.outcome.images, subject.study.draw(n=24, seed=fair.REPORT).images)
+    made = entry._tried.carried_out([0.5, 0.5])
+    plain = subject.study.draw(n=24, seed=fair.REPORT)
+    assert all(torch.equal(arm.images, plain.images) for arm in made.arms)
+
+
+def test_what_a_method_learns_from_is_resampled_with_its_labels(
+    subject: Arena, tmp_path: Path
+) -> None:
+    source = """
+        def towards(task):
+            mean = task.h[:, 0].float().mean(0)
+            return lambda c, s: lambda h, step: h + s * mean
+    """
+    read = Submission.read(submission(tmp_path / "mean", source))
+    once, again, whole = (Entry(read, replace(subject, resample=seed)) for seed in (1, 1, None))
+    task, rows = once._task, once.subject.images
+    assert len(rows.unique()) < len(rows) == len(subject.frozen.h)
+    assert torch.equal(task.h, subject.frozen.h[rows])
+    assert torch.equal(task.labels, whole._task.labels[rows])
+    drawn = [
+        subject.study.draw(each._method().towards(0, 1.0), n=2, seed=5).images
+        for each in (once, again, whole)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])  # each is stored under a key of its own
 
 
 def test_a_stored_image_knows_the_options_of_its_submission(subject: Arena, tmp_path: Path) -> None:

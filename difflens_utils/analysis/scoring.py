@@ -12,7 +12,7 @@ among many unedited images (`metrics.strata`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,10 +60,20 @@ class Scale:
     """The images without an edit."""
     strata: Strata
     """Their classes and prompts, and how often each occurs among many images."""
-    references: Mapping[str, Tensor]
-    """Features of images of the data: {"reference": (N, F), "balanced": (N, F)}."""
-    many: Outcome
-    """Many other unedited images."""
+    of_data: Callable[[], Mapping[str, Tensor]]
+    """Makes `references`, which not every figure needs."""
+    of_many: Callable[[], Outcome]
+    """Makes `many`."""
+
+    @cached_property
+    def references(self) -> Mapping[str, Tensor]:
+        """Features of images of the data: {"reference": (N, F), "balanced": (N, F)}."""
+        return self.of_data()
+
+    @cached_property
+    def many(self) -> Outcome:
+        """Many other unedited images."""
+        return self.of_many()
 
     @cached_property
     def unedited(self) -> Mixture:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from .. import debiasing, metrics
 from ..analysis.scoring import Scale
-from ..debiasing import Search
+from ..debiasing import Mixture, Search
 from ..methods import Method
-from ..metrics import Array, Estimate, Strata
+from ..metrics import Array, Estimate
+from ..outcome import Outcome
 from ..study import Study
 from ..subjects.conditions import Prompt
 
@@ -36,28 +38,39 @@ class Tried:
 
     study: Study
     search: Search
+    seed: int = REPORT
+    """Of the images that are reported on."""
+    prompts: Sequence[Prompt] | None = None
+    """Those of these images; None stands for the study's own."""
 
     @property
     def attribute(self) -> str:
         return self.search.attribute
 
-    def carried_out(
-        self, target: Sequence[float], seed: int, prompts: Sequence[Prompt] | None = None
-    ) -> debiasing.Debiased:
-        """Images by the plans for a target."""
-        together = self.search.method.network
-        return self.study.debias(
-            self.search, target, n=REPORTED, seed=seed, together=together, prompts=prompts
-        )
+    @cached_property
+    def unedited(self) -> Outcome:
+        """The images without an edit."""
+        return self.study.draw(n=REPORTED, seed=self.seed, prompts=self.prompts)
 
-    def scale(
-        self, target: Sequence[float], seed: int, prompts: Sequence[Prompt] | None = None
-    ) -> Scale:
-        """What these images are measured by."""
-        before = self.study.draw(n=REPORTED, seed=seed, prompts=prompts)
-        classes = before.scored[self.attribute].argmax(-1)
-        strata = Strata.of(classes, self.search.base, self.search.counted, before.prompt)
-        return Scale(self.study.subject, self.attribute, target, before, strata, {}, before)
+    def carried_out(self, target: Sequence[float]) -> Mixture:
+        """The images by the plans for a target."""
+        made = self.study.debias(
+            self.search,
+            target,
+            n=REPORTED,
+            seed=self.seed,
+            together=self.search.method.network,
+            prompts=self.prompts,
+        )
+        return made.mixture
+
+    def scale(self, target: Sequence[float]) -> Scale:
+        """What they are measured by."""
+        return self.study.scale(self.attribute, self.unedited, target, of=self.search)
+
+    def gone(self, target: Sequence[float]) -> Estimate:
+        """The share of the squared FD that is gone by the plans for a target."""
+        return self.scale(target).removed(self.carried_out(target))
 
 
 def tried(study: Study, method: Method, attribute: str) -> Tried:
@@ -75,10 +88,9 @@ def steer(method: Tried) -> dict[str, Estimate]:
     from (0 for a method that does not get there), and `leak` the mean shift of unrelated factors.
     """
     study, uniform = method.study, _uniform(method)
-    scale = method.scale(uniform, REPORT)
-    full = method.carried_out(uniform, REPORT)
+    full = method.carried_out(uniform)
     half = study.nearer(method.search, uniform, HALF, n=REPORTED, seed=REPORT)
-    kept, leak = scale.matched(half, full.mixture, HALF)
+    kept, leak = method.scale(uniform).matched(half, full, HALF)
     return {"kept": kept, "leak": leak}
 
 
@@ -86,22 +98,15 @@ def balance(method: Tried) -> dict[str, Estimate]:
     """The figures of track 4: shares of the squared FD that are gone, their mean first."""
     study, uniform = method.study, _uniform(method)
     parts = {
-        "equal": _gone(method, uniform, REPORT),
-        "turned round": _gone(method, turned_round(method.search.base.mean(0)), REPORT),
+        "equal": method.gone(uniform),
+        "turned round": method.gone(turned_round(method.search.base.mean(0))),
     }
     if prompts := study.prompts.held_out:
         base = study.base_shares(100 * len(prompts), HELD_OUT_BASE, prompts)[method.attribute]
-        under = Tried(study, method.search.on(base, 100))
-        parts["held-out prompts"] = _gone(under, uniform, HELD_OUT, prompts)
+        under = Tried(study, method.search.on(base, 100), HELD_OUT, prompts)
+        parts["held-out prompts"] = under.gone(uniform)
     known = [part for part in parts.values() if not np.isnan(part.value)]
     return {"gone": metrics.combined(_mean, *known) if known else metrics.NOTHING} | parts
-
-
-def _gone(
-    method: Tried, target: Sequence[float], seed: int, prompts: Sequence[Prompt] | None = None
-) -> Estimate:
-    made = method.carried_out(target, seed, prompts)
-    return method.scale(target, seed, prompts).removed(made.mixture)
 
 
 def _mean(*parts: Array) -> Array:

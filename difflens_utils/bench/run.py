@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import edits, methods
 from ..ksae import KSAE
@@ -39,6 +40,16 @@ class Arena:
     dictionary: KSAE | None = None
     book: Study | None = None
     """The study with the book's own sizes, whose rows `row` takes."""
+    resample: int | None = None
+    """The seed of a bootstrap of the frozen images, which methods then learn from; None: of all."""
+
+    @property
+    def images(self) -> Tensor:
+        """The numbers of the frozen images that methods learn from: (n,)."""
+        n = len(self.frozen.h)
+        if self.resample is None:
+            return torch.arange(n)
+        return torch.randint(n, (n,), generator=torch.Generator().manual_seed(self.resample))
 
     @property
     def tracks(self) -> tuple[str, ...]:
@@ -117,7 +128,7 @@ class Entry:
     @property
     def _given(self) -> Given:
         card = self.submission.card
-        return Given(self.subject.frozen.h, card.seed, card.options)
+        return Given(self.subject.frozen.h[self.subject.images], card.seed, card.options)
 
     @cached_property
     def _task(self) -> Task:
@@ -125,7 +136,7 @@ class Entry:
         if subject.dictionary is None:
             raise ValueError(f"{subject.frozen.subject} has no k-SAE that ships")
         attribute = self._truth().attribute
-        return task(subject.study, attribute, subject.frozen.h, subject.dictionary, self._given)
+        return task(subject.study, attribute, subject.dictionary, self._given, subject.images)
 
     def _truth(self) -> Truth:
         if self.subject.truth is None:
@@ -167,6 +178,7 @@ class Entry:
             "given": [self._given.seed, dict(self._given.options)],
             "ksae": self._task.dictionary.fingerprint(),
             "recording": self.subject.study.recording("learn").key,
+            "resample": self.subject.resample,
         }
 
         def towards(c: int, strength: float) -> Edit:

@@ -135,15 +135,14 @@ def _of_h(function: Callable[..., Any]) -> Callable[[Tensor, Step], Tensor | Non
     return apply
 
 
-def task(study: Study, attribute: str, h: Tensor, dictionary: KSAE, given: Given) -> Task:
-    """The task of an attribute, from what track 1 is given."""
-    labels = study.labels("learn")[attribute][: len(h)]
+def task(study: Study, attribute: str, dictionary: KSAE, given: Given, images: Tensor) -> Task:
+    """The task of an attribute, from what track 1 is given: h of these recorded images (n,)."""
     return Task(
-        h,
+        given.h,
         given.seed,
         given.options,
         study=study,
         attribute=study.attribute(attribute),
-        labels=labels,
+        labels=study.labels("learn")[attribute][images],
         dictionary=dictionary,
     )
