@@ -99,6 +99,8 @@ test: test-fast
 	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout 3600 -W default notebooks
+	@echo "The examples of the documentation, where make book has made what they find again"
+	@OMP_NUM_THREADS=1 $(QUICK_TESTS) tests/examples.py
 
 check: lint types dependencies notebooks pins
 
