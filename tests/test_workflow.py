@@ -423,34 +423,6 @@ def test_contents_follow_the_subjects_and_what_was_measured(
     assert "method" in files and not set(missing) & set(files)
 
 
-def test_the_bench_page_shows_what_was_missed_and_what_was_not_measured() -> None:
-    met = {
-        "what": "sampling",
-        "ours": 20.0,
-        "beside": 10.0,
-        "ratio": 2.0,
-        "target": ">= 2",
-        "met": True,
-        "note": "bf16",
-    }
-    page = assemble.bench_page(
-        {
-            "environment": {"cores": 2},
-            "rows": [
-                met,
-                {**met, "what": "memory", "met": False, "note": ""},
-                {**met, "what": "peers", "ratio": None, "met": None},
-            ],
-        }
-    )
-    assert (
-        "| sampling | 20 | 10 | 2 | >= 2 | yes | 1 |" in page
-        and "| memory | 20 | 10 | 2 | >= 2 | **no** |  |" in page
-    )
-    assert "| peers | 20 | 10 | – | >= 2 | not measured | 2 |" in page
-    assert "\n1. bf16\n2. bf16\n" in page and "- cores: 2" in page
-
-
 def test_a_profile_may_have_sizes_of_its_own_for_one_subject(study: Path) -> None:
     (study / "workflow/profiles/book.a--b.yml").write_text("00_tiny: {ks: [2]}\n")
     (study / "workflow/profiles/quick.a--b.yml").write_text("all: {seed: 4}\n")

@@ -37,6 +37,7 @@ from workflow import (
     law,
     leaderboard,
     sitecheck,
+    speed,
     verdicts,
 )
 from workflow.execute import (
@@ -260,31 +261,6 @@ def _parameters_table(known: Mapping[str, Parameter]) -> str:
     return "\n".join(lines)
 
 
-def bench_page(bench: dict) -> str:
-    """The table of `make bench`, the notes to its rows, and the machine it was measured on."""
-    met = {True: "yes", False: "**no**", None: "not measured"}
-    columns = ("ours", "beside", "ratio", "target")
-    lines = _header("what", *columns, "met", "note")
-    notes: list[str] = []
-    for row in bench["rows"]:
-        figures = ("–" if row[name] is None else number(row[name]) for name in columns)
-        if row.get("note"):
-            notes.append(f"{len(notes) + 1}. {row['note']}")
-        noted = str(len(notes)) if row.get("note") else ""
-        lines.append(_row(row["what"], *figures, met[row["met"]], noted))
-    environment = [f"- {name}: {value}" for name, value in bench["environment"].items() if value]
-    blocks = [
-        "# Speed and memory",
-        "Measured by `make bench`: one run, medians, ratios beside the same work done by "
-        "others. Ratios carry over to other machines, absolute figures do not.",
-        "\n".join(lines),
-        "\n".join(notes),
-        "## Measured on",
-        "\n".join(environment),
-    ]
-    return "\n\n".join(filter(None, blocks)) + "\n"
-
-
 def scaling_tables(rates: list[dict], results: Mapping[str, cost.Results] | None = None) -> str:
     """The rates of each device, and what the images of each measured profile cost at them.
 
@@ -411,13 +387,8 @@ def write_notebooks(
     return sliders
 
 
-def write_bench(bench: dict, source: Path) -> None:
-    """Write the page of the bench to the source of the book."""
-    (source / "bench.md").write_text(bench_page(bench))
-
-
 WRITERS: dict[str, Callable[[dict, Path], None]] = {  # by the file in results/ that each writes
-    "bench": write_bench,
+    "bench": speed.write,
     "drills": drills.write,
     "emoji": emoji.write,
     "emoji-composed": emoji.write_composed,
