@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -180,10 +181,17 @@ def test_score_of_latents_agrees_with_scipy() -> None:
     assert rank.score(scores, effects, 5)["attained"].value == pytest.approx(reached / most)
 
 
-def test_noise_of_a_truth_is_the_reliability_of_its_mean() -> None:
-    halves = torch.from_numpy(RNG.normal(size=(2, 1, 50)))
-    r = stats.spearmanr(*halves[:, 0]).statistic
-    assert rank.noise(halves).value == pytest.approx(2 * r / (1 + r))
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+def test_the_ceiling_is_what_true_effects_reach(noise: float) -> None:
+    effects = torch.from_numpy(RNG.normal(size=(2, 4000)))
+    halves = effects + noise * torch.from_numpy(RNG.normal(size=(2, 2, 4000)))
+    reached = rank.score(effects, halves.mean(0))["correlation"].value
+    assert rank.ceiling(halves).value == pytest.approx(reached, abs=0.03)
+
+
+def test_halves_that_disagree_have_a_ceiling_of_zero() -> None:
+    effects = torch.arange(20.0).expand(1, -1)
+    assert rank.ceiling(torch.stack([effects, -effects])).value == 0
 
 
 @pytest.mark.parametrize(
@@ -665,6 +673,30 @@ def test_an_edit_that_does_nothing_keeps_all_and_removes_nothing(
     assert all(torch.equal(arm.images, plain.images) for arm in made.arms)
 
 
+def test_a_model_without_a_k_sae_has_the_tracks_that_need_none(
+    subject: Arena, tmp_path: Path
+) -> None:
+    known = truth.measure(subject.study, None, subject.frozen.h)
+    known.save(tmp_path / "truth.json", "a command")
+    read = truth.Truth.load(tmp_path / "truth.json")
+    assert read.ksae == "" and len(read.latents) == 0
+    for block, shares in known.passed.items():
+        assert read.passed[block] == pytest.approx(subject.truth.passed[block], abs=1e-4)
+        assert shares == pytest.approx(subject.truth.passed[block])
+    source = """
+        def units(given):
+            return lambda x: x
+        def located(task):
+            assert task.dictionary is None
+            return {block: range(2) for block in task.blocks}
+        def scores(task):
+            return 1 / 0
+    """
+    plain = replace(subject, truth=read, dictionary=None)
+    figures = Entry(Submission.read(submission(tmp_path / "open", source)), plain).figures()
+    assert list(figures) == ["recover", "locate"]
+
+
 def test_what_a_method_learns_from_is_resampled_with_its_labels(
     subject: Arena, tmp_path: Path
 ) -> None:
@@ -725,7 +757,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
 @pytest.mark.parametrize(
     ("script", "error"),
     [
-        ("sleep 5", r"slow, digits: not done after 0 s"),
+        ("sleep 5", r"slow, digits: not done after the 0 s that were left"),
         ("echo first >&2; echo it went wrong >&2; exit 3", "^it went wrong$"),
         ("kill -9 $$", "exit code -9"),
         ("exit 0", "it ended without an answer"),
@@ -740,7 +772,7 @@ def test_a_process_that_takes_too_long_or_dies_is_named(
     monkeypatch.setattr(submit.sys, "executable", str(program))
     folder = submission(tmp_path / "slow", "def units(g): ...")
     with pytest.raises(ValueError, match=error):
-        submit.run(folder, "digits", seconds=0.4)
+        submit.run(folder, "digits", time.monotonic() + 0.4)
 
 
 def test_figures_cross_from_process_to_process_as_they_are() -> None:

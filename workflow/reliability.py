@@ -4,7 +4,7 @@ For each track and subject, with a method that is known to be good and one that 
 
 - noise: the standard deviation of the good one's figure over SEEDS seeds, each of which also
   resamples the images that it learns from: methods that draw nothing have noise too;
-- ceiling: for effects of latents, how far two halves of the images agree (`rank.noise`);
+- ceiling: for effects of latents, what the true ones would reach beside the measured ones;
 - correlation: Spearman's, of the figure and of how much the good one has learned from;
 - apart: in how many resamples the good one lies above the bad one.
 """
@@ -98,8 +98,7 @@ def _figure(
 
 
 def _ceiling(subject: Arena) -> float | None:
-    """What the best scores could reach, given the noise of the measured effects."""
-    return None if subject.truth is None else round(rank.noise(subject.truth.halves).value, 3)
+    return None if subject.truth is None else round(rank.ceiling(subject.truth.halves).value, 3)
 
 
 def _apart(good: Estimate, bad: Estimate) -> float:

@@ -39,7 +39,7 @@ from difflens_utils.runtime.errors import line
 from models import sizes
 from workflow.execute import BUILD, ROOT
 
-# The skips of the second are open. No k-SAE ships with it, so it has the first track alone.
+# The skips of the second are open. No k-SAE ships with it, so it has the first and the last track.
 SUBJECTS = ("portraits", "portraits-open", "portraits-t2i", "digits", "emoji")
 N_IMAGES = 400  # recorded with h, of which the frozen ones are the first
 MINUTES, GIB = 10, 10  # of the whole on two cores, and of the address space of a process
@@ -58,22 +58,20 @@ def study_of(name: str) -> dl.Study:
     return dl.open(name, **sizes.of_the_book(name) | {"n_images": N_IMAGES})
 
 
-def dictionary_of(study: dl.Study) -> KSAE:
-    """The k-SAE that ships with a subject."""
-    return KSAE.load(study.subject.folder / "ksae" / f"k_{study.settings.k}")
+def dictionary_of(study: dl.Study) -> KSAE | None:
+    """The k-SAE that ships with a subject; None where none does."""
+    folder = study.subject.folder / "ksae"
+    return KSAE.load(folder / f"k_{study.settings.k}") if folder.is_dir() else None
 
 
 def subject_of(name: str) -> Arena:
     """A subject with all that is frozen of it."""
     study = study_of(name)
-    frozen = freeze(study)
-    if not (study.subject.folder / "ksae").is_dir():
-        return Arena(study, frozen)
-    known = truth.Truth.load(TRUTH / f"{name}.json")
-    dictionary = dictionary_of(study)
-    if dictionary.fingerprint() != known.ksae:
+    known, dictionary = truth.Truth.load(TRUTH / f"{name}.json"), dictionary_of(study)
+    if (dictionary.fingerprint() if dictionary else "") != known.ksae:
         raise ValueError(f"the truth of {name} is of another k-SAE: run --truth")
-    return Arena(study, frozen, known, dictionary, dl.open(name, **sizes.of_the_book(name)))
+    book = dl.open(name, **sizes.of_the_book(name))
+    return Arena(study, freeze(study), known, dictionary, book)
 
 
 def measure(name: str) -> None:
@@ -114,8 +112,12 @@ def _limited() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (GIB * 2**30, GIB * 2**30))
 
 
-def run(folder: Path, name: str, seconds: float) -> dict[str, Figures]:
-    """The figures of a submission on a subject. Raises ValueError, in one line, where it fails."""
+def run(folder: Path, name: str, end: float) -> dict[str, Figures]:
+    """The figures of a submission on a subject, which has to be done when the clock says `end`.
+
+    Raises ValueError, in one line, where it fails.
+    """
+    seconds = max(0.0, end - time.monotonic())
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "figures"
         arguments = [str(folder.resolve()), "--child", name, str(out)]
@@ -136,7 +138,8 @@ def run(folder: Path, name: str, seconds: float) -> dict[str, Figures]:
                 text=True,
             )
         except subprocess.TimeoutExpired:
-            raise ValueError(f"{folder.name}, {name}: not done after {seconds:.0f} s") from None
+            late = f"{folder.name}, {name}: not done after the {seconds:.0f} s that were left"
+            raise ValueError(late) from None
         if done.returncode or not out.exists():
             ended = (
                 f"{folder.name}, {name}: it ended without an answer, exit code {done.returncode}"
@@ -156,9 +159,8 @@ def submitted(folder: Path, names: Sequence[str], minutes: float) -> board.Row:
     if not chosen:
         raise ValueError(f"{submission.slug} is for none of {', '.join(names)}")
     start = time.monotonic()
-    seconds = 60 * minutes * min(1.0, AT_ONCE / len(chosen))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda name: run(folder, name, seconds), chosen)
+        found = pool.map(lambda name: run(folder, name, start + 60 * minutes), chosen)
         figures = dict(zip(chosen, found, strict=True))
     about: dict[str, Any] = {
         "command": f"make submit METHOD={folder.as_posix()}",

@@ -59,15 +59,16 @@ def _attained(scores: Array, effects: Array, most: int) -> float:
     return float(reached / best) if best > 0 else 0.0
 
 
-def noise(halves: Tensor) -> Estimate:
-    """How far two halves of the images agree on the effects (2, classes, L): the best there is.
+def ceiling(halves: Tensor) -> Estimate:
+    """What the true effects would reach beside those that were measured (2, classes, L).
 
-    It is the reliability of their mean, by Spearman and Brown: 2 r / (1 + r).
+    Two halves of the images agree by r. So the reliability of their mean is 2 r / (1 + r) (Spearman
+    and Brown), and the truth correlates with it by the root of that. It is 0 where r is below 0.
     """
     first, second = halves.double()
 
-    def reliability(a: Array, b: Array) -> float:
-        r = _correlation(a, b)
-        return 2 * r / (1 + r) if r > -1 else -1.0
+    def reached(a: Array, b: Array) -> float:
+        r = max(_correlation(a, b), 0.0)
+        return float(np.sqrt(2 * r / (1 + r)))
 
-    return metrics.bootstrap(reliability, first.T.numpy(), second.T.numpy())
+    return metrics.bootstrap(reached, first.T.numpy(), second.T.numpy())

@@ -36,8 +36,8 @@ class Arena:
 
     study: Study
     frozen: Frozen
-    truth: Truth | None = None  # None where no k-SAE ships
-    dictionary: KSAE | None = None
+    truth: Truth | None = None  # None where nothing was measured
+    dictionary: KSAE | None = None  # None where none ships
     book: Study | None = None
     """The study with the book's own sizes, whose rows `row` takes."""
     resample: int | None = None
@@ -53,8 +53,10 @@ class Arena:
 
     @property
     def tracks(self) -> tuple[str, ...]:
-        """The tracks that it has: without a k-SAE that ships, the first alone."""
-        return tuple(TRACKS) if self.truth else ("recover",)
+        """The tracks that it has."""
+        if self.truth is None:
+            return ("recover",)
+        return tuple(TRACKS) if self.dictionary else ("recover", "locate")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Entry:
         """Track 2."""
         truth = self._truth()
         scores = self._call("scores", self._task, _array)
-        wide = (len(self._task.classes), len(self._task.dictionary.directions))
+        wide = (len(self._task.classes), len(self._dictionary.directions))
         if scores.shape != wide:
             raise ValueError(f"scores must be {wide}, got {tuple(scores.shape)}")
         return rank.score(torch.from_numpy(scores)[:, truth.latents], truth.effects)
@@ -132,11 +134,14 @@ class Entry:
 
     @cached_property
     def _task(self) -> Task:
-        subject = self.subject
-        if subject.dictionary is None:
-            raise ValueError(f"{subject.frozen.subject} has no k-SAE that ships")
-        attribute = self._truth().attribute
+        subject, attribute = self.subject, self._truth().attribute
         return task(subject.study, attribute, subject.dictionary, self._given, subject.images)
+
+    @property
+    def _dictionary(self) -> KSAE:
+        if self.subject.dictionary is None:
+            raise ValueError(f"{self.subject.frozen.subject} has no k-SAE that ships")
+        return self.subject.dictionary
 
     def _truth(self) -> Truth:
         if self.subject.truth is None:
@@ -176,7 +181,7 @@ class Entry:
         known: Mapping[str, Any] = {
             "submission": self.submission.fingerprint(),
             "given": [self._given.seed, dict(self._given.options)],
-            "ksae": self._task.dictionary.fingerprint(),
+            "ksae": self._dictionary.fingerprint(),
             "recording": self.subject.study.recording("learn").key,
             "resample": self.subject.resample,
         }

@@ -63,8 +63,8 @@ class Task(Given):
     attribute: Attribute = field(kw_only=True)
     labels: Tensor = field(kw_only=True)
     """(n,) the classes of the attribute in the pictures of h, as the labeller sees them."""
-    dictionary: KSAE = field(kw_only=True)
-    """The k-SAE that ships with the subject."""
+    dictionary: KSAE | None = field(kw_only=True)
+    """The k-SAE that ships with the subject; None where none does, which has no track for it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,7 +135,9 @@ def _of_h(function: Callable[..., Any]) -> Callable[[Tensor, Step], Tensor | Non
     return apply
 
 
-def task(study: Study, attribute: str, dictionary: KSAE, given: Given, images: Tensor) -> Task:
+def task(
+    study: Study, attribute: str, dictionary: KSAE | None, given: Given, images: Tensor
+) -> Task:
     """The task of an attribute, from what track 1 is given: h of these recorded images (n,)."""
     return Task(
         given.h,

@@ -35,8 +35,8 @@ class Truth:
     """What was measured on one subject, for its first attribute."""
 
     attribute: str
-    ksae: str  # the fingerprint of the k-SAE whose latents these are
-    latents: Tensor  # (L,)
+    ksae: str  # the fingerprint of the k-SAE whose latents these are; "" where none ships
+    latents: Tensor  # (L,), none without a k-SAE
     halves: Tensor  # (2, classes, L) effects on the even and on the odd images
     passed: Mapping[str, Array]  # {block: (T,)} how far the picture follows
 
@@ -75,7 +75,7 @@ class Truth:
             return cls(
                 content["attribute"],
                 content["ksae"],
-                torch.tensor(content["latents"]),
+                torch.tensor(content["latents"], dtype=torch.int64),
                 torch.tensor(content["halves"], dtype=torch.float64),
                 {
                     block: torch.tensor(row).double().numpy()
@@ -86,9 +86,15 @@ class Truth:
             raise ValueError(f"{path} holds no truth of the benchmark: {line(error)}") from None
 
 
-def measure(study: Study, sae: KSAE, h: Tensor) -> Truth:
-    """Measures a subject: the latents of its k-SAE that `chosen` takes, and all its blocks."""
+def measure(study: Study, sae: KSAE | None, h: Tensor) -> Truth:
+    """Measures a subject: the latents of its k-SAE that `chosen` takes, and all its blocks.
+
+    Without a k-SAE it has blocks alone.
+    """
     attribute = str(study.attributes[0])
+    if sae is None:
+        none = torch.zeros(2, len(study.attribute(attribute).classes), 0)
+        return Truth(attribute, "", torch.zeros(0).long(), none, passed(study, attribute))
     latents = chosen(sae, h)
     halves = torch.stack([effect(study, sae, attribute, int(j)) for j in latents], -1)
     return Truth(attribute, sae.fingerprint(), latents, halves, passed(study, attribute))
