@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from workflow.execute import parameters
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COMMON: dict[str, object] = {"subject": "portraits", "settings": {}}
 DEFINES = re.compile(r"^\s*def |\blambda\b", re.MULTILINE)
 ABSOLUTE = re.compile(
@@ -123,6 +125,18 @@ def test_notebook_keeps_the_rules(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert violations(notebook) == []
+
+
+def test_cards_say_how_long_the_portraits_took() -> None:
+    found = json.loads((ROOT / "results/whole-book.json").read_text())
+    seconds = found["seconds_of_notebooks"]["portraits"]
+    said = {
+        path.stem: int(match[1])
+        for path in NOTEBOOKS
+        if (match := re.search(r"Run time\.\*\* About (\d+) minutes", path.read_text()))
+    }
+    expected = {name: round(took / 60) for name, took in seconds.items()}
+    assert said == {name: minutes for name, minutes in expected.items() if minutes}
 
 
 def good() -> nbformat.NotebookNode:
