@@ -26,8 +26,9 @@ from difflens_utils.analysis.mediation import Mediation
 from difflens_utils.bench import TRACKS, board, fair, foreign, frozen, locate, rank, recover, truth
 from difflens_utils.bench.frozen import Frozen, Probe
 from difflens_utils.bench.run import Arena, Entry
+from difflens_utils.bench.seeds import CURRENT, MEASURED, NEXT
 from difflens_utils.bench.submission import Submission
-from difflens_utils.bench.task import MEASURED, Given, blind, reserved
+from difflens_utils.bench.task import Given, blind, reserved
 from difflens_utils.runtime import artifacts
 from difflens_utils.worlds import portraits
 from workflow import leaderboard, reliability, submit
@@ -624,8 +625,7 @@ def test_who_looks_at_what_measures_results_is_refused(
 
 def test_reserved_seeds_are_those_of_reports() -> None:
     seeds = dl.Seeds()
-    assert {seeds.report, seeds.held_out, fair.REPORT, MEASURED} <= reserved()
-    assert fair.TUNING in reserved()
+    assert {seeds.report, seeds.held_out, MEASURED, *CURRENT, *NEXT} <= reserved()
     assert not {seeds.main, seeds.tuning} & reserved()
 
 
@@ -669,7 +669,7 @@ def test_an_edit_that_does_nothing_keeps_all_and_removes_nothing(
     entry = Entry(Submission.read(folder), subject)
     assert entry.figures()["steer"]["kept"].value == 0  # it never comes to half of the FD
     made = entry._tried.carried_out([0.5, 0.5])
-    plain = subject.study.draw(n=24, seed=fair.REPORT)
+    plain = subject.study.draw(n=24, seed=CURRENT.report)
     assert all(torch.equal(arm.images, plain.images) for arm in made.arms)
 
 
@@ -695,6 +695,23 @@ def test_a_model_without_a_k_sae_has_the_tracks_that_need_none(
     plain = replace(subject, truth=read, dictionary=None)
     figures = Entry(Submission.read(submission(tmp_path / "open", source)), plain).figures()
     assert list(figures) == ["recover", "locate"]
+
+
+def test_the_next_version_has_other_images(
+    subject: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "def towards(task): return lambda c, s: lambda h, step: h + s"
+    read = Submission.read(submission(tmp_path / "next", source))
+    now, then = (Entry(read, replace(subject, seeds=seeds)) for seeds in (CURRENT, NEXT))
+    images = [entry._tried.unedited.images for entry in (now, then)]
+    assert not torch.equal(*images)
+    tuned = []
+    respond = fair.debiasing.respond
+    monkeypatch.setattr(
+        fair.debiasing, "respond", lambda *a, **k: tuned.append(k["seed"]) or respond(*a, **k)
+    )
+    assert Entry(read, then.subject)._tried.seed == NEXT.report
+    assert tuned == [NEXT.tuning]
 
 
 def test_what_a_method_learns_from_is_resampled_with_its_labels(

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import difflens_utils as dl
-from difflens_utils.bench import TRACKS, board, truth
+from difflens_utils.bench import TRACKS, board, seeds, truth
 from difflens_utils.bench.frozen import freeze
 from difflens_utils.bench.run import Arena, Entry, Figures
 from difflens_utils.bench.submission import Submission
@@ -64,14 +64,14 @@ def dictionary_of(study: dl.Study) -> KSAE | None:
     return KSAE.load(folder / f"k_{study.settings.k}") if folder.is_dir() else None
 
 
-def subject_of(name: str) -> Arena:
+def subject_of(name: str, chosen: seeds.Seeds = seeds.CURRENT) -> Arena:
     """A subject with all that is frozen of it."""
     study = study_of(name)
     known, dictionary = truth.Truth.load(TRUTH / f"{name}.json"), dictionary_of(study)
     if (dictionary.fingerprint() if dictionary else "") != known.ksae:
         raise ValueError(f"the truth of {name} is of another k-SAE: run --truth")
     book = dl.open(name, **sizes.of_the_book(name))
-    return Arena(study, freeze(study), known, dictionary, book)
+    return Arena(study, freeze(study, chosen.probes), known, dictionary, book, chosen)
 
 
 def measure(name: str) -> None:
@@ -85,9 +85,9 @@ def measure(name: str) -> None:
 # Processes
 
 
-def child(folder: Path, name: str, out: Path) -> None:
+def child(folder: Path, name: str, out: Path, chosen: seeds.Seeds) -> None:
     """What runs in a process of its own: one submission on one subject."""
-    entry = Entry(Submission.read(folder), subject_of(name), partial(_say, name))
+    entry = Entry(Submission.read(folder), subject_of(name, chosen), partial(_say, name))
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # it may print a lot
         figures = entry.figures()
     plain = {track: {n: _numbers(e) for n, e in found.items()} for track, found in figures.items()}
@@ -112,15 +112,16 @@ def _limited() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (GIB * 2**30, GIB * 2**30))
 
 
-def run(folder: Path, name: str, end: float) -> dict[str, Figures]:
+def run(folder: Path, name: str, end: float, again: bool = False) -> dict[str, Figures]:
     """The figures of a submission on a subject, which has to be done when the clock says `end`.
 
+    `again` takes the seeds of the next version.
     Raises ValueError, in one line, where it fails.
     """
     seconds = max(0.0, end - time.monotonic())
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "figures"
-        arguments = [str(folder.resolve()), "--child", name, str(out)]
+        arguments = [str(folder.resolve()), "--child", name, str(out)] + ["--again"] * again
         command = [sys.executable, "-m", "workflow.submit", *arguments]
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
@@ -152,15 +153,16 @@ def run(folder: Path, name: str, end: float) -> dict[str, Figures]:
         }
 
 
-def submitted(folder: Path, names: Sequence[str], minutes: float) -> board.Row:
-    """The row of a submission on some subjects."""
+def submitted(folder: Path, names: Sequence[str], minutes: float, again: bool = False) -> board.Row:
+    """The row of a submission on some subjects; `again` is that on the next version's seeds."""
     submission = Submission.read(folder)
     chosen = [name for name in names if name in (submission.card.subjects or SUBJECTS)]
     if not chosen:
         raise ValueError(f"{submission.slug} is for none of {', '.join(names)}")
     start = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda name: run(folder, name, start + 60 * minutes), chosen)
+        end = start + 60 * minutes
+        found = pool.map(lambda name: run(folder, name, end, again), chosen)
         figures = dict(zip(chosen, found, strict=True))
     about: dict[str, Any] = {
         "command": f"make submit METHOD={folder.as_posix()}",
@@ -184,13 +186,13 @@ def shown(own: board.Row, others: Sequence[board.Row]) -> str:
             found = board.draws(rows, subject, track)
             best, worst = board.ranks(found)[own["submission"]]
             lines.append(
-                f"{subject:14} {track:10} {figure:12} {_text(figures[figure]):24} "
+                f"{subject:14} {track:10} {figure:12} {text(figures[figure]):24} "
                 f"rank {best} to {worst} of {len(found)}"
             )
     return "\n".join(lines)
 
 
-def _text(figure: dict[str, Any]) -> str:
+def text(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "not reached"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--data", action="store_true")
     parser.add_argument("--truth", action="store_true")
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=2, metavar=("SUBJECT", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     names = [name for name in options.subject.split(",") if name]
@@ -213,7 +216,8 @@ def main() -> None:
         if unknown := set(names) - set(SUBJECTS):
             raise ValueError(f"subject must be among {', '.join(SUBJECTS)}; got {min(unknown)}")
         if options.child:
-            child(options.folder, options.child[0], Path(options.child[1]))
+            chosen = seeds.NEXT if options.again else seeds.CURRENT
+            child(options.folder, options.child[0], Path(options.child[1]), chosen)
         elif options.truth:
             for name in names:
                 measure(name)

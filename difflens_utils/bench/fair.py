@@ -25,11 +25,10 @@ from ..metrics import Array, Estimate
 from ..outcome import Outcome
 from ..study import Study
 from ..subjects.conditions import Prompt
+from .seeds import Seeds
 
 TUNED, REPORTED = 64, 132  # images per strength, and of a report
 HALF = 0.5  # the share of the unedited FD that is left where methods are compared
-TUNING, REPORT, HELD_OUT, HELD_OUT_BASE = 6000, 6001, 6002, 6003  # seeds of version 1
-RESERVED = frozenset({TUNING, REPORT, HELD_OUT, HELD_OUT_BASE})
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Tried:
 
     study: Study
     search: Search
-    seed: int = REPORT
+    seeds: Seeds
+    seed: int
     """Of the images that are reported on."""
     prompts: Sequence[Prompt] | None = None
     """Those of these images; None stands for the study's own."""
@@ -73,12 +73,13 @@ class Tried:
         return self.scale(target).removed(self.carried_out(target))
 
 
-def tried(study: Study, method: Method, attribute: str) -> Tried:
+def tried(study: Study, method: Method, attribute: str, seeds: Seeds) -> Tried:
     """Tries a method's strengths on the tuning seeds."""
     arms = debiasing.respond(
-        study.subject, method, attribute, n=TUNED, seed=TUNING, steps=study.settings.steps
+        study.subject, method, attribute, n=TUNED, seed=seeds.tuning, steps=study.settings.steps
     )
-    return Tried(study, Search(method, attribute, arms, study.base[attribute], study.counted))
+    search = Search(method, attribute, arms, study.base[attribute], study.counted)
+    return Tried(study, search, seeds, seeds.report)
 
 
 def steer(method: Tried) -> dict[str, Estimate]:
@@ -89,21 +90,22 @@ def steer(method: Tried) -> dict[str, Estimate]:
     """
     study, uniform = method.study, _uniform(method)
     full = method.carried_out(uniform)
-    half = study.nearer(method.search, uniform, HALF, n=REPORTED, seed=REPORT)
+    half = study.nearer(method.search, uniform, HALF, n=REPORTED, seed=method.seed)
     kept, leak = method.scale(uniform).matched(half, full, HALF)
     return {"kept": kept, "leak": leak}
 
 
 def balance(method: Tried) -> dict[str, Estimate]:
     """The figures of track 4: shares of the squared FD that are gone, their mean first."""
-    study, uniform = method.study, _uniform(method)
+    study, seeds, uniform = method.study, method.seeds, _uniform(method)
     parts = {
         "equal": method.gone(uniform),
         "turned round": method.gone(turned_round(method.search.base.mean(0))),
     }
     if prompts := study.prompts.held_out:
-        base = study.base_shares(100 * len(prompts), HELD_OUT_BASE, prompts)[method.attribute]
-        under = Tried(study, method.search.on(base, 100), HELD_OUT, prompts)
+        base = study.base_shares(100 * len(prompts), seeds.held_out_base, prompts)
+        search = method.search.on(base[method.attribute], 100)
+        under = Tried(study, search, seeds, seeds.held_out, prompts)
         parts["held-out prompts"] = under.gone(uniform)
     known = [part for part in parts.values() if not np.isnan(part.value)]
     return {"gone": metrics.combined(_mean, *known) if known else metrics.NOTHING} | parts

@@ -55,10 +55,10 @@ from ..study import Study
 from ..subjects.pipelines import Subject
 from ..worlds import Scenes, World
 from ..worlds.labelled import LabelledImages
+from . import seeds
 
 BYTES = {"h": 24e6, "independent": 12e6, "planted": 6e6, "reversed": 6e6}  # under 50 MB together
 MOST = 1500  # images of a probe
-SEED = 6100  # of the probes' scenes and noise; those of a way are this and its place in BYTES
 CHUNK = 64  # images whose units are computed at once
 
 Units = Callable[[Tensor], Tensor]  # vectors (..., d) -> units (..., U)
@@ -112,12 +112,12 @@ def _probe(tensors: Mapping[str, Tensor], way: str, classes: Mapping[str, object
     return Probe(tensors[f"{way}.h"], labels)
 
 
-def freeze(study: Study) -> Frozen:
-    """The frozen activations of a study: of its first recorded images, and its probes.
+def freeze(study: Study, seed: int = seeds.CURRENT.probes) -> Frozen:
+    """The frozen activations of a study: of its first recorded images, and its probes of a seed.
 
     They come from the store.
     """
-    return _frozen(study.subject, study.recording("learn"))
+    return _frozen(study.subject, study.recording("learn"), seed)
 
 
 def _written(frozen: Frozen, folder: Path) -> None:
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Frozen:
 
 
 @artifacts.stored("frozen", form=artifacts.Form(_written, _read), reads=("data", "prompts"))
-def _frozen(subject: Subject, recording: Recording) -> Frozen:
+def _frozen(subject: Subject, recording: Recording, seed: int) -> Frozen:
     one = 2 * recording.h[0, 0].size  # bytes of an h
     rows = min(len(recording), int(BYTES["h"] / (one * len(recording.timesteps))))
     h = torch.from_numpy(recording.h[:rows].copy())
@@ -139,9 +139,9 @@ def _frozen(subject: Subject, recording: Recording) -> Frozen:
     steps = tuple(times[step] for step in factors.steps_of(len(times)))
     for number, way in enumerate(WAYS):
         n = min(MOST, int(BYTES[way] / (one * len(steps))))
-        scenes = WAYS[way](world, n, SEED + number)
+        scenes = WAYS[way](world, n, seed + number)
         if scenes is not None:
-            found = factors.noised(subject, scenes, SEED + number, steps)
+            found = factors.noised(subject, scenes, seed + number, steps)
             labels = {factor: found.labels[factor] for factor in known}
             probes[way] = Probe(found.h.transpose(0, 1), labels)
     return Frozen(subject.name, h, known, probes)

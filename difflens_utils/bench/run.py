@@ -23,6 +23,7 @@ from ..study import Study
 from . import TRACKS, fair, foreign, locate, rank, recover
 from .fair import Tried
 from .frozen import Frozen, Units
+from .seeds import CURRENT, Seeds
 from .submission import Submission
 from .task import Given, Task, blindly, edit_of, task
 from .truth import Truth
@@ -40,6 +41,7 @@ class Arena:
     dictionary: KSAE | None = None  # None where none ships
     book: Study | None = None
     """The study with the book's own sizes, whose rows `row` takes."""
+    seeds: Seeds = CURRENT
     resample: int | None = None
     """The seed of a bootstrap of the frozen images, which methods then learn from; None: of all."""
 
@@ -161,7 +163,8 @@ class Entry:
 
     @cached_property
     def _tried(self) -> Tried:
-        return fair.tried(self.subject.study, self._method(), self._truth().attribute)
+        subject = self.subject
+        return fair.tried(subject.study, self._method(), self._truth().attribute, subject.seeds)
 
     def _method(self) -> Method:
         card, attribute = self.submission.card, self._truth().attribute

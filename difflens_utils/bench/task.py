@@ -25,11 +25,10 @@ from ..sampling import Edit, Step
 from ..settings import Seeds
 from ..study import Study
 from ..subjects.attribute import Attribute
-from . import fair
+from . import seeds
 
 READABLE = ("labeller", "clip", "texts", "prompts")  # parts of a subject
 REPORTED = "report draw sweep wanted held_out held_out_base combined joint".split()
-MEASURED = 6010  # the seed of the pictures that tell what a latent does
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -90,8 +89,8 @@ class Task(Given):
 
 def reserved() -> frozenset[int]:
     """The seeds that no submission can draw from."""
-    seeds = Seeds()
-    return frozenset(getattr(seeds, name) for name in REPORTED) | fair.RESERVED | {MEASURED}
+    study = Seeds()
+    return frozenset(getattr(study, name) for name in REPORTED) | seeds.reserved()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ..runtime.artifacts import atomic
 from ..runtime.errors import line
 from ..study import Study
 from . import VERSION
-from .task import MEASURED
+from .seeds import MEASURED
 
 LATENTS, IMAGES, PAIRS = 48, 96, 32
 MOST = 2 / 3  # of the latents, those that write most

@@ -1,0 +1,40 @@
+"""The seeds of a version of the benchmark: what one version has looked at the next one does not.
+
+>>> from difflens_utils.bench import seeds
+>>> seeds.of(1).report, seeds.of(2).report
+(6001, 7001)
+>>> seeds.of(2).tuning in seeds.reserved()
+True
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import VERSION
+
+MEASURED = 6010  # of the pictures that tell what a latent does, see `truth`
+
+
+class Seeds(NamedTuple):
+    """What each is of."""
+
+    tuning: int  # images that strengths are tried on
+    report: int  # images that are reported on
+    held_out: int  # those under prompts that nothing was learned from
+    held_out_base: int  # unedited ones under these prompts, whose class shares are counted
+    probes: int  # scenes and noise of the probes; of several ways this and the next ones
+
+
+def of(version: int) -> Seeds:
+    """The seeds of a version, from 1."""
+    first = 5000 + 1000 * version
+    return Seeds(first, first + 1, first + 2, first + 3, first + 100)
+
+
+CURRENT, NEXT = of(VERSION), of(VERSION + 1)
+
+
+def reserved() -> frozenset[int]:
+    """Seeds that no submission can draw from: of this version, and of the next."""
+    return frozenset({*CURRENT, *NEXT, MEASURED})
