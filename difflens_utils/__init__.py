@@ -30,18 +30,21 @@ a line of its own (`name.module`).
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .runtime import torchvision
 
 torchvision.mend()  # before anything imports diffusers
 
-# isort: split
-from . import bench, edits, methods, metrics
-from .pages import figures
-from .pages.play import play
-from .sampling import Edit
-from .settings import Seeds, Settings
-from .study import Study, open
-from .subjects.attribute import Attribute
+if TYPE_CHECKING:
+    from . import bench, edits, methods, metrics
+    from .pages import figures
+    from .pages.play import play
+    from .sampling import Edit
+    from .settings import Seeds, Settings
+    from .study import Study, open
+    from .subjects.attribute import Attribute
 
 __version__ = "0.2.0"
 __all__ = [
@@ -58,3 +61,30 @@ __all__ = [
     "open",
     "play",
 ]
+# Where each is: all of them together take seconds to import.
+_MODULES = {"figures": "pages.figures"} | {m: m for m in ("bench", "edits", "methods", "metrics")}
+_FROM = {
+    "Attribute": "subjects.attribute",
+    "Edit": "sampling",
+    "Seeds": "settings",
+    "Settings": "settings",
+    "Study": "study",
+    "open": "study",
+    "play": "pages.play",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for (PEP 562)."""
+    if name in _MODULES:
+        found: Any = import_module(f"{__name__}.{_MODULES[name]}")
+    elif name in _FROM:
+        found = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """Makes torchvision importable even where it was built for another version of torch.
 
-The package calls `mend` before it imports diffusers. A second call changes nothing.
+The package calls `mend` before anything imports diffusers. A second call changes nothing.
 
 >>> from difflens_utils.runtime.torchvision import mend
 >>> mend()
@@ -11,28 +11,31 @@ The package calls `mend` before it imports diffusers. A second call changes noth
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import torch
+
+OPERATORS = ("nms", "qnms")
 _kept: list[Any] = []  # definitions of operators live as long as the object that made them
 
 
 def mend() -> None:
     """Defines the operators that such a torchvision misses. Nothing in the package uses them.
 
-    The import of a CUDA torchvision beside a CPU torch fails, because `torchvision::nms` does not
-    exist. The imports of clean-fid and diffusers then fail too.
+    A CUDA torchvision cannot load its extension beside a CPU torch. Then `torchvision::nms` does
+    not exist, and the imports of torchvision, clean-fid and diffusers fail. The import of
+    torchvision takes a second, so its extension alone is tried.
     """
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
+    found = find_spec("torchvision")
+    if _kept or found is None or not found.submodule_search_locations:
         return
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        import torch
-
+    try:
+        for extension in Path(found.submodule_search_locations[0]).glob("_C*"):
+            torch.ops.load_library(str(extension))
+    except OSError:
         library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
+        for name in OPERATORS:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
-        import torchvision  # noqa: F401
