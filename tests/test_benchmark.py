@@ -812,6 +812,19 @@ def test_what_others_wrote_stays_in_its_cell(tmp_path: Path) -> None:
     assert "\n```" not in text
 
 
+def test_the_ranks_of_what_was_thought_to_be_bad_stand_by_track(tmp_path: Path) -> None:
+    def row(slug: str, values: list[float]) -> board.Row:
+        folder = submission(tmp_path / slug, "def units(given): ...")
+        figures = {"digits": {"recover": {"mcc": metrics.mean(values)}}}
+        return board.row(Submission.read(folder), figures, {})
+
+    rows = [row("random-units", [0.1, 0.2]), row("good", [0.8, 0.9]), row("worse", [0.0, 0.01])]
+    name = rows[0]["name"]
+    lines = leaderboard.bad(rows).splitlines()
+    assert lines[0] == "| track | method | `digits` |"
+    assert lines[2:] == [f"| recover | {name} | 2 of 3 |"]
+
+
 def test_the_table_of_reliability_has_what_was_measured() -> None:
     row = {
         "track": "attribute",

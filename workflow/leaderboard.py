@@ -20,6 +20,8 @@ from workflow.execute import ROOT
 
 ROWS = ROOT / "results/leaderboard"
 RELIABILITY = ROOT / "results/bench/reliability.json"
+# Thought to be bad before anything was measured: they should be the last.
+BAD = ("random-units", "random-scores", "shuffled-difference", "wash-out", "everywhere-alike")
 COLUMNS = ("track", "subject", "method", "figure", "rank", "other figures")
 TRACK, SUBJECT = 0, 1  # columns that filters are for
 BODY = Template("""<link rel="stylesheet" href="_static/datatables/dataTables.dataTables.min.css">
@@ -43,6 +45,7 @@ def write(source: Path) -> None:
         f"```{{raw}} html\n{body(rows)}\n```" if rows else "No submission has been measured yet."
     )
     (source / "generated/leaderboard.md").write_text(shown + "\n")
+    (source / "generated/leaderboard_bad.md").write_text(bad(rows) + "\n")
     found = json.loads(RELIABILITY.read_text()) if RELIABILITY.exists() else None
     text = reliability(found) if found else "It has not been measured yet."
     (source / "generated/reliability.md").write_text(text + "\n")
@@ -50,7 +53,7 @@ def write(source: Path) -> None:
 
 def body(rows: Sequence[board.Row]) -> str:
     """The table of all submissions in all tracks on all subjects, as HTML."""
-    subjects = list(dict.fromkeys(name for row in rows for name in row["subjects"]))
+    subjects = _subjects(rows)
     lines = []
     for track in TRACKS:
         for subject in subjects:
@@ -63,6 +66,35 @@ def body(rows: Sequence[board.Row]) -> str:
         head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
         rows="\n".join(lines),
     )
+
+
+def bad(rows: Sequence[board.Row]) -> str:
+    """Which ranks the BAD submissions have in their tracks, as a Markdown table."""
+    subjects = _subjects(rows)
+    lines = [["track", "method", *(f"`{subject}`" for subject in subjects)]]
+    known = [row for row in rows if row["submission"] in BAD]
+    for track in TRACKS:
+        for row in known:
+            if any(track in found for found in row["subjects"].values()):
+                ranks = [_of_all(rows, subject, track, row["submission"]) for subject in subjects]
+                lines.append([track, row["name"], *ranks])
+    return verdicts.table(lines)
+
+
+def _of_all(rows: Sequence[board.Row], subject: str, track: str, submission: str) -> str:
+    ranks = board.ranks(board.draws(list(rows), subject, track))
+    if submission not in ranks:
+        return "–"
+    best, worst = ranks[submission]
+    return f"{_range(best, worst)} of {len(ranks)}"
+
+
+def _range(best: int, worst: int) -> str:
+    return f"{best}" if best == worst else f"{best} to {worst}"
+
+
+def _subjects(rows: Sequence[board.Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["subjects"]))
 
 
 def _filter(label: str, column: int, names: Sequence[str] | Mapping[str, object]) -> str:
@@ -91,13 +123,12 @@ def _line(row: board.Row, subject: str, track: str, rank: tuple[int, int]) -> st
     method = _plain(row["name"])
     if row["link"].startswith(("https://", "http://")):
         method = f'<a href="{_plain(row["link"])}">{method}</a>'
-    best, worst = rank
     cells = (
         track,
         subject,
         f"<strong>{method}</strong><br>{_plain(row['about'])}",
         f"{spoken(ranking)} {_text(figures[ranking])}",
-        f"{best}" if best == worst else f"{best} to {worst}",
+        _range(*rank),
         "<br>".join(others),
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
