@@ -4,8 +4,9 @@
 
 py-spy looks RATE times a second at what each thread of a notebook's processes computes. The
 notebooks of a subject run one after the other in one thread, with a store of their own that is
-empty at first, so each has what the ones before it have left. A subject replaces its own rows in
-results/profile.json. py-spy must be allowed to look into processes (ptrace).
+empty at first, so each has what the ones before it have left. A whole subject replaces its own rows
+in results/profile.json; of some notebooks, and of small sizes, nothing is written. py-spy must be
+allowed to look into processes (ptrace).
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subject", default="digits")
     parser.add_argument("--notebooks", default=",".join(NOTEBOOKS))
-    parser.add_argument("--quick", action="store_true", help="small sizes; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="small sizes: measures nothing")
     options = parser.parse_args()
     chosen = options.notebooks.split(",")
     try:
@@ -122,7 +123,7 @@ def main() -> None:
         for name in chosen:
             rows[name] = measure(name, options.subject, profile, Path(folder))
             print(f"{name}: {rows[name]}", flush=True)
-    if not options.quick:
+    if not options.quick and chosen == NOTEBOOKS:
         about = {
             "command": f"python -m bench.profile --subject {options.subject}",
             "environment": results.environment(),

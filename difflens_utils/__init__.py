@@ -31,6 +31,7 @@ a line of its own (`name.module`).
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .runtime import torchvision
@@ -62,7 +63,6 @@ __all__ = [
     "play",
 ]
 # Where each is: all of them together take seconds to import.
-_MODULES = {"figures": "pages.figures"} | {m: m for m in ("bench", "edits", "methods", "metrics")}
 _FROM = {
     "Attribute": "subjects.attribute",
     "Edit": "sampling",
@@ -75,11 +75,13 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for (PEP 562)."""
-    if name in _MODULES:
-        found: Any = import_module(f"{__name__}.{_MODULES[name]}")
-    elif name in _FROM:
-        found = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
+    """Imports a public name, or any module, when it is first asked for (PEP 562)."""
+    if name in _FROM:
+        found: Any = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
+    elif name == "figures":
+        found = import_module(f"{__name__}.pages.figures")
+    elif find_spec(f"{__name__}.{name}"):
+        found = import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

@@ -26,7 +26,7 @@ from difflens_utils.analysis.mediation import Mediation
 from difflens_utils.bench import TRACKS, board, fair, foreign, frozen, locate, rank, recover, truth
 from difflens_utils.bench.frozen import Frozen, Probe
 from difflens_utils.bench.run import Arena, Entry
-from difflens_utils.bench.seeds import CURRENT, MEASURED, NEXT
+from difflens_utils.bench.seeds import CURRENT, MEASURED, of
 from difflens_utils.bench.submission import Submission
 from difflens_utils.bench.task import Given, blind, reserved
 from difflens_utils.runtime import artifacts
@@ -607,6 +607,13 @@ CHEATS = {
         def scores(task):
             return task.study.factor_set(8).h
     """,
+    "a stage that the store may have": """
+        def scores(task):
+            from difflens_utils import outcome
+            subject = task.study.subject
+            return outcome.draw(subject, None, 24, 6001, task.study.settings.steps)
+    """,
+    "what the study has looked at": "def scores(task):\n    return task.study.base",
     "seeds of the report": "def scores(task):\n    return task.draw(2, seed=6001)",
     "seeds of the book": "def scores(task):\n    return task.draw(2, seed=3105)",
     "seeds of the truth": "def scores(task):\n    return task.draw(2, seed=6010)",
@@ -625,7 +632,7 @@ def test_who_looks_at_what_measures_results_is_refused(
 
 def test_reserved_seeds_are_those_of_reports() -> None:
     seeds = dl.Seeds()
-    assert {seeds.report, seeds.held_out, MEASURED, *CURRENT, *NEXT} <= reserved()
+    assert {seeds.report, seeds.held_out, MEASURED, *CURRENT, *of(2)} <= reserved()
     assert not {seeds.main, seeds.tuning} & reserved()
 
 
@@ -668,9 +675,10 @@ def test_an_edit_that_does_nothing_keeps_all_and_removes_nothing(
     )
     entry = Entry(Submission.read(folder), subject)
     assert entry.figures()["steer"]["kept"].value == 0  # it never comes to half of the FD
-    made = entry._tried.carried_out([0.5, 0.5])
-    plain = subject.study.draw(n=24, seed=CURRENT.report)
-    assert all(torch.equal(arm.images, plain.images) for arm in made.arms)
+    edit = entry._method().towards(0, 1.0)
+    plain, edited = (subject.study.draw(e, n=24, seed=CURRENT.report) for e in (None, edit))
+    assert torch.equal(edited.images, plain.images)
+    assert torch.equal(entry._tried.unedited.images, plain.images)
 
 
 def test_a_model_without_a_k_sae_has_the_tracks_that_need_none(
@@ -702,7 +710,7 @@ def test_the_next_version_has_other_images(
 ) -> None:
     source = "def towards(task): return lambda c, s: lambda h, step: h + s"
     read = Submission.read(submission(tmp_path / "next", source))
-    now, then = (Entry(read, replace(subject, seeds=seeds)) for seeds in (CURRENT, NEXT))
+    now, then = (Entry(read, replace(subject, seeds=of(stream))) for stream in (1, 1234))
     images = [entry._tried.unedited.images for entry in (now, then)]
     assert not torch.equal(*images)
     tuned = []
@@ -710,8 +718,8 @@ def test_the_next_version_has_other_images(
     monkeypatch.setattr(
         fair.debiasing, "respond", lambda *a, **k: tuned.append(k["seed"]) or respond(*a, **k)
     )
-    assert Entry(read, then.subject)._tried.seed == NEXT.report
-    assert tuned == [NEXT.tuning]
+    assert Entry(read, then.subject)._tried.seed == of(1234).report
+    assert tuned == [of(1234).tuning]
 
 
 def test_what_a_method_learns_from_is_resampled_with_its_labels(
@@ -728,6 +736,9 @@ def test_what_a_method_learns_from_is_resampled_with_its_labels(
     assert len(rows.unique()) < len(rows) == len(subject.frozen.h)
     assert torch.equal(task.h, subject.frozen.h[rows])
     assert torch.equal(task.labels, whole._task.labels[rows])
+    assert torch.equal(task.images, whole._task.images[rows])
+    recorded = subject.study.recording("learn").images
+    assert torch.equal(whole._task.images, recorded[: len(rows)])
     drawn = [
         subject.study.draw(each._method().towards(0, 1.0), n=2, seed=5).images
         for each in (once, again, whole)

@@ -69,7 +69,7 @@ class Faces:
         strata = Strata.of(seen.argmax(-1).numpy(), base, 1000)
         uniform = [1 / classes] * classes
         data = {"reference": torch.randn(60, 4, generator=torch.Generator().manual_seed(9))}
-        return Scale(self.subject, attribute, uniform, before, strata, data, before)
+        return Scale(self.subject, attribute, uniform, before, strata, lambda: data, lambda: before)
 
     def measured(self, _sae: object, _attribute: str, _target: int, *_: object) -> Effect:
         return self.effect

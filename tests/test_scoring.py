@@ -63,7 +63,9 @@ def seen(male: int, hats: int = 50, scarves: int = 50, seed: int = 0) -> Outcome
 
 def scale_of(before: Outcome, **references: Tensor) -> Scale:
     strata = Strata.plain(before.prompt, N)
-    return Scale(Subject(), "gender", [0.5, 0.5], before, strata, references, before)
+    return Scale(
+        Subject(), "gender", [0.5, 0.5], before, strata, lambda: references, lambda: before
+    )
 
 
 def mixed(*parts: tuple[Outcome, float]) -> Mixture:
@@ -187,7 +189,7 @@ def plain(x: Tensor, y: Tensor, weights: np.ndarray | None = None) -> float:
 def test_quality_is_the_share_of_the_way_to_what_balance_can_come_to() -> None:
     before, after, many = seen(90), seen(60, seed=1), seen(80, seed=2)
     balanced = seen(50, seed=3).features
-    scale = replace(scale_of(before, balanced=balanced), many=many)
+    scale = replace(scale_of(before, balanced=balanced), of_many=lambda: many)
     assert scale.quality(before).value == pytest.approx(0.0)
     weights = np.where(many.scored["gender"][:, 1] > 0, 0.5 / 80, 0.5 / 20)
     start, end = plain(before.features, balanced), plain(after.features, balanced)

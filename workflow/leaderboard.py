@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from difflens_utils.bench import TRACKS, VERSION, board
+from difflens_utils.bench import TRACKS, board
 from difflens_utils.pages.figures import spoken
 from workflow import verdicts
 from workflow.execute import ROOT
@@ -163,4 +163,4 @@ def reliability(found: Mapping[str, Any]) -> str:
                 f"{row['apart']:.0%}",
             ]
         )
-    return f"Version {VERSION}. Command: `{found['command']}`.\n\n{verdicts.table(lines)}"
+    return f"Version {found['version']}. Command: `{found['command']}`.\n\n{verdicts.table(lines)}"

@@ -42,6 +42,11 @@ class Series:
     option: str  # the option that says from how much
     amounts: tuple[int, ...]
 
+    def within(self, subject: Arena) -> list[int]:
+        """The amounts that there are: no more images than are frozen."""
+        most = len(subject.frozen.h) if self.option == "n" else max(self.amounts)
+        return [min(amount, most) for amount in self.amounts]
+
 
 SERIES = {
     "recover": Series("topk", "random-units", "steps", (1, 25, 75, 200, 600)),
@@ -62,15 +67,15 @@ def measured(subject: Arena, track: str) -> dict[str, Any]:
     ]
     grown = [
         _figure(subject, track, series.good, options={series.option: amount}).value
-        for amount in series.amounts[:-1]
+        for amount in series.within(subject)[:-1]
     ]
-    found = metrics.rank_correlation(series.amounts, [*grown, good.value])
+    found = metrics.rank_correlation(series.within(subject), [*grown, good.value])
     return {
         "track": track,
         "subject": name,
         "noise": round(float(np.std(again, ddof=1)), 4),
         "ceiling": _ceiling(subject) if track == "attribute" else None,
-        "grows_with": f"{series.option}: {', '.join(map(str, series.amounts))}",
+        "grows_with": f"{series.option}: {', '.join(map(str, series.within(subject)))}",
         "correlation": None if np.isnan(found) else round(float(found), 3),
         "good": series.good,
         "good_value": round(good.value, 4),
@@ -126,7 +131,8 @@ def _others(path: Path, names: list[str]) -> list[dict[str, Any]]:
     """The rows that are there of other subjects."""
     if not path.exists():
         return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    found = json.loads(path.read_text())
+    rows: list[dict[str, Any]] = found["rows"] if found["version"] == VERSION else []
     return [row for row in rows if row["subject"] not in names]
 
 

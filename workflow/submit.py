@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import difflens_utils as dl
-from difflens_utils.bench import TRACKS, board, seeds, truth
+from difflens_utils.bench import TRACKS, VERSION, board, seeds, truth
 from difflens_utils.bench.frozen import freeze
 from difflens_utils.bench.run import Arena, Entry, Figures
 from difflens_utils.bench.submission import Submission
@@ -113,16 +113,16 @@ def _limited() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (GIB * 2**30, GIB * 2**30))
 
 
-def run(folder: Path, name: str, end: float, again: bool = False) -> dict[str, Figures]:
+def run(folder: Path, name: str, end: float, stream: int = VERSION) -> dict[str, Figures]:
     """The figures of a submission on a subject, which has to be done when the clock says `end`.
 
-    `again` takes the seeds of the next version.
+    `stream` is that of `seeds.of`.
     Raises ValueError, in one line, where it fails.
     """
     seconds = max(0.0, end - time.monotonic())
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "figures"
-        arguments = [str(folder.resolve()), "--child", name, str(out)] + ["--again"] * again
+        arguments = [str(folder.resolve()), "--child", name, str(out), "--stream", str(stream)]
         command = [sys.executable, "-m", "workflow.submit", *arguments]
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
@@ -154,21 +154,24 @@ def run(folder: Path, name: str, end: float, again: bool = False) -> dict[str, F
         }
 
 
-def submitted(folder: Path, names: Sequence[str], minutes: float, again: bool = False) -> board.Row:
-    """The row of a submission on some subjects; `again` is that on the next version's seeds."""
+def submitted(
+    folder: Path, names: Sequence[str], minutes: float, stream: int = VERSION
+) -> board.Row:
+    """The row of a submission on some subjects."""
     submission = Submission.read(folder)
     chosen = [name for name in names if name in (submission.card.subjects or SUBJECTS)]
     if not chosen:
         raise ValueError(f"{submission.slug} is for none of {', '.join(names)}")
     start = time.monotonic()
+    command = f"python -m workflow.submit {folder.as_posix()} --minutes {minutes:g}"
     with ThreadPoolExecutor(AT_ONCE) as pool:
         end = start + 60 * minutes
         queue = sorted(chosen, key=SLOWEST.index)
-        found = pool.map(lambda name: run(folder, name, end, again), queue)
+        found = pool.map(lambda name: run(folder, name, end, stream), queue)
         by_name = dict(zip(queue, found, strict=True))
     figures = {name: by_name[name] for name in chosen}
     about: dict[str, Any] = {
-        "command": f"make submit METHOD={folder.as_posix()}",
+        "command": f"make submit METHOD={folder.as_posix()}" if minutes == MINUTES else command,
         "seconds": round(time.monotonic() - start),
         "environment": results.environment(),
     }
@@ -211,7 +214,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     parser.add_argument("--data", action="store_true")
     parser.add_argument("--truth", action="store_true")
-    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stream", type=int, default=VERSION, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=2, metavar=("SUBJECT", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     names = [name for name in options.subject.split(",") if name]
@@ -219,8 +222,8 @@ def main() -> None:
         if unknown := set(names) - set(SUBJECTS):
             raise ValueError(f"subject must be among {', '.join(SUBJECTS)}; got {min(unknown)}")
         if options.child:
-            chosen = seeds.NEXT if options.again else seeds.CURRENT
-            child(options.folder, options.child[0], Path(options.child[1]), chosen)
+            name, out = options.child
+            child(options.folder, name, Path(out), seeds.of(options.stream))
         elif options.truth:
             for name in names:
                 measure(name)

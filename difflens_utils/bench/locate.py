@@ -28,18 +28,14 @@ def score(located: Mapping[str, ArrayLike], measured: Mapping[str, Array]) -> di
     """The figures of the track, of shares (T,) per block.
 
     `correlation` is Spearman's over all blocks and timesteps, `error` the mean distance. Intervals
-    are over the places. Raises ValueError, in one line, for missing blocks, other lengths, and
-    shares that are not finite.
+    are over the timesteps: blocks of a chain have the same shares. Raises ValueError, in one line,
+    for missing blocks, other lengths, and shares that are not finite.
     """
-    guessed, true = [], []
-    for name, shares in measured.items():
-        guess = _checked(name, located, shares)
-        guessed.append(guess)
-        true.append(shares)
-    pair = (np.concatenate(guessed), np.concatenate(true))
+    guess = np.stack([_checked(name, located, shares) for name, shares in measured.items()], 1)
+    true = np.stack(list(measured.values()), 1)  # (T, blocks)
     return {
-        "correlation": metrics.bootstrap(_correlation, *pair),
-        "error": metrics.mean(np.abs(pair[0] - pair[1])),
+        "correlation": metrics.bootstrap(_correlation, guess, true),
+        "error": metrics.mean(np.abs(guess - true).mean(1)),
     }
 
 
@@ -57,4 +53,4 @@ def _checked(name: str, located: Mapping[str, ArrayLike], shares: Sequence[float
 def _correlation(guess: Array, true: Array) -> float:
     if not (np.ptp(guess) and np.ptp(true)):
         return 0.0  # the same everywhere says nothing
-    return float(stats.spearmanr(guess, true).statistic)
+    return float(stats.spearmanr(guess.ravel(), true.ravel()).statistic)

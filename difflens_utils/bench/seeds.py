@@ -1,9 +1,11 @@
 """The seeds of a version of the benchmark: what one version has looked at the next one does not.
 
+Streams from TRIAL on are for measuring a row once more, each on images that nobody has seen.
+
 >>> from difflens_utils.bench import seeds
 >>> seeds.of(1).report, seeds.of(2).report
 (6001, 7001)
->>> seeds.of(2).tuning in seeds.reserved()
+>>> seeds.CURRENT.report in seeds.RESERVED
 True
 """
 
@@ -14,6 +16,7 @@ from typing import NamedTuple
 from . import VERSION
 
 MEASURED = 6010  # of the pictures that tell what a latent does, see `truth`
+TRIAL, TRIALS = 1000, 1_000_000  # the first stream that is no version, and how many there are
 
 
 class Seeds(NamedTuple):
@@ -32,9 +35,6 @@ def of(version: int) -> Seeds:
     return Seeds(first, first + 1, first + 2, first + 3, first + 100)
 
 
-CURRENT, NEXT = of(VERSION), of(VERSION + 1)
-
-
-def reserved() -> frozenset[int]:
-    """Seeds that no submission can draw from: of this version, and of the next."""
-    return frozenset({*CURRENT, *NEXT, MEASURED})
+CURRENT = of(VERSION)
+RESERVED = frozenset({*CURRENT, *of(VERSION + 1), MEASURED})
+"""No submission can draw from these seeds, of this version and the next."""

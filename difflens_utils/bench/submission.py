@@ -52,8 +52,10 @@ from . import TRACKS, foreign
 
 # Names that lead to what results are measured by, or to what was planted.
 UNSEEN = frozenset(
-    "scorer second_clip scored second world planted renders marginal evaluators _judges".split()
+    "scorer second_clip scored second world worlds planted renders marginal evaluators registry "
+    "bench _judges".split()
 )
+PARTS = ("*", "bench", "evaluators", "subjects", "worlds")  # of the package that it may not import
 MODULES = ("bench", "workflow", "models", "tests")  # that a submission has no business in
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 BIGGEST = 100e6  # bytes of a folder
@@ -244,6 +246,9 @@ def _source(path: Path) -> str:
     return text
 
 
+_PARTS = [[part] for part in PARTS]
+
+
 def _check(file: str, node: ast.AST) -> None:
     """Raises ValueError for a name that measures results."""
     number = getattr(node, "lineno", 0)
@@ -254,7 +259,7 @@ def _check(file: str, node: ast.AST) -> None:
             )
     for module in _imported(node):
         parts = module.split(".")
-        if parts[0] in MODULES or parts[:2] == ["difflens_utils", "bench"]:
+        if parts[0] in MODULES or (parts[0] == "difflens_utils" and parts[1:2] in _PARTS):
             raise ValueError(f"{file}, line {number}: a submission may not import {module}")
 
 

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .. import evaluators, sampling
+from .. import evaluators, outcome, sampling
 from ..ksae import KSAE, map_to_vectors
 from ..runtime import keys
 from ..sampling import Edit, Step
@@ -60,10 +60,14 @@ class Task(Given):
     study: Study = field(kw_only=True)
     """The model, and every stage of the study of it but what reports."""
     attribute: Attribute = field(kw_only=True)
+    images: Tensor = field(kw_only=True)
+    """(n, 3, H, W) the pictures of h."""
     labels: Tensor = field(kw_only=True)
     """(n,) the classes of the attribute in the pictures of h, as the labeller sees them."""
     dictionary: KSAE | None = field(kw_only=True)
     """The k-SAE that ships with the subject; None where none does, which has no track for it."""
+    exchanged: tuple[int, int] = field(kw_only=True)
+    """The classes that *locate* goes between: from the commonest one in the data to the rarest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,16 +92,17 @@ class Task(Given):
 
 
 def reserved() -> frozenset[int]:
-    """The seeds that no submission can draw from."""
+    """The seeds that no submission can draw from: those of the study's reports too."""
     study = Seeds()
-    return frozenset(getattr(study, name) for name in REPORTED) | seeds.reserved()
+    return frozenset(getattr(study, name) for name in REPORTED) | seeds.RESERVED
 
 
 @contextmanager
 def blind(name: str) -> Iterator[None]:
     """Within the block what results are measured by raises RuntimeError: it is code of others."""
     why = "which measures results: submissions may read the labeller and the first CLIP"
-    with keys.allowing(f"submission {name}", READABLE, why), sampling.reserved(reserved()):
+    known, kept = f"submission {name}", reserved()
+    with keys.allowing(known, READABLE, why, kept), sampling.reserved(kept):
         yield
 
 
@@ -137,13 +142,18 @@ def _of_h(function: Callable[..., Any]) -> Callable[[Tensor, Step], Tensor | Non
 def task(
     study: Study, attribute: str, dictionary: KSAE | None, given: Given, images: Tensor
 ) -> Task:
-    """The task of an attribute, from what track 1 is given: h of these recorded images (n,)."""
+    """The task of an attribute, from what track 1 is given: h of these recorded images (n,).
+
+    The study is a copy, which has looked at nothing yet.
+    """
     return Task(
         given.h,
         given.seed,
         given.options,
-        study=study,
+        study=replace(study),
         attribute=study.attribute(attribute),
+        images=study.recording("learn").images[images],
         labels=study.labels("learn")[attribute][images],
         dictionary=dictionary,
+        exchanged=outcome.extremes(study.planted(attribute)),
     )

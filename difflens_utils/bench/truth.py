@@ -37,7 +37,7 @@ class Truth:
     attribute: str
     ksae: str  # the fingerprint of the k-SAE whose latents these are; "" where none ships
     latents: Tensor  # (L,), none without a k-SAE
-    halves: Tensor  # (2, classes, L) effects on the even and on the odd images
+    halves: Tensor  # (2, classes, L) effects on two halves of the images
     passed: Mapping[str, Array]  # {block: (T,)} how far the picture follows
 
     @property
@@ -118,7 +118,10 @@ def chosen(sae: KSAE, h: Tensor) -> Tensor:
 
 
 def effect(study: Study, sae: KSAE, attribute: str, latent: int) -> Tensor:
-    """What one latent does to the log-odds of the classes, on even and odd images: (2, classes)."""
+    """What one latent does to the log-odds of the classes, on halves of the images: (2, classes).
+
+    Images take the prompts in turn, and either half has all of them.
+    """
     which = torch.tensor([latent])
     seen = [
         log_odds(
@@ -127,7 +130,8 @@ def effect(study: Study, sae: KSAE, attribute: str, latent: int) -> Tensor:
         for beta in (0.0, UP)
     ]
     change = seen[1] - seen[0]
-    return torch.stack([change[::2].mean(0), change[1::2].mean(0)])
+    half = torch.arange(len(change)) // len(study.subject.texts()) % 2
+    return torch.stack([change[half == side].mean(0) for side in (0, 1)])
 
 
 def log_odds(probabilities: Tensor) -> Tensor:

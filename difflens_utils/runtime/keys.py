@@ -25,7 +25,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -64,12 +64,15 @@ def of(
     """Returns everything that determines the result of `function(**arguments)`.
 
     A subject among them counts with what generates its images, and with the parts of it that the
-    function `reads`, among PARTS. Raises TypeError for an argument that cannot be described.
+    function `reads`, among PARTS. Raises TypeError for an argument that cannot be described, and
+    RuntimeError for a seed that must not be asked for (`allowing`).
     """
     module = sys.modules[function.__module__]
+    entries = {name: described(value, reads) for name, value in arguments.items()}
+    _check_seeds(entries)
     return {
         "function": f"{module.__name__.rpartition('.')[2]}.{function.__qualname__}",
-        "arguments": {name: described(value, reads) for name, value in arguments.items()},
+        "arguments": entries,
         "reads": list(reads),
         "code": code(module),
         "libraries": dict(_libraries()),
@@ -343,6 +346,7 @@ class _Allowed(NamedTuple):
     parts: frozenset[str]
     otherwise: str
     refused: list[str]  # what was said of the others that were read
+    seeds: Container[int] = ()  # what they may not ask for, from the store neither
 
 
 _allowed: ContextVar[_Allowed | None] = ContextVar("allowed", default=None)
@@ -362,12 +366,15 @@ def making(parameters: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def allowing(who: str, parts: Iterable[str], otherwise: str) -> Iterator[None]:
+def allowing(
+    who: str, parts: Iterable[str], otherwise: str, seeds: Container[int] = ()
+) -> Iterator[None]:
     """Within the block, `reading` allows `who` only some parts; `otherwise` ends its error.
 
-    Whoever catches the error gets it again at the end of the block.
+    No result of these `seeds` is given out, even if the store has it. Whoever catches the error
+    gets it again at the end of the block.
     """
-    allowed = _Allowed(who, frozenset(parts), otherwise, [])
+    allowed = _Allowed(who, frozenset(parts), otherwise, [], seeds)
     with _only(allowed):
         yield
     if allowed.refused:
@@ -398,6 +405,25 @@ def reading(part: str) -> None:
     if now is not None and not readable(part):
         now.refused.append(f"{now.who} reads the subject's {part}, {now.otherwise}")
         raise RuntimeError(now.refused[-1])
+
+
+def _check_seeds(arguments: Mapping[str, Any]) -> None:
+    """Raises RuntimeError for a seed among the arguments of a result that `allowing` forbids."""
+    now = _allowed.get()
+    if now is None:
+        return
+    for seed in _seeds(arguments):
+        if seed in now.seeds:
+            now.refused.append(f"{now.who} asks for seed {seed}, which is reserved")
+            raise RuntimeError(now.refused[-1])
+
+
+def _seeds(entries: Mapping[str, Any]) -> Iterator[int]:
+    for name, value in entries.items():
+        if name == "seed" and isinstance(value, int):
+            yield value
+        if isinstance(value, Mapping):
+            yield from _seeds(value)
 
 
 # -------------------------------------------------------------------------------------------- files

@@ -8,9 +8,8 @@ from difflens_utils.sampling import hooks
 @torch.no_grad()
 def located(task):
     subject, n = task.study.subject, task.options["n"]
-    images = task.study.recording("learn").images[: len(task.labels)][:n]
     labels = task.labels[:n]
-    clean = subject.encode(images.to(subject.device))
+    clean = subject.encode(task.images[:n].to(subject.device))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(task.seed)).to(clean)
     found = {block: [] for block in task.blocks}
     for t in subject.times(task.h.shape[1]):

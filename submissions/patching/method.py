@@ -32,11 +32,8 @@ def located(task):
 
 
 def pairs_of(task, subject):
-    """x_0 of images of the commonest class, and of as many of the rarest one that there is."""
-    counts = task.labels.bincount(minlength=len(task.classes))
-    rarest = counts.where(counts > 0, len(task.labels)).argmin()
-    images = task.study.recording("learn").images[: len(task.labels)]
-    two = [images[task.labels == c] for c in (counts.argmax(), rarest)]
+    """x_0 of images of the one class, and of as many of the other."""
+    two = [task.images[task.labels == c] for c in task.exchanged]
     n = min(task.options["pairs"], *map(len, two))
     return [subject.encode(some[:n].to(subject.device)) for some in two]
 
