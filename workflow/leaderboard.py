@@ -22,6 +22,7 @@ ROWS = ROOT / "results/leaderboard"
 RELIABILITY = ROOT / "results/bench/reliability.json"
 # Thought to be bad before anything was measured: they should be the last.
 BAD = ("random-units", "random-scores", "shuffled-difference", "wash-out", "everywhere-alike")
+NAMED = 3  # of those that may be the first
 COLUMNS = ("track", "subject", "method", "figure", "rank", "other figures")
 TRACK, SUBJECT = 0, 1  # columns that filters are for
 BODY = Template("""<link rel="stylesheet" href="_static/datatables/dataTables.dataTables.min.css">
@@ -45,6 +46,7 @@ def write(source: Path) -> None:
         f"```{{raw}} html\n{body(rows)}\n```" if rows else "No submission has been measured yet."
     )
     (source / "generated/leaderboard.md").write_text(shown + "\n")
+    (source / "generated/leaderboard_first.md").write_text(first(rows) + "\n")
     (source / "generated/leaderboard_bad.md").write_text(bad(rows) + "\n")
     found = json.loads(RELIABILITY.read_text()) if RELIABILITY.exists() else None
     text = reliability(found) if found else "It has not been measured yet."
@@ -66,6 +68,24 @@ def body(rows: Sequence[board.Row]) -> str:
         head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
         rows="\n".join(lines),
     )
+
+
+def first(rows: Sequence[board.Row]) -> str:
+    """Who may be the first of each track on each subject, the highest figure first, as a table."""
+    subjects = _subjects(rows)
+    lines = [["track", *(f"`{subject}`" for subject in subjects)]]
+    for track in TRACKS:
+        lines.append([track, *(_firsts(rows, subject, track) for subject in subjects)])
+    return verdicts.table(lines)
+
+
+def _firsts(rows: Sequence[board.Row], subject: str, track: str) -> str:
+    ranks = board.ranks(board.draws(list(rows), subject, track))
+    own = [row for row in rows if ranks.get(row["submission"], (0, 0))[0] == 1]
+    own.sort(key=lambda row: -_value(row, subject, track))
+    names = [row["name"] for row in own]
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return "; ".join(names[:NAMED] + more) or "–"
 
 
 def bad(rows: Sequence[board.Row]) -> str:

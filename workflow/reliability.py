@@ -40,7 +40,7 @@ class Series:
     good: str
     bad: str
     option: str  # the option that says from how much
-    amounts: tuple[int, ...]
+    amounts: tuple[int, ...]  # every class must be among the least
 
     def within(self, subject: Arena) -> list[int]:
         """The amounts that there are: no more images than are frozen."""
@@ -50,9 +50,9 @@ class Series:
 
 SERIES = {
     "recover": Series("topk", "random-units", "steps", (1, 25, 75, 200, 600)),
-    "attribute": Series("class-difference", "random-scores", "n", (16, 48, 128, 400)),
-    "steer": Series("mean-difference", "shuffled-difference", "n", (16, 48, 128, 400)),
-    "balance": Series("mean-difference", "shuffled-difference", "n", (16, 48, 128, 400)),
+    "attribute": Series("class-difference", "random-scores", "n", (32, 64, 128, 400)),
+    "steer": Series("mean-difference", "shuffled-difference", "n", (32, 64, 128, 400)),
+    "balance": Series("mean-difference", "shuffled-difference", "n", (32, 64, 128, 400)),
     "locate": Series("patching", "everywhere-alike", "pairs", (1, 2, 4, 8, 16)),
 }
 
@@ -117,23 +117,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--subject", default=",".join(submit.SUBJECTS))
-    names = parser.parse_args().subject.split(",")
-    rows = _others(RELIABILITY, names)
+    parser.add_argument("--track", default=",".join(SERIES))
+    options = parser.parse_args()
+    names, tracks = options.subject.split(","), options.track.split(",")
     for name in names:
         subject = submit.subject_of(name)
-        rows += [measured(subject, track) for track in SERIES if track in subject.tracks]
-        content = {"version": VERSION, "command": "python -m workflow.reliability", "rows": rows}
-        with atomic(RELIABILITY) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        for track in tracks:
+            if track in subject.tracks:
+                written(measured(subject, track))
 
 
-def _others(path: Path, names: list[str]) -> list[dict[str, Any]]:
-    """The rows that are there of other subjects."""
+def written(row: dict[str, Any]) -> None:
+    """Writes a row in place of an older one of the same track and subject."""
+    rows = [old for old in _known(RELIABILITY) if _place(old) != _place(row)]
+    ordered = sorted([*rows, row], key=_place)
+    content = {"version": VERSION, "command": "python -m workflow.reliability", "rows": ordered}
+    with atomic(RELIABILITY) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int]:
+    return list(SERIES).index(row["track"]), submit.SUBJECTS.index(row["subject"])
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    """The rows that are there of this version."""
     if not path.exists():
         return []
     found = json.loads(path.read_text())
     rows: list[dict[str, Any]] = found["rows"] if found["version"] == VERSION else []
-    return [row for row in rows if row["subject"] not in names]
+    return rows
 
 
 if __name__ == "__main__":
