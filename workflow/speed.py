@@ -43,7 +43,7 @@ def page(bench: Mapping[str, Any], profiled: Mapping[str, Any]) -> str:
         "others. Ratios carry over to other machines, absolute figures do not.",
         verdicts.table(lines),
         "\n".join(notes),
-        "### Measured on",
+        "## Measured on",
         "\n".join(environment),
         *profiles(profiled),
     ]
