@@ -834,9 +834,9 @@ def test_the_ranks_of_what_was_thought_to_be_bad_stand_by_track(tmp_path: Path) 
     lines = leaderboard.bad(rows).splitlines()
     assert lines[0] == "| track | method | `digits` |"
     assert lines[2:] == [f"| recover | {name} | 2 of 3 |"]
-    assert leaderboard.first(rows).splitlines()[2] == f"| recover | {rows[1]['name']} |"
+    assert leaderboard.first(rows).splitlines()[2] == f"| recover | `digits` | {rows[1]['name']} |"
     twins = [rows[1] | {"submission": str(i), "name": f"twin {i}"} for i in range(5)]
-    assert "| recover | twin 0; twin 1; twin 2; 2 more |" in leaderboard.first(twins)
+    assert "| recover | `digits` | twin 0; twin 1; twin 2; 2 more |" in leaderboard.first(twins)
 
 
 def test_the_table_of_reliability_has_what_was_measured() -> None:

@@ -72,10 +72,11 @@ def body(rows: Sequence[board.Row]) -> str:
 
 def first(rows: Sequence[board.Row]) -> str:
     """Who may be the first of each track on each subject, the highest figure first, as a table."""
-    subjects = _subjects(rows)
-    lines = [["track", *(f"`{subject}`" for subject in subjects)]]
+    lines = [["track", "subject", "may be the first"]]
     for track in TRACKS:
-        lines.append([track, *(_firsts(rows, subject, track) for subject in subjects)])
+        for subject in _subjects(rows):
+            if names := _firsts(rows, subject, track):
+                lines.append([track, f"`{subject}`", names])
     return verdicts.table(lines)
 
 
@@ -85,7 +86,7 @@ def _firsts(rows: Sequence[board.Row], subject: str, track: str) -> str:
     own.sort(key=lambda row: -_value(row, subject, track))
     names = [row["name"] for row in own]
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-    return "; ".join(names[:NAMED] + more) or "–"
+    return "; ".join(names[:NAMED] + more)
 
 
 def bad(rows: Sequence[board.Row]) -> str:
