@@ -38,9 +38,9 @@ from difflens_utils.pages import results
 from difflens_utils.probes import Heads
 from difflens_utils.recording import Recording
 from difflens_utils.runtime import artifacts, gpu
-from difflens_utils.runtime.errors import one_of
 from difflens_utils.sampling import hooks
 from difflens_utils.subjects import registry
+from workflow.execute import names_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -404,12 +404,8 @@ def main() -> None:
         help="results/bench.json for a whole run, _build/bench.json otherwise",
     )
     options = parser.parse_args()
-    try:
-        for section in options.only.split(","):
-            one_of("--only", section, SECTIONS)
-    except ValueError as error:
-        parser.error(str(error))
-    measure(options.quick, options.only.split(","), options.output)
+    chosen = names_of(parser, "--only", options.only, SECTIONS)
+    measure(options.quick, chosen, options.output)
 
 
 def measure(quick: bool, chosen: list[str], output: Path | None) -> None:

@@ -69,6 +69,7 @@ _FROM = {
     "Seeds": "settings",
     "Settings": "settings",
     "Study": "study",
+    "figures": "pages",
     "open": "study",
     "play": "pages.play",
 }
@@ -78,8 +79,6 @@ def __getattr__(name: str) -> Any:
     """Imports a public name, or any module, when it is first asked for (PEP 562)."""
     if name in _FROM:
         found: Any = getattr(import_module(f"{__name__}.{_FROM[name]}"), name)
-    elif name == "figures":
-        found = import_module(f"{__name__}.pages.figures")
     elif find_spec(f"{__name__}.{name}"):
         found = import_module(f"{__name__}.{name}")
     else:

@@ -567,16 +567,13 @@ class Study:
         base, counted = (of.base, of.counted) if of else (self.base[attribute], self.counted)
         strata = Strata.of(classes, base, counted, before.prompt)
 
-        def references() -> dict[str, Tensor]:
-            return self.references(attribute, len(classes)) if self.subject.world else {}
-
         return Scale(
             self.subject,
             str(attribute),
             known.uniform if target is None else target,
             before,
             strata,
-            references,
+            lambda: self.references(attribute, len(classes)) if self.subject.world else {},
             lambda: self.many,
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from drills import damage, dependencies, inputs, kills, memory, outside, places, precision, together
 from drills.scene import ROOT, Row, Scene
-from workflow.execute import one_of
+from workflow.execute import names_of
 
 OUTPUT = ROOT / "results/drills.json"
 Drill = Callable[[Scene, dict[str, str]], Iterator[Row]]
@@ -77,12 +77,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(DRILLS), help="drills, separated by commas")
     parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args()
-    named = options.only.split(",")
-    try:
-        for name in named:
-            one_of("--only", name, DRILLS)
-    except ValueError as error:
-        parser.error(str(error))
+    named = names_of(parser, "--only", options.only, DRILLS)
     chosen = [name for name in DRILLS if name in named]
     with tempfile.TemporaryDirectory(prefix="difflens drill ") as folder:
         scene = Scene.clone(Path(folder) / "study", options.cores)

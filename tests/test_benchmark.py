@@ -818,9 +818,11 @@ def test_what_others_wrote_stays_in_its_cell(tmp_path: Path) -> None:
     figures = {"digits": {"attribute": {"correlation": metrics.mean([0.5, 0.6])}}}
     row = board.row(Submission.read(folder), figures, {})
     row |= {"name": "<b>", "about": "x\n```\n# y", "link": "javascript:alert(1)"}
-    text = leaderboard.body([row])
-    assert "<b>" not in text and "javascript" not in text
-    assert "\n```" not in text
+    bad = row | {"submission": leaderboard.BAD[0]}
+    for text in (leaderboard.body([row]), leaderboard.first([row]), leaderboard.bad([bad])):
+        assert "&lt;b&gt;" in text
+        assert "<b>" not in text and "javascript" not in text
+        assert "\n```" not in text
 
 
 def test_the_ranks_of_what_was_thought_to_be_bad_stand_by_track(tmp_path: Path) -> None:

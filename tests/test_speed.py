@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import profile
+from bench import timing
 from workflow import speed
 
 ROW = {
@@ -29,7 +29,7 @@ BENCH = {
 }
 PROFILED = {
     "digits": {
-        "command": "python -m bench.profile --subject digits",
+        "command": "python -m bench.timing --subject digits",
         "environment": {"processor": "a chip", "precision": "float32"},
         "seconds": {
             "00_bias": {"imports": 10.0, "sampling": 20.0},
@@ -66,19 +66,19 @@ def test_the_profile_has_sums_of_both_ways_and_the_largest_kind_first() -> None:
     assert "| 00_bias | 0 | 20 | 10 | **30** |" in page
     assert "| all | 60 | 30 | 10 | **100** |" in page
     assert "| share | 60% | 30% | 10% | 100% |" in page
-    assert "`python -m bench.profile --subject digits`, on a chip, float32." in page
+    assert "`python -m bench.timing --subject digits`, on a chip, float32." in page
 
 
 def test_a_look_counts_for_what_a_thread_does_and_not_while_it_waits() -> None:
-    seconds = profile.seconds_of(STACKS, rate=20)
+    seconds = timing.seconds_of(STACKS, rate=20)
     assert seconds == {"imports": 1.0, "evaluators": 0.5, "sampling": 3.0, "training": 1.5}
 
 
 def test_a_subject_replaces_its_own_profile_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile, "OUTPUT", tmp_path / "profile.json")
+    monkeypatch.setattr(timing, "OUTPUT", tmp_path / "profile.json")
     for subject, seconds in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
-        profile.written(subject, {"00_bias": {"sampling": seconds}}, {"command": subject})
+        timing.written(subject, {"00_bias": {"sampling": seconds}}, {"command": subject})
     found = json.loads((tmp_path / "profile.json").read_text())
     assert [found[s]["seconds"]["00_bias"]["sampling"] for s in "ab"] == [3.0, 2.0]

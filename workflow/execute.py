@@ -119,6 +119,19 @@ def one_of(parameter: str, value: object, allowed: Iterable[object]) -> None:
         errors.one_of(parameter, value, allowed)
 
 
+def names_of(
+    parser: argparse.ArgumentParser, option: str, text: str, allowed: Iterable[object]
+) -> list[str]:
+    """The names of an option, separated by commas. Ends the program for one that is not allowed."""
+    names, known = text.split(","), list(allowed)
+    try:
+        for name in names:
+            one_of(option, name, known)
+    except ValueError as error:
+        parser.error(str(error))
+    return names
+
+
 def check_worker(text: str) -> None:
     """Raises ValueError, in one line, unless `text` names a worker, such as 1/4."""
     from difflens_utils.runtime.workers import worker

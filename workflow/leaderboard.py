@@ -81,10 +81,10 @@ def first(rows: Sequence[board.Row]) -> str:
 
 
 def _firsts(rows: Sequence[board.Row], subject: str, track: str) -> str:
-    ranks = board.ranks(board.draws(list(rows), subject, track))
+    ranks = board.ranked(rows, subject, track)
     own = [row for row in rows if ranks.get(row["submission"], (0, 0))[0] == 1]
     own.sort(key=lambda row: -_value(row, subject, track))
-    names = [row["name"] for row in own]
+    names = [_plain(row["name"]) for row in own]
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
     return "; ".join(names[:NAMED] + more)
 
@@ -98,12 +98,12 @@ def bad(rows: Sequence[board.Row]) -> str:
         for row in known:
             if any(track in found for found in row["subjects"].values()):
                 ranks = [_of_all(rows, subject, track, row["submission"]) for subject in subjects]
-                lines.append([track, row["name"], *ranks])
+                lines.append([track, _plain(row["name"]), *ranks])
     return verdicts.table(lines)
 
 
 def _of_all(rows: Sequence[board.Row], subject: str, track: str, submission: str) -> str:
-    ranks = board.ranks(board.draws(list(rows), subject, track))
+    ranks = board.ranked(rows, subject, track)
     if submission not in ranks:
         return "–"
     best, worst = ranks[submission]
@@ -126,7 +126,7 @@ def _filter(label: str, column: int, names: Sequence[str] | Mapping[str, object]
 
 def _lines(rows: Sequence[board.Row], subject: str, track: str) -> list[str]:
     """The rows of a track on a subject, the best first."""
-    ranks = board.ranks(board.draws(list(rows), subject, track))
+    ranks = board.ranked(rows, subject, track)
     own = [row for row in rows if row["submission"] in ranks]
     own.sort(key=lambda row: (ranks[row["submission"]], -_value(row, subject, track)))
     return [_line(row, subject, track, ranks[row["submission"]]) for row in own]

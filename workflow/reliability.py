@@ -15,7 +15,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from difflens_utils.bench.submission import Submission
 from difflens_utils.metrics import Estimate
 from difflens_utils.runtime.artifacts import atomic
 from workflow import submit
-from workflow.execute import ROOT
+from workflow.execute import ROOT, names_of
 from workflow.leaderboard import RELIABILITY
 
 SEEDS = (1, 2, 3)
@@ -119,7 +118,8 @@ def main() -> None:
     parser.add_argument("--subject", default=",".join(submit.SUBJECTS))
     parser.add_argument("--track", default=",".join(SERIES))
     options = parser.parse_args()
-    names, tracks = options.subject.split(","), options.track.split(",")
+    names = names_of(parser, "--subject", options.subject, submit.SUBJECTS)
+    tracks = names_of(parser, "--track", options.track, SERIES)
     for name in names:
         subject = submit.subject_of(name)
         for track in tracks:
@@ -129,7 +129,7 @@ def main() -> None:
 
 def written(row: dict[str, Any]) -> None:
     """Writes a row in place of an older one of the same track and subject."""
-    rows = [old for old in _known(RELIABILITY) if _place(old) != _place(row)]
+    rows = [old for old in _known() if _place(old) != _place(row)]
     ordered = sorted([*rows, row], key=_place)
     content = {"version": VERSION, "command": "python -m workflow.reliability", "rows": ordered}
     with atomic(RELIABILITY) as temporary:
@@ -140,11 +140,11 @@ def _place(row: Mapping[str, Any]) -> tuple[int, int]:
     return list(SERIES).index(row["track"]), submit.SUBJECTS.index(row["subject"])
 
 
-def _known(path: Path) -> list[dict[str, Any]]:
+def _known() -> list[dict[str, Any]]:
     """The rows that are there of this version."""
-    if not path.exists():
+    if not RELIABILITY.exists():
         return []
-    found = json.loads(path.read_text())
+    found = json.loads(RELIABILITY.read_text())
     rows: list[dict[str, Any]] = found["rows"] if found["version"] == VERSION else []
     return rows
 

@@ -1,6 +1,6 @@
 """The page on speed and memory: how fast the study is, and where its time goes.
 
-`make bench` writes results/bench.json, and `python -m bench.profile` results/profile.json.
+`make bench` writes results/bench.json, and `python -m bench.timing` results/profile.json.
 """
 
 from __future__ import annotations

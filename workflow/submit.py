@@ -189,11 +189,11 @@ def shown(own: board.Row, others: Sequence[board.Row]) -> str:
     for subject, tracks in own["subjects"].items():
         for track, figures in tracks.items():
             figure = TRACKS[track][0]
-            found = board.draws(rows, subject, track)
-            best, worst = board.ranks(found)[own["submission"]]
+            ranks = board.ranked(rows, subject, track)
+            best, worst = ranks[own["submission"]]
             lines.append(
                 f"{subject:14} {track:10} {figure:12} {text(figures[figure]):24} "
-                f"rank {best} to {worst} of {len(found)}"
+                f"rank {best} to {worst} of {len(ranks)}"
             )
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ worse.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def load(folder: Path) -> list[Row]:
     return rows
 
 
-def draws(rows: list[Row], subject: str, track: str) -> dict[str, Array]:
+def draws(rows: Sequence[Row], subject: str, track: str) -> dict[str, Array]:
     """The resamples of the figure that ranks, of each row that has it: {submission: (R,)}.
 
     What was not reached counts below everything that was.
@@ -106,6 +106,11 @@ def draws(rows: list[Row], subject: str, track: str) -> dict[str, Array]:
                 [-np.inf if value is None else value for value in values]
             )
     return found
+
+
+def ranked(rows: Sequence[Row], subject: str, track: str) -> dict[str, tuple[int, int]]:
+    """The `ranks` of the rows that have a track on a subject."""
+    return ranks(draws(rows, subject, track))
 
 
 def ranks(found: Mapping[str, Array]) -> dict[str, tuple[int, int]]:

@@ -129,7 +129,7 @@ class Entry:
         function = getattr(self._module, answer)
         return blindly(self.submission.slug, lambda: read(function(given)))()
 
-    @property
+    @cached_property
     def _given(self) -> Given:
         card = self.submission.card
         return Given(self.subject.frozen.h[self.subject.images], card.seed, card.options)

@@ -55,7 +55,7 @@ UNSEEN = frozenset(
     "scorer second_clip scored second world worlds planted renders marginal evaluators registry "
     "bench _judges".split()
 )
-PARTS = ("*", "bench", "evaluators", "subjects", "worlds")  # of the package that it may not import
+PARTS = frozenset({"*", "bench", "evaluators", "subjects", "worlds"})  # nor may it import these
 MODULES = ("bench", "workflow", "models", "tests")  # that a submission has no business in
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 BIGGEST = 100e6  # bytes of a folder
@@ -246,9 +246,6 @@ def _source(path: Path) -> str:
     return text
 
 
-_PARTS = [[part] for part in PARTS]
-
-
 def _check(file: str, node: ast.AST) -> None:
     """Raises ValueError for a name that measures results."""
     number = getattr(node, "lineno", 0)
@@ -259,7 +256,7 @@ def _check(file: str, node: ast.AST) -> None:
             )
     for module in _imported(node):
         parts = module.split(".")
-        if parts[0] in MODULES or (parts[0] == "difflens_utils" and parts[1:2] in _PARTS):
+        if parts[0] in MODULES or (parts[0] == "difflens_utils" and PARTS & {*parts[1:2]}):
             raise ValueError(f"{file}, line {number}: a submission may not import {module}")
 
 

@@ -1,6 +1,6 @@
 """Where the time of a book goes: by notebook, and by kind of work.
 
-    python -m bench.profile [--subject digits] [--notebooks 00_bias,02_ksae] [--quick]
+    python -m bench.timing [--subject digits] [--notebooks 00_bias,02_ksae] [--quick]
 
 py-spy looks RATE times a second at what each thread of a notebook's processes computes. The
 notebooks of a subject run one after the other in one thread, with a store of their own that is
@@ -24,10 +24,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from workflow.execute import ROOT, one_of
+from workflow.assemble import all_notebooks
+from workflow.execute import ROOT, names_of
 
 OUTPUT = ROOT / "results/profile.json"
-NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+NOTEBOOKS = [path.stem for path in all_notebooks()]
 RATE = 20  # looks per second
 
 # The first whose pattern one of the frames has: what an edit does is sampling's, and what an
@@ -54,7 +55,7 @@ WAITS = re.compile(
 def kind_of(stack: str) -> str:
     """The kind of work of a stack, its frames joined by semicolons.
 
-    >>> from bench.profile import kind_of
+    >>> from bench.timing import kind_of
     >>> kind_of("main (execute.py:9);sample (difflens_utils/sampling/sampler.py:7);conv2d")
     'sampling'
     """
@@ -110,12 +111,7 @@ def main() -> None:
     parser.add_argument("--notebooks", default=",".join(NOTEBOOKS))
     parser.add_argument("--quick", action="store_true", help="small sizes: measures nothing")
     options = parser.parse_args()
-    chosen = options.notebooks.split(",")
-    try:
-        for name in chosen:
-            one_of("--notebooks", name, NOTEBOOKS)
-    except ValueError as error:
-        parser.error(str(error))
+    chosen = names_of(parser, "--notebooks", options.notebooks, NOTEBOOKS)
     from difflens_utils.pages import results
 
     profile, rows = "quick" if options.quick else "book", {}
@@ -125,7 +121,7 @@ def main() -> None:
             print(f"{name}: {rows[name]}", flush=True)
     if not options.quick and chosen == NOTEBOOKS:
         about = {
-            "command": f"python -m bench.profile --subject {options.subject}",
+            "command": f"python -m bench.timing --subject {options.subject}",
             "environment": results.environment(),
         }
         written(options.subject, rows, about)
