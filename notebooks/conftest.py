@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import nbval.kernel
 import pytest
+
+from workflow.execute import STARTS_WITHIN, through_files
+
+nbval.kernel.KernelManager = through_files(nbval.kernel.KernelManager)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels have as long to start as those of the book."""
+    if hasattr(config.option, "nbval_kernel_startup_timeout"):
+        config.option.nbval_kernel_startup_timeout = STARTS_WITHIN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -1242,3 +1243,37 @@ def test_defaults_and_profiles_are_of_the_annotated_types() -> None:
         for profile in execute.PROFILES:
             for subject in execute.KNOWN:
                 assert execute.profile_of(execute.plan(path.stem, profile, subject, [])) == profile
+
+
+def test_two_kernels_share_no_port_and_each_answers(tmp_path: Path) -> None:
+    from jupyter_client.manager import KernelManager
+
+    managers = [execute.through_files(KernelManager)(kernel_name="python3") for _ in range(2)]
+    infos = [manager.get_connection_info() for manager in managers]
+    assert {info["transport"] for info in infos} == {"ipc"}
+    assert infos[0]["ip"] != infos[1]["ip"]
+    manager = managers[0]
+    manager.start_kernel(cwd=tmp_path)
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        reply = client.execute_interactive("1 + 1", timeout=60)
+        assert reply["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    del manager, managers, client
+    gc.collect()
+    assert not any(Path(info["ip"]).parent.exists() for info in infos)
+
+
+def test_a_kernel_that_does_not_start_gets_one_line(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise RuntimeError("Kernel didn't respond in 300 seconds")
+
+    monkeypatch.setattr("papermill.execute_notebook", silent)
+    with pytest.raises(SystemExit, match=r"^00_tiny: RuntimeError: Kernel didn't .*partial-00"):
+        execute.run("00_tiny", planned())

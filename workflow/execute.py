@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import typing
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -39,6 +40,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
+STARTS_WITHIN = 300  # seconds a kernel may take to start, on a busy machine
 PROFILES = (
     "book",
     *sorted(p.stem for p in (ROOT / "workflow/profiles").glob("*.yml") if "." not in p.stem),
@@ -412,16 +414,17 @@ def execute(notebook: str, values: dict[str, object], partial: Path) -> None:
             kernel_name="python3",
             cwd=ROOT,
             kernel_manager_class=_this_python(),
+            start_timeout=STARTS_WITHIN,
             progress_bar=True,
             stderr_file=sys.stderr,  # the progress bars of the cells
-            # ipykernel warns of its TCP connection, and of the interrupt that ends it at last
+            # ipykernel warns of the interrupt that ends it at last
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         reason = error.evalue.splitlines()[-1] if error.evalue else ""
         failure = f"{error.ename}: {reason} (cell {error.cell_index}; {kept})"
         raise SystemExit(f"{notebook}: {failure}") from None
-    except (DeadKernelError, CellTimeoutError, OSError) as error:
+    except (DeadKernelError, CellTimeoutError, OSError, RuntimeError) as error:
         raise SystemExit(f"{notebook}: {type(error).__name__}: {error} ({kept})") from None
     except KeyboardInterrupt:
         resumes = "the same command goes on from the stored artifacts"
@@ -434,12 +437,29 @@ def _this_python() -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class ThisPython(AsyncKernelManager):
+    class ThisPython(through_files(AsyncKernelManager)):  # type: ignore[misc]
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(**get_kernel_dict())
 
     return ThisPython
+
+
+def through_files(manager: type) -> type:
+    """A manager of kernels, talking to each through sockets in a folder of its own.
+
+    Kernels that start at once may otherwise choose the same TCP port, and one dies of it.
+    """
+    if os.name != "posix":
+        return manager
+
+    class ThroughFiles(manager):
+        def __init__(self, **options: object) -> None:
+            folder = tempfile.mkdtemp(prefix="kernel-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            super().__init__(**options | {"transport": "ipc", "ip": f"{folder}/socket"})
+
+    return ThroughFiles
 
 
 def _resolve_folders() -> None:
