@@ -19,8 +19,7 @@ def drill(scene: Scene, _expected: dict[str, str]) -> Iterator[Row]:
     first: dict[str, Any] | None = None
     for threads, precision in WAYS:
         scene.forget()
-        # the one notebook that runs has as many threads as there are cores
-        way = Scene(scene.root, threads, {"DIFFLENS_PRECISION": precision})
+        way = Scene(scene.root, threads, threads, {"DIFFLENS_PRECISION": precision})
         done = way.run(way.build())
         case = f"{threads} threads, {precision}"
         if done.code:

@@ -60,6 +60,7 @@ class Scene:
 
     root: Path
     cores: int = 2
+    threads: int = 1  # of each job: another number of them rounds otherwise
     extra: dict[str, str] = field(default_factory=dict)  # of the environment
 
     @classmethod
@@ -92,6 +93,7 @@ class Scene:
             for name in NOTEBOOKS
             for kind, end in (("executed", "ipynb"), ("results", "json"))
         ]
+        command += ["--set-threads", f"notebook={self.threads}"]
         return [*command, "--scheduler", "greedy", "--config", *config, "--", *targets]
 
     def notebook(self, name: str, *options: str) -> list[str]:
