@@ -177,7 +177,7 @@ def reliability(found: Mapping[str, Any]) -> str:
                 row["track"],
                 f"`{row['subject']}`",
                 f"{row['noise']:.3f}",
-                "1" if row["ceiling"] is None else f"{row['ceiling']:.2f}",
+                "–" if row["ceiling"] is None else f"{row['ceiling']:.2f}",
                 row["grows_with"],
                 "–" if row["correlation"] is None else f"{row['correlation']:.2f}",
                 f"{row['good']} {row['good_value']:.2f}, {row['bad']} {row['bad_value']:.2f}: "
