@@ -114,7 +114,7 @@ SURROUNDINGS = [
     _make("PROFILE must be one of", "PROFILE=huge"),
     _make("subject must be one of digits", "SUBJECT=digitz"),
     _make("subject", "SUBJECT=,"),
-    _make("PARTLY must be", "PARTLY=digits"),
+    _make("subject must be one of digits", "SUBJECT=digits,digitz"),
     _make("CORES", "CORES=none"),
     _make("CORES", "CORES=0"),
     Case("make", "make submit METHOD=nowhere", "nowhere", make=("submit", "METHOD=nowhere")),

@@ -497,21 +497,6 @@ def test_shards_are_jobs_before_their_notebook_and_none_by_default() -> None:
     assert "shards must name notebooks among 00_bias" in snakemake("--config", "shards={02_x: 3}")
 
 
-def test_a_subject_can_be_executed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUBJECT", "digits")
-    monkeypatch.setenv("PARTLY", "portraits:02_ksae,emoji:01_polysemanticity")
-    told = snakemake("--", "_build/html/index.html")
-    for name, wanted in {"02_ksae": True, "03_probes": False}.items():
-        assert (f"_build/executed/book/portraits/{name}.ipynb" in told) is wanted
-    for name, wanted in {"01_polysemanticity": True, "03_probes": False}.items():
-        assert (f"_build/executed/book/emoji/{name}.ipynb" in told) is wanted
-    assert "_build/executed/book/digits/09_scorecard.ipynb" in told
-    for wrong in ("portraits:10_none", "portraits", ":02_ksae"):
-        monkeypatch.setenv("PARTLY", wrong)
-        told = snakemake("--", "_build/html/index.html")
-        assert "PARTLY must be a subject, a colon and one of 00_bias" in told
-
-
 # The inputs of a dry run's jobs that execute notebooks, and the notebooks.
 JOB = r"rule notebook:\n    input: (.*)\n    output: \S+/(\w+)\.ipynb,"
 
