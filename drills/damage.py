@@ -13,6 +13,13 @@ from workflow.execute import integrity
 
 SEED = 2110
 DRILL = "one flipped byte"
+SHIPPED = {  # where each kind of shipped file lies
+    "shipped weights": f"models/{SUBJECT}/*/*.safetensors",
+    "shipped k-SAE": f"models/{SUBJECT}/ksae/*/*",
+    "shipped search": f"models/{SUBJECT}/search/*/*/*",
+    "shipped image": f"models/{SUBJECT}/images/*.png",
+    "shipped result": f"results/book/{SUBJECT}/*.json",
+}
 
 
 def flip(path: Path, drawn: random.Random) -> None:
@@ -32,14 +39,8 @@ def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
         ("result file", "results", "json"),
     ):
         yield _pages(scene, expected, drawn, what, folder, ending)
-    for what, pattern in (
-        ("shipped weights", f"models/{SUBJECT}/*/*.safetensors"),
-        ("shipped k-SAE", f"models/{SUBJECT}/ksae/*/*"),
-        ("shipped search", f"models/{SUBJECT}/search/*/*"),
-        ("shipped image", f"models/{SUBJECT}/images/*.png"),
-        ("shipped result", f"results/book/{SUBJECT}/*.json"),
-    ):
-        yield _shipped(scene, drawn, what, pattern)
+    for what in SHIPPED:
+        yield _shipped(scene, drawn, what)
 
 
 def _artifacts(scene: Scene, expected: dict[str, str], drawn: random.Random, what: str) -> Row:
@@ -94,9 +95,14 @@ def _wrong(done: Ended, differing: str) -> str:
     return f"exit code {done.code}: {done.lines[-1]}" if done.code else differing
 
 
-def _shipped(scene: Scene, drawn: random.Random, what: str, pattern: str) -> Row:
+def shipped(root: Path, what: str) -> list[Path]:
+    """The files of a kind that ship with a clone."""
+    return sorted(path for path in root.glob(SHIPPED[what]) if path.is_file())
+
+
+def _shipped(scene: Scene, drawn: random.Random, what: str) -> Row:
     """A byte of up to three files that ship, one after the other."""
-    paths = sorted(path for path in scene.root.glob(pattern) if path.is_file())
+    paths = shipped(scene.root, what)
     chosen = drawn.sample(paths, min(3, len(paths)))
     passed, notes = 0, []
     for path in chosen:

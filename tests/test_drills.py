@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drills import damage, dependencies, inputs, kills, precision, run, together
-from drills.scene import Ended, Row, Scene, processes, same
+from drills.scene import ROOT, Ended, Row, Scene, processes, same
 from workflow import drills as page
 
 
@@ -137,3 +137,8 @@ def test_the_page_says_what_failed_and_what_was_not_tried(tmp_path: Path) -> Non
     assert page.DRILLS == list(run.DRILLS)
     assert "| MIT | 2 | a, b |" in written["drills_licences"]
     assert "| `c` | abc | 1.5 |" in written["drills_commands"]
+
+
+@pytest.mark.parametrize("what", damage.SHIPPED)
+def test_every_kind_of_shipped_file_is_there_to_be_damaged(what: str) -> None:
+    assert damage.shipped(ROOT, what)
