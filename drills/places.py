@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from drills.scene import PROFILE, SUBJECT, Row, Scene, same
+from drills.scene import PROFILE, SUBJECT, Ended, Row, Scene, same
 
 DRILL = "a place that fails"
 FIRST = "00_bias"
 DAY = 86_400
+# A kernel is started by a process of the same user.
+STARTS = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import ipykernel"], check=True)
+"""
 
 
 def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
@@ -47,13 +52,13 @@ def _mounted(scene: Scene, expected: dict[str, str], case: str, folder: str, opt
         left = scene.leftovers()
     finally:
         subprocess.run(["umount", str(place)], check=True)
-    return _judged(scene, expected, case, done.code, done.lines, left)
+    return _judged(scene, expected, case, folder, done, left)
 
 
 def _of_others(scene: Scene, expected: dict[str, str], case: str, folder: str) -> Row:
     other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     scene.root.parent.chmod(0o755)
-    if subprocess.run([*other, sys.executable, "-c", ""], capture_output=True).returncode:
+    if subprocess.run([*other, sys.executable, "-c", STARTS], capture_output=True).returncode:
         note = "not tried: nobody else may run this Python, or setpriv is missing"
         return Row(DRILL, case, 0, 0, note)
     scene.forget()
@@ -64,7 +69,7 @@ def _of_others(scene: Scene, expected: dict[str, str], case: str, folder: str) -
     with _home() as home:
         done = scene.run(["env", f"HOME={home}", *other, *scene.notebook(FIRST)])
         left = scene.leftovers()
-    return _judged(scene, expected, case, done.code, done.lines, left)
+    return _judged(scene, expected, case, folder, done, left)
 
 
 @contextmanager
@@ -80,15 +85,17 @@ def _home() -> Iterator[Path]:
 
 
 def _judged(
-    scene: Scene, expected: dict[str, str], case: str, code: int, lines: list[str], left: list[str]
+    scene: Scene, expected: dict[str, str], case: str, folder: str, ended: Ended, left: list[str]
 ) -> Row:
-    """One line but for that of a notebook's start, nothing half-written, and it goes on."""
-    said = [line for line in lines if not line.startswith(f"{FIRST}  subject=")]
+    """One line about the place, but for that of a notebook's start; no rest, and it goes on."""
+    said = [line for line in ended.lines if not line.startswith(f"{FIRST}  subject=")]
     wrong = []
-    if code != 1:
-        wrong.append(f"exit code {code}")
+    if ended.code != 1:
+        wrong.append(f"exit code {ended.code}")
     if len(said) != 1:
         wrong.append(f"{len(said)} lines")
+    elif folder not in said[0]:
+        wrong.append(f"says nothing of {folder}")
     if left:
         wrong.append(f"left {left[0]}")
     done = scene.run(scene.notebook(FIRST))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drills import damage, dependencies, inputs, kills, precision, run, together
+from drills import damage, dependencies, inputs, kills, places, precision, run, together
 from drills.scene import ROOT, Ended, Row, Scene, processes, same
 from workflow import drills as page
 
@@ -142,3 +142,16 @@ def test_the_page_says_what_failed_and_what_was_not_tried(tmp_path: Path) -> Non
 @pytest.mark.parametrize("what", damage.SHIPPED)
 def test_every_kind_of_shipped_file_is_there_to_be_damaged(what: str) -> None:
     assert damage.shipped(ROOT, what)
+
+
+@pytest.mark.parametrize(
+    ("line", "passed"),
+    [
+        ("00_bias: the disk under /artifacts is full", 1),
+        ("00_bias: Permission denied: 'python'", 0),
+    ],
+)
+def test_a_place_that_fails_has_to_be_named(tmp_path: Path, line: str, passed: int) -> None:
+    place = scene(tmp_path, "")
+    row = places._judged(place, {}, "full", "artifacts", Ended(1, line, 1.0), [])
+    assert row.passed == passed, row.note
