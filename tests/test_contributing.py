@@ -121,22 +121,28 @@ def python(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("failing", ["check", "book", "test", ""])
+@pytest.mark.parametrize("failing", ["check", "from_text", "book", "test", ""])
 def test_continuous_integration_names_the_step_that_failed(tmp_path: Path, failing: str) -> None:
-    """With a `make` that fails at one target."""
+    """With a `make` that fails at one target, and a Python that fails or does nothing."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "made $1"\ntest "$1" != "{failing}"\n')
     make.chmod(0o755)
+    executes = tmp_path / ".venv/bin/python"
+    executes.parent.mkdir(parents=True)
+    executes.write_text(f'#!/bin/sh\necho "executed $*"\ntest "{failing}" != from_text\n')
+    executes.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
         [tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
-    step = {"test": "tests"}.get(failing, f"make {failing}")
+    step = {"test": "tests", "from_text": "from_text"}.get(failing, f"make {failing}")
     assert bool(done.returncode) is bool(failing)
     assert (f"== failed: {step}" in done.stdout) is bool(failing)
-    assert ("made book" in done.stdout) is (failing != "check")
+    assert ("executed workflow/execute.py 00_bias" in done.stdout) is (failing != "check")
+    assert ("made book" in done.stdout) is (failing not in ("check", "from_text"))
+    assert ("== tests: " in done.stdout) is (not failing)  # how long it took
 
 
 def result(copy: Path, notebook: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ STEPS, SEED = 6, 9001  # the steps of the book
 OTHER_STEPS = (3, 4, 10, 20)  # tried on the first BLOCK people
 NAMED, PER_ROLE = 2000, 100  # people whose every factor is named; images of each open prompt
 JUDGED, BLOCK = 4000, 250  # drawings for the judges; images whose neighbours are sought
+ROWS = 250  # images whose distances are computed at once
 Figures = dict[str, Any]
 
 
@@ -174,8 +175,8 @@ def nearest(images: Tensor, drawings: Tensor) -> tuple[Tensor, Tensor]:
     for x in range(-2, 3):
         for y in range(-2, 3):
             moved = torch.roll(images, (y, x), (2, 3)).flatten(1)
-            for start in range(0, len(moved), BLOCK):
-                rows = slice(start, start + BLOCK)
+            for start in range(0, len(moved), ROWS):
+                rows = slice(start, start + ROWS)
                 distance, place = torch.cdist(moved[rows], flat).min(1)
                 nearer = distance < best[rows]
                 best[rows] = torch.where(nearer, distance, best[rows])
