@@ -26,12 +26,12 @@ subprocess.run([sys.executable, "-c", "import ipykernel"], check=True)
 def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
     """Each place in turn, with the first notebook; and what comes of it afterwards."""
     only = {FIRST: expected[FIRST]}
-    for case, folder, size in (
-        ("the store's disk is full", "artifacts", "2m"),
-        ("the build's disk is full", "_build", "64k"),
+    for case, folder, options, says in (
+        ("the store's disk is full", "artifacts", "size=2m", "artifacts is full"),
+        ("the build's disk is full", "_build", "size=64k", "No space left on device"),
+        ("the store is read-only", "artifacts", "ro", "Read-only file system"),
     ):
-        yield _mounted(scene, only, case, folder, f"size={size}")
-    yield _mounted(scene, only, "the store is read-only", "artifacts", "ro")
+        yield _mounted(scene, only, case, folder, options, says)
     for case, folder in (
         ("the store belongs to somebody else", "artifacts"),
         ("the build belongs to somebody else", "_build"),
@@ -40,7 +40,9 @@ def drill(scene: Scene, expected: dict[str, str]) -> Iterator[Row]:
     yield _future(scene, expected)
 
 
-def _mounted(scene: Scene, expected: dict[str, str], case: str, folder: str, options: str) -> Row:
+def _mounted(
+    scene: Scene, expected: dict[str, str], case: str, folder: str, options: str, says: str
+) -> Row:
     scene.forget()
     place = scene.root / folder
     place.mkdir()
@@ -52,7 +54,7 @@ def _mounted(scene: Scene, expected: dict[str, str], case: str, folder: str, opt
         left = scene.leftovers()
     finally:
         subprocess.run(["umount", str(place)], check=True)
-    return _judged(scene, expected, case, folder, done, left)
+    return _judged(scene, expected, case, says, done, left)
 
 
 def _of_others(scene: Scene, expected: dict[str, str], case: str, folder: str) -> Row:
@@ -69,7 +71,8 @@ def _of_others(scene: Scene, expected: dict[str, str], case: str, folder: str) -
     with _home() as home:
         done = scene.run(["env", f"HOME={home}", *other, *scene.notebook(FIRST)])
         left = scene.leftovers()
-    return _judged(scene, expected, case, folder, done, left)
+    says = f"Permission denied: '{scene.root / folder}"
+    return _judged(scene, expected, case, says, done, left)
 
 
 @contextmanager
@@ -85,17 +88,17 @@ def _home() -> Iterator[Path]:
 
 
 def _judged(
-    scene: Scene, expected: dict[str, str], case: str, folder: str, ended: Ended, left: list[str]
+    scene: Scene, expected: dict[str, str], case: str, says: str, ended: Ended, left: list[str]
 ) -> Row:
-    """One line about the place, but for that of a notebook's start; no rest, and it goes on."""
+    """One line of what is wrong, beside that of a notebook's start; no rest, and it goes on."""
     said = [line for line in ended.lines if not line.startswith(f"{FIRST}  subject=")]
     wrong = []
     if ended.code != 1:
         wrong.append(f"exit code {ended.code}")
     if len(said) != 1:
         wrong.append(f"{len(said)} lines")
-    elif folder not in said[0]:
-        wrong.append(f"says nothing of {folder}")
+    elif says not in said[0]:
+        wrong.append(f"does not say {says}")
     if left:
         wrong.append(f"left {left[0]}")
     done = scene.run(scene.notebook(FIRST))

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
@@ -42,6 +43,7 @@ from difflens_utils.recording import Recording
 from difflens_utils.runtime import integrity
 from difflens_utils.settings import Settings
 from difflens_utils.subjects.attribute import Attribute
+from workflow.execute import through_files
 
 TITLE = re.compile(r"### Exercise (\d) · (.+)")
 HINT = re.compile(r"<details>\n<summary>Hint</summary>\n\n(.+)\n\n</details>$", re.DOTALL)
@@ -728,6 +730,11 @@ def test_a_wrong_answer_ends_a_notebook_and_shows_one_line() -> None:
     source = "from difflens_utils.pages.exercises import Wrong\nraise Wrong('Take the root.')"
     notebook = new_notebook(cells=[new_code_cell(source)])
     with pytest.raises(CellExecutionError):
-        NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+        NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            kernel_manager_class=through_files(AsyncKernelManager),
+        ).execute()
     (error,) = [o for o in notebook.cells[0].outputs if o.output_type == "error"]
     assert error.ename == "Wrong" and error.traceback == ["Not yet. Take the root."]

@@ -1237,18 +1237,22 @@ def test_two_kernels_share_no_port_and_each_answers(tmp_path: Path) -> None:
     infos = [manager.get_connection_info() for manager in managers]
     assert {info["transport"] for info in infos} == {"ipc"}
     assert infos[0]["ip"] != infos[1]["ip"]
-    manager = managers[0]
-    manager.start_kernel(cwd=tmp_path)
-    client = manager.client()
-    client.start_channels()
+    clients = []
     try:
-        client.wait_for_ready(timeout=60)
-        reply = client.execute_interactive("1 + 1", timeout=60)
-        assert reply["content"]["status"] == "ok"
+        for manager in managers:
+            manager.start_kernel(cwd=tmp_path)
+            clients.append(manager.client())
+            clients[-1].start_channels()
+        for client in clients:
+            client.wait_for_ready(timeout=execute.STARTS_WITHIN)
+            reply = client.execute_interactive("1 + 1", timeout=60)
+            assert reply["content"]["status"] == "ok"
     finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-    del manager, managers, client
+        for client in clients:
+            client.stop_channels()
+        for manager in managers:
+            manager.shutdown_kernel(now=True)
+    del manager, managers, client, clients
     gc.collect()
     assert not any(Path(info["ip"]).parent.exists() for info in infos)
 
