@@ -41,7 +41,8 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("<", "&lt;")
+    """A text that is no HTML, whose paths may break: else the table is wider than the page."""
+    return text.replace("<", "&lt;").replace("/", "/<wbr>")
 
 
 def summed(found: Mapping[str, Any]) -> str:
