@@ -14,6 +14,9 @@ import torch
 from difflens_utils.runtime import artifacts
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# What `make` hands to its commands: a test that starts one says these itself.
+for said in ("PROFILE", "SUBJECT", "METHOD"):
+    os.environ.pop(said, None)
 
 
 @pytest.fixture(autouse=True)
