@@ -109,23 +109,36 @@ def through_head(
     by_position = reached = change = torch.zeros(())
     zero = ksae.decode(torch.zeros(len(ksae.directions))).double()  # (d,)
     for step in range(len(heads.weight)):
-        s = ksae.latents(map_to_vectors(recording.at(step, rows))).double()  # (B, P, D)
-        start = torch.zeros_like(s[:1]) if baseline == "zero" else s.mean(0, keepdim=True)
         weight = map_to_vectors(heads.weight[step]).double()  # (classes, P, d)
         effect = weight @ ksae.directions.double().T  # (classes, P, D): d logit / d latent
         constant = heads.bias[step].double() + torch.einsum("cpd,d->c", weight, zero)
-        z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
-        slope = linear_integral(z0, z1, points, rule)  # (B, classes, classes)
-        moved = slope.flatten(1).T @ (s - start).flatten(1)  # one product for all classes
-        per_logit = moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect
-        scores = per_logit.sum(1) / len(s)  # (classes, P, D)
+        start = torch.zeros_like(effect[:1])  # (1, P, D)
+        if baseline == "mean":
+            for s in _latents(ksae, recording, step, rows):
+                start += s.sum(0) / len(rows)
+        scores = torch.zeros(())  # (classes, P, D)
+        for s in _latents(ksae, recording, step, rows):
+            z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
+            slope = linear_integral(z0, z1, points, rule)  # (B, classes, classes)
+            moved = slope.flatten(1).T @ (s - start).flatten(1)  # one product for all classes
+            per_logit = moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect
+            scores = scores + per_logit.sum(1) / len(rows)
+            change = change + (z1.softmax(-1) - z0.softmax(-1)).sum(0) / len(rows)
         by_step.append(scores.sum(1))
         by_position = by_position + scores
         reached = reached + scores.sum((1, 2))
-        change = change + (z1.softmax(-1) - z0.softmax(-1)).mean(0)
     stacked = torch.stack(by_step, 1).float()
     gap = ((reached - change) / change).abs().float()
     return Attribution(torch.stack(by_step, 1).sum(1).float(), stacked, by_position.float(), gap)
+
+
+AT_ONCE = 64  # images whose latents are in memory
+
+
+def _latents(ksae: Dictionary, recording: Recording, step: int, rows: Tensor) -> Iterator[Tensor]:
+    """The latents of some images at a step, few at a time: (B, P, D) float64."""
+    for some in rows.split(AT_ONCE):
+        yield ksae.latents(map_to_vectors(recording.at(step, some))).double()
 
 
 def slope_of_head(heads: Heads, ksae: Dictionary) -> Tensor:

@@ -166,7 +166,7 @@ def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) ->
     {attribute: (G, classes)}. `prompts` is how many prompts the images took in turn, by default as
     many as the evaluation has.
     """
-    scored = evaluators.read(subject.scorer, images.to(subject.device))
+    scored = evaluators.read(subject.scorer, images, subject.device)
     number = prompts or len(subject.texts())
     prompt = sampling.assigned(len(images), number)
     found = {}

@@ -307,7 +307,7 @@ def _chosen(
 @artifacts.stored("labels", reads=("labeller",))
 def labelled(subject: Subject, rec: Recording) -> dict[str, Tensor]:
     """The labeller's classes of recorded images: {factor: (n,)}; from the store."""
-    probabilities = evaluators.read(subject.labeller, rec.images.to(subject.device))
+    probabilities = evaluators.read(subject.labeller, rec.images, subject.device)
     return {factor: p.argmax(-1) for factor, p in probabilities.items()}
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,8 +65,9 @@ def draw(
     batch: int | None = None,
     progress: str | None = None,
 ) -> Tensor:
-    """Images (n, 3, H, W) under an edit, from the store if they are there.
+    """Images (n, 3, H, W) float16 under an edit, from the store if they are there.
 
+    They stay on disk, and changes of them in memory.
     They take the prompts in turn, by default those of the evaluation. Workers (`shards`) share the
     batches, which are as large as `gpu.batch_size` says by default; for an edit that moves a batch
     as one their size is part of the key. What an edit leaves alone is not drawn again. Raises
@@ -95,19 +95,20 @@ def draw(
 
 
 def _images(drawing: Drawing) -> Tensor:
-    return torch.from_numpy(np.load(_draw(drawing) / "images.npy")).float()
+    return arrays.mapped(_draw(drawing) / "images.npy")
 
 
 @shards.shared("images")
 def _draw(drawing: Drawing, block: slice, folder: Path) -> None:
     """Write images.npy, float16, with those that stand at `block` in the rows of a drawing."""
-    images = drawing.run.sample(
-        drawing.rows[block],
+    rows = drawing.rows[block]
+    images = drawing.run.batches(
+        rows,
         edit=drawing.edit,
         asymmetric=drawing.asymmetric,
         progress=drawing.progress,
     )
-    arrays.save(folder / "images.npy", images.half().numpy())
+    arrays.write(folder / "images.npy", len(rows), images)
 
 
 @dataclass(frozen=True)
@@ -153,26 +154,26 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
 
     `prompts` is how many prompts the images took in turn, by default as many as the evaluation has.
     """
-    seen = images.to(subject.device)
-    clip = evaluators.embed(subject.clip, seen)
+    device = subject.device
+    clip = evaluators.embed(subject.clip, images, device)
     return Outcome(
         images,
-        evaluators.read(subject.scorer, seen),
-        evaluators.read(subject.labeller, seen),
-        evaluators.embed(subject.scorer, seen),
+        evaluators.read(subject.scorer, images, device),
+        evaluators.read(subject.labeller, images, device),
+        evaluators.embed(subject.scorer, images, device),
         clip,
-        _second(subject, seen, clip),
+        _second(subject, images, clip),
         sampling.assigned(len(images), prompts or len(subject.texts())),
     )
 
 
-def _second(subject: Subject, seen: Tensor, clip: Tensor) -> Tensor:
+def _second(subject: Subject, images: Tensor, clip: Tensor) -> Tensor:
     """Embeddings by the second CLIP. A search has none: it would plan with what results tell."""
     if not keys.readable("second_clip"):
         return clip[:, :0]
     if subject.second_clip is subject.clip:
         return clip
-    return evaluators.embed(subject.second_clip, seen)
+    return evaluators.embed(subject.second_clip, images, subject.device)
 
 
 def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:

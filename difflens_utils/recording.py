@@ -16,7 +16,7 @@ Two images, three steps, and an h of 4 channels at 2 x 2 positions give 2 * 4 ve
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Recording:
 
     key: str
     h: np.ndarray  # a read-only memory map
-    images: Tensor  # float32 in [-1, 1]
+    images: Tensor  # in [-1, 1], on disk too
     timesteps: tuple[float, ...]
     run: Run | None = field(default=None, repr=False, compare=False)
     """What it is the whole of; None for a part of a recording, and for one made by hand."""
@@ -145,9 +145,12 @@ class Run:
         """The batches, which workers share."""
         return shards.blocks(len(self.recorded), self.batch)
 
-    def sample(self, rows: Tensor, **options: Any) -> Tensor:
-        """The images `rows`, (rows, 3, H, W); `options` are those of `sampling.sample`."""
-        return sampling.sample(
+    def batches(self, rows: Tensor, **options: Any) -> Iterator[np.ndarray]:
+        """The images `rows` as they are stored, batch by batch: (B, 3, H, W) float16.
+
+        `options` are those of `sampling.sample`.
+        """
+        drawn = sampling.batches(
             self.subject,
             self.n,
             self.seed,
@@ -158,6 +161,7 @@ class Run:
             rows=rows,
             **options,
         )
+        return (images.half().numpy() for images in drawn)
 
 
 def record(
@@ -184,7 +188,7 @@ def record(
     return Recording(
         folder.name,
         np.load(folder / "h.npy", mmap_mode="r"),
-        torch.from_numpy(np.load(folder / "images.npy")).float(),
+        arrays.mapped(folder / "images.npy"),
         subject.times(steps, eta),
         run,
     )
@@ -196,14 +200,14 @@ def _record(run: Run, block: slice, folder: Path) -> None:
     rows = run.recorded[block]
     file = _File(folder / "h.npy", rows, run.steps, run.subject.module)
     copies = gpu.HostCopies(file.write)
-    images = run.sample(
+    images = run.batches(
         rows,
         watch=lambda h, _x, step: copies.put(h, step),
         progress="recording h",
     )
+    arrays.write(folder / "images.npy", len(rows), images)
     copies.flush()
     file.h.flush()
-    arrays.save(folder / "images.npy", images.half().numpy())
 
 
 class _File:

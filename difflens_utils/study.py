@@ -170,7 +170,7 @@ class Study:
         least = int(counts[counts > 0].min())
         number = min(most, int(1.2 * each * s.n_images / least) + 1)
         images = outcome.draw(self.subject, None, number, seed, s.steps, prompts=prompts)
-        seen = evaluators.read(self.subject.labeller, images.to(self.subject.device))
+        seen = evaluators.read(self.subject.labeller, images, self.subject.device)
         labels = seen[attribute].argmax(-1)
         classes = range(len(self.subject.classes(attribute)))
         rows = torch.cat([(labels == c).nonzero().flatten()[:each] for c in classes])

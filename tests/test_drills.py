@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from drills import damage, dependencies, inputs, kills, places, precision, run, together
+from drills import damage, dependencies, inputs, kills, memory, places, precision, run, together
 from drills.scene import ROOT, Ended, Row, Scene, processes, same
 from workflow import drills as page
 
@@ -157,3 +158,18 @@ def test_another_fault_is_not_taken_for_that_of_a_place(
     place = scene(tmp_path, "")
     row = places._judged(place, {}, "full", "artifacts is full", Ended(1, line, 1.0), [])
     assert row.passed == passed, row.note
+
+
+def test_peak_memory_is_what_a_process_holds_and_no_mapped_file(tmp_path: Path) -> None:
+    size = 64 * 2**20
+    np.save(tmp_path / "x.npy", np.ones(size, np.uint8))
+
+    def held() -> None:
+        array = np.ones(size, np.uint8)
+        time.sleep(0.1)
+        del array
+
+    bare = memory.peak(lambda: time.sleep(0.1))
+    assert 60 < memory.peak(held) - bare < 80
+    read = memory.peak(lambda: np.load(tmp_path / "x.npy", mmap_mode="r").sum())
+    assert read - bare < 10

@@ -40,7 +40,7 @@ def test_only_the_images_that_an_edit_touches_are_drawn_again() -> None:
     got, plain = outcome.draw(subject, edit, 4, 0, 2), outcome.draw(subject, None, 4, 0, 2)
     assert torch.equal(got[[0, 2]], plain[[0, 2]]) and not torch.equal(got[[1, 3]], plain[[1, 3]])
     torch.testing.assert_close(
-        got, sampling.sample(subject, 4, 0, steps=2, edit=edit), atol=2e-3, rtol=2e-3
+        got.float(), sampling.sample(subject, 4, 0, steps=2, edit=edit), atol=2e-3, rtol=2e-3
     )
     nobody = edits.per_image({1: change}, torch.zeros(4, dtype=torch.long))
     assert torch.equal(outcome.draw(subject, nobody, 4, 0, 2), plain)

@@ -261,7 +261,7 @@ def draw(study: Study) -> str:
     noise = torch.randn(study.subject.shape, generator=generator) / 2
     words = WORDS.format(active=study.settings.k, latents=f"{len(code):,}", name=CLASS)
     wide, high = 2 * WIDTH + GAP, 2 * HEIGHT + GAP
-    face = recording.images[shown]
+    face = recording.images[shown].float()
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
         f'height="{high}" role="img" aria-labelledby="title words">',

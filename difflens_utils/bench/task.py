@@ -88,7 +88,7 @@ class Task(Given):
     def read(self, images: Tensor) -> dict[str, Tensor]:
         """What the labeller sees in images (n, 3, H, W): {factor: (n, classes)} probabilities."""
         subject = self.study.subject
-        return evaluators.read(subject.labeller, images.to(subject.device))
+        return evaluators.read(subject.labeller, images, subject.device)
 
 
 def reserved() -> frozenset[int]:
@@ -152,7 +152,7 @@ def task(
         given.options,
         study=replace(study),
         attribute=study.attribute(attribute),
-        images=study.recording("learn").images[images],
+        images=study.recording("learn").images[images].float(),
         labels=study.labels("learn")[attribute][images],
         dictionary=dictionary,
         exchanged=outcome.extremes(study.planted(attribute)),

@@ -18,7 +18,7 @@ torch.Size([5, 2])
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -377,9 +377,18 @@ BATCH = 64
 
 
 @torch.inference_mode()
-def read(evaluator: Evaluator, images: Tensor, batch: int = BATCH) -> dict[str, Tensor]:
-    """Probabilities of every factor's classes, on the CPU: {factor: (B, classes)}."""
-    chunks = [evaluator.logits(some) for some in torch.split(images, batch)]
+def read(
+    evaluator: Evaluator,
+    images: Tensor,
+    device: torch.device | None = None,
+    batch: int = BATCH,
+) -> dict[str, Tensor]:
+    """Probabilities of every factor's classes, on the CPU: {factor: (n, classes)}.
+
+    Images (n, 3, H, W) of any precision go to the `device` of the evaluator batch by batch, by
+    default where they are: those that are stored may be more than fit into memory.
+    """
+    chunks = [evaluator.logits(some) for some in _placed(images, device, batch)]
     probabilities = {}
     for factor in evaluator.factors:
         softmax = [chunk[factor].float().softmax(-1).cpu() for chunk in chunks]
@@ -388,7 +397,18 @@ def read(evaluator: Evaluator, images: Tensor, batch: int = BATCH) -> dict[str, 
 
 
 @torch.inference_mode()
-def embed(evaluator: Embedder, images: Tensor, batch: int = BATCH) -> Tensor:
-    """Features (B, F) on the CPU."""
-    chunks = [evaluator.features(some).float().cpu() for some in torch.split(images, batch)]
+def embed(
+    evaluator: Embedder,
+    images: Tensor,
+    device: torch.device | None = None,
+    batch: int = BATCH,
+) -> Tensor:
+    """Features (n, F) on the CPU, of images as in `read`."""
+    chunks = [evaluator.features(some).float().cpu() for some in _placed(images, device, batch)]
     return torch.cat(chunks)
+
+
+def _placed(images: Tensor, device: torch.device | None, batch: int) -> Iterator[Tensor]:
+    """Batches of images, float32, on a device."""
+    for some in images.split(batch):
+        yield some.to(device=device, dtype=torch.float32)

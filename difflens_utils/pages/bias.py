@@ -282,8 +282,8 @@ class Bias(Page):
 
     def control(self, balanced: Tensor) -> pd.DataFrame:
         """FD of images in which all classes are equally likely: the evaluators' own bias."""
-        images = balanced.to(self.study.subject.device)
-        seen = evaluators.read(self.study.subject.scorer, images)
+        subject = self.study.subject
+        seen = evaluators.read(subject.scorer, balanced, subject.device)
         table = {}
         for attribute in self.study.attributes:
             fair = metrics.fairness_discrepancy(seen[attribute])

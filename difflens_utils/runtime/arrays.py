@@ -9,19 +9,22 @@ like any other.
 >>> import numpy as np
 >>> from difflens_utils.runtime import arrays
 >>> path = Path(tempfile.mkdtemp()) / "x.npy"
->>> arrays.save(path, np.arange(3))
->>> np.load(path).tolist()
-[0, 1, 2]
+>>> arrays.write(path, 3, [np.array([0, 1]), np.array([2])])
+>>> arrays.mapped(path)
+tensor([0, 1, 2])
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 
 def create(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -33,8 +36,21 @@ def create(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[An
     return array
 
 
-def save(path: Path, array: NDArray[Any]) -> None:
-    """Writes an array into a file of NumPy's format. Raises OSError for a full disk."""
-    whole = create(path, array.dtype, array.shape)
-    whole[...] = array
-    whole.flush()
+def write(path: Path, length: int, parts: Iterable[NDArray[Any]]) -> None:
+    """Writes an array of so many rows as its parts come, of which one is in memory at a time.
+
+    The file is NumPy's. Raises OSError for a full disk.
+    """
+    whole, start = None, 0
+    for part in parts:
+        if whole is None:
+            whole = create(path, part.dtype, (length, *part.shape[1:]))
+        whole[start : start + len(part)] = part
+        start += len(part)
+    if whole is not None:
+        whole.flush()
+
+
+def mapped(path: Path) -> Tensor:
+    """The array of a file, which stays on disk: changes of the tensor do not reach it."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
@@ -211,7 +211,7 @@ class _Run:
 
 
 @torch.no_grad()
-def sample(
+def batches(
     subject: Subject,
     n: int,
     seed: int = 0,
@@ -226,8 +226,8 @@ def sample(
     prompts: Sequence[str] | None = None,
     rows: Tensor | None = None,
     progress: str | None = None,
-) -> Tensor:
-    """Generates `n` images: (n, 3, H, W) float32 in [-1, 1] on the CPU.
+) -> Iterator[Tensor]:
+    """Generates `n` images, batch by batch: (B, 3, H, W) float32 in [-1, 1] on the CPU.
 
     Images of equal seeds are paired. The images take the `prompts` in turn, by default those that
     the subject is evaluated on. `rows` (m,) makes only these of the n images, in their order:
@@ -254,7 +254,6 @@ def sample(
     run = _Run(subject, s, steps, edit, asymmetric, watch, prompts, image_seeds(n, seed), eta)
     chosen = torch.arange(n) if rows is None else rows
     tally.count(_way(run), len(chosen))
-    images = []
     with tqdm(
         total=len(chosen) * steps,
         desc=progress,
@@ -264,8 +263,22 @@ def sample(
         leave=False,
     ) as bar:
         for part in chosen.split(batch):
-            images.append(_sample_batch(run, part, bar))
-    return _finite(torch.cat(images), subject, chosen).clamp(-1, 1)
+            yield _finite(_sample_batch(run, part, bar), subject, part).clamp(-1, 1)
+
+
+_Options = ParamSpec("_Options")
+
+
+def _joined(drawn: Callable[_Options, Iterator[Tensor]]) -> Callable[_Options, Tensor]:
+    @wraps(drawn)
+    def sample(*args: _Options.args, **kwargs: _Options.kwargs) -> Tensor:
+        return torch.cat(list(drawn(*args, **kwargs)))
+
+    return sample
+
+
+sample = _joined(batches)
+sample.__doc__ = """Generates `n` images at once, as `batches` does: (n, 3, H, W)."""
 
 
 def _way(run: _Run) -> str:

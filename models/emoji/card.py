@@ -58,7 +58,7 @@ def drawn(subject: Subject, texts: Sequence[str], seed: int, steps: int | None =
 
 def read(subject: Subject, images: Tensor) -> dict[str, Tensor]:
     """What the scorer takes images for: {factor: (n,) class numbers}."""
-    seen = evaluators.read(subject.scorer, images.to(subject.device))
+    seen = evaluators.read(subject.scorer, images, subject.device)
     return {factor: p.argmax(-1) for factor, p in seen.items()}
 
 
@@ -219,7 +219,7 @@ def judged(subject: Subject) -> Figures:
     images = WORLD.render(people)
     found: Figures = {}
     for name, judge in (("labeller", subject.labeller), ("scorer", subject.scorer)):
-        seen = evaluators.read(judge, images.to(subject.device))
+        seen = evaluators.read(judge, images, subject.device)
         right = {f: p.argmax(-1) == people.labels[f] for f, p in seen.items()}
         rows = {"all": torch.ones(JUDGED, dtype=torch.bool)}
         rows |= {style: people.labels["style"] == i for i, style in enumerate(STYLES)}
