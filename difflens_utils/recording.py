@@ -55,6 +55,11 @@ class Recording:
         """The channels of h, d."""
         return int(self.h.shape[2 if self.h.ndim == 5 else -1])
 
+    @property
+    def positions(self) -> int:
+        """The vectors of an image at a step, P."""
+        return int(np.prod(self.h.shape[2:])) // self.width
+
     def fingerprint(self) -> str:
         """What stands for it in the keys of what is computed from it."""
         return self.key
@@ -113,8 +118,7 @@ class BatchStream:
 
     def __call__(self, number: int) -> Tensor:
         h = self.recording.h
-        positions = int(np.prod(h.shape[2:])) // self.recording.width
-        pairs = max(1, self.size // positions)
+        pairs = max(1, self.size // self.recording.positions)
         rng = np.random.default_rng((self.seed, number))
         images = np.sort(rng.integers(self.rows, size=pairs))
         steps = rng.integers(h.shape[1], size=pairs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,10 +105,16 @@ def judging(images: int) -> None:
 
 def large(images: int) -> None:
     """What evaluators and CLIP say of images of 1,024 pixels a side."""
-    import torch
+    import numpy as np
+
+    from difflens_utils.runtime import arrays
 
     study = _study(FEW)
-    study.judge(torch.zeros(images, 3, SIDE, SIDE))
+    blank = (np.zeros((1, 3, SIDE, SIDE), np.float16) for _ in range(images))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        arrays.write(path, images, blank)
+        study.judge(arrays.mapped(path))
 
 
 WORK: dict[str, Callable[[int], None]] = {

@@ -258,6 +258,8 @@ def test_a_full_disk_is_one_line_and_no_hole_in_a_file(
     reference = io.BytesIO()
     np.save(reference, values)
     assert (store / "small.npy").read_bytes() == reference.getvalue()
+    arrays.mapped(store / "small.npy")[0] = 9  # in memory alone
+    assert (store / "small.npy").read_bytes() == reference.getvalue()
     artifact = artifacts.Artifact.of("arrays", {"a": 1})
     with pytest.raises(OSError, match="the disk under .* is full: free space"):
         artifacts.make(

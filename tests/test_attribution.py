@@ -49,9 +49,11 @@ def captum_scores(recording, heads, ksae, baseline, target, steps):
     return total
 
 
+@pytest.mark.parametrize("at_once", [2, 64])
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 @pytest.mark.parametrize("target", [0, 2])
-def test_closed_form_equals_captum(parts, baseline, target):
+def test_closed_form_equals_captum(parts, baseline, target, at_once, monkeypatch):
+    monkeypatch.setattr(attribution, "AT_ONCE", at_once)
     recording, heads, ksae = parts
     ours = attribution.through_head(heads, ksae, recording, torch.arange(5), baseline, points=32)
     torch.testing.assert_close(

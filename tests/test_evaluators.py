@@ -73,6 +73,25 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
     assert evaluators.embed(net, x, batch=4).shape == (7, 128)
 
 
+class Sizes:
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        return images.flatten(1)[:, :2]
+
+
+def test_stored_images_are_looked_at_in_float32_and_few_large_ones_at_once():
+    look, images = Sizes(), torch.rand(9, 3, 1024, 1024, dtype=torch.float16)
+    found = evaluators.embed(look, images)
+    assert [len(some) for some in look.seen] == [4, 4, 1]  # as many pixels as 64 of 256 x 256
+    assert all(some.dtype == torch.float32 for some in look.seen)
+    assert torch.equal(found, images.flatten(1)[:, :2].float())
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_other_sizes_are_resized(name, fresh, shipped):
     large = evaluators.read(

@@ -22,9 +22,11 @@ from difflens_utils.ksae import (
     Neurons,
     auxiliary_loss,
     fvu,
+    stored,
     top_k,
     train,
 )
+from difflens_utils.recording import Recording
 from difflens_utils.runtime import keys
 
 TINY = KSAEConfig(width=12, latents=64, k=4, batch=64, steps=40, dead_after=640, precision="fp32")
@@ -604,3 +606,17 @@ def test_a_copy_on_another_device_is_made_once() -> None:
     ksae, meta = scrambled(), torch.device("meta")
     assert ksae.on_device(meta) is ksae.on_device(meta)
     assert ksae.on_device(meta).W_enc.is_meta and not ksae.on_device(meta).W_enc.requires_grad
+
+
+@pytest.mark.parametrize("wanted", [7, 40, 4000])
+def test_validation_vectors_lie_in_equal_distances(
+    monkeypatch: pytest.MonkeyPatch, wanted: int
+) -> None:
+    monkeypatch.setattr(stored, "VALIDATION_VECTORS", wanted)
+    monkeypatch.setattr(stored, "AT_ONCE", 3)  # h of so many images at a time
+    h = np.random.default_rng(0).normal(size=(13, 2, 5, 2, 3)).astype(np.float16)
+    rec = Recording("k", h, torch.zeros(13, 3, 4, 4), (500, 0))
+    every = h[3:].transpose(1, 0, 3, 4, 2).reshape(-1, 5)  # steps, images, positions
+    stride = len(every) // wanted | 1
+    found = stored._validation(rec, slice(3, 13))
+    assert np.array_equal(found.numpy(), every[::stride].astype(np.float32))

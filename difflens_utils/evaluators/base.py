@@ -18,7 +18,7 @@ torch.Size([5, 2])
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -374,6 +374,7 @@ def _unreadable(folder: Path, error: Exception) -> ValueError:
 
 # Images: with several hundred at once, small networks on a CPU wait for memory half of the time.
 BATCH = 64
+PIXELS = BATCH * 256**2  # of larger images fewer are looked at together
 
 
 @torch.inference_mode()
@@ -388,12 +389,14 @@ def read(
     Images (n, 3, H, W) of any precision go to the `device` of the evaluator batch by batch, by
     default where they are: those that are stored may be more than fit into memory.
     """
-    chunks = [evaluator.logits(some) for some in _placed(images, device, batch)]
-    probabilities = {}
-    for factor in evaluator.factors:
-        softmax = [chunk[factor].float().softmax(-1).cpu() for chunk in chunks]
-        probabilities[factor] = torch.cat(softmax)
-    return probabilities
+
+    def probabilities(some: Tensor) -> Tensor:
+        logits = evaluator.logits(some)
+        return torch.cat([logits[factor].float().softmax(-1) for factor in evaluator.factors], 1)
+
+    sizes = [len(classes) for classes in evaluator.factors.values()]
+    parts = _batched(probabilities, images, device, batch).split(sizes, 1)
+    return {f: part.contiguous() for f, part in zip(evaluator.factors, parts, strict=True)}
 
 
 @torch.inference_mode()
@@ -404,11 +407,22 @@ def embed(
     batch: int = BATCH,
 ) -> Tensor:
     """Features (n, F) on the CPU, of images as in `read`."""
-    chunks = [evaluator.features(some).float().cpu() for some in _placed(images, device, batch)]
-    return torch.cat(chunks)
+    return _batched(evaluator.features, images, device, batch)
 
 
-def _placed(images: Tensor, device: torch.device | None, batch: int) -> Iterator[Tensor]:
-    """Batches of images, float32, on a device."""
-    for some in images.split(batch):
-        yield some.to(device=device, dtype=torch.float32)
+def _batched(
+    function: Callable[[Tensor], Tensor],
+    images: Tensor,
+    device: torch.device | None,
+    batch: int,
+) -> Tensor:
+    """What a function says of images, float32, batch by batch: (n, F) float32 on the CPU."""
+    together = max(1, min(batch, PIXELS // max(1, images.shape[-2:].numel())))
+    parts = images.split(together)
+    whole = torch.empty(0)
+    for i, some in enumerate(parts):
+        said = function(some.to(device=device, dtype=torch.float32)).float().cpu()
+        if not i:  # all of the place at once: many small pieces scatter the memory
+            whole = torch.empty(len(images), said.shape[1])
+        whole[i * together : i * together + len(said)] = said
+    return whole

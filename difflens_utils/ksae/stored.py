@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..recording import Recording
 from ..runtime import artifacts
@@ -21,6 +22,7 @@ from .training import History
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the training
 VALIDATION_VECTORS = 4000  # of theirs that the curve is drawn from, about
+AT_ONCE = 64  # images whose h is in memory
 
 
 def held_out(n: int) -> slice:
@@ -64,9 +66,20 @@ def train(rec: Recording, config: KSAEConfig) -> tuple[KSAE, History]:
     those that half precision holds.
     """
     rows = held_out(len(rec))
-    vectors = torch.cat([rec.vectors(step, rows) for step in range(rec.h.shape[1])])
-    stride = len(vectors) // VALIDATION_VECTORS
+    batches = rec.batches(config.batch, config.seed, rows.start)
+    return training.train(config, batches, validation=_validation(rec, rows))
+
+
+def _validation(rec: Recording, rows: slice) -> Tensor:
+    """Vectors (m, d) of some images at all steps, in equal distances: about VALIDATION_VECTORS."""
+    images = torch.arange(rows.start, rows.stop)
+    stride = rec.h.shape[1] * len(images) * rec.positions // VALIDATION_VECTORS
     if stride % 2 == 0:  # an odd one meets all positions, of which there is an even number
         stride += 1
-    batches = rec.batches(config.batch, config.seed, rows.start)
-    return training.train(config, batches, validation=vectors[::stride])
+    found, seen = [], 0
+    for step in range(rec.h.shape[1]):
+        for some in images.split(AT_ONCE):
+            vectors = rec.vectors(step, some)
+            found.append(vectors[-seen % stride :: stride].clone())  # without the others
+            seen += len(vectors)
+    return torch.cat(found)
