@@ -94,7 +94,7 @@ def through_head(
     heads: Heads,
     ksae: Dictionary,
     recording: Recording,
-    rows: Tensor,
+    rows: Tensor | range,
     baseline: str = "zero",
     points: int = 32,
     rule: str = "gauss",
@@ -135,9 +135,11 @@ def through_head(
 AT_ONCE = 64  # images whose latents are in memory
 
 
-def _latents(ksae: Dictionary, recording: Recording, step: int, rows: Tensor) -> Iterator[Tensor]:
+def _latents(
+    ksae: Dictionary, recording: Recording, step: int, rows: Tensor | range
+) -> Iterator[Tensor]:
     """The latents of some images at a step, few at a time: (B, P, D) float64."""
-    for some in rows.split(AT_ONCE):
+    for some in torch.as_tensor(rows).split(AT_ONCE):
         yield ksae.latents(map_to_vectors(recording.at(step, some))).double()
 
 

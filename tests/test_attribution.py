@@ -66,7 +66,7 @@ def test_closed_form_equals_captum(parts, baseline, target, at_once, monkeypatch
 
 def test_completeness(parts):
     recording, heads, ksae = parts
-    result = attribution.through_head(heads, ksae, recording, torch.arange(5))
+    result = attribution.through_head(heads, ksae, recording, range(5))
     assert result.gap.max() < 1e-3
     torch.testing.assert_close(result.by_step.sum(1), result.scores)
     torch.testing.assert_close(result.by_position.sum(1), result.scores, atol=1e-6, rtol=1e-4)
