@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import tiny
@@ -68,9 +69,9 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
     os.environ["DIFFLENS_WORKER"] = worker
     artifacts.STORE = store
     artifacts._verified = set()
-    sample, predict, begun = sampling.sample, Subject.predict, []
+    batches, predict, begun = sampling.batches, Subject.predict, []
 
-    def sampled(*args: object, **options: object) -> torch.Tensor:
+    def sampled(*args: object, **options: object) -> Iterator[torch.Tensor]:
         begun.append(options["rows"])
         with (store / "made.txt").open("a") as file:
             edit = options.get("edit")
@@ -78,11 +79,11 @@ def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> Non
             file.write(f"{worker} {name} {options['rows'].tolist()}\n")
         if len(begun) - 1 == dies_in:
             type(args[0]).predict = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-        return sample(*args, **options)
+        return batches(*args, **options)
 
-    sampling.sample = sampled
+    sampling.batches = sampled
     try:
         WORK[name]()
     finally:
-        sampling.sample, Subject.predict = sample, predict
+        sampling.batches, Subject.predict = batches, predict
         del os.environ["DIFFLENS_WORKER"]

@@ -347,7 +347,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
         ready = prepare("prompts", tmp_path_factory.mktemp("idle"), patch)
         opened = ready.open()
         patch.setattr(registry, "load", lambda *_args, **_options: opened)
-        for name in ("sample", "unedited", "activation"):
+        for name in ("batches", "sample", "unedited", "activation"):
             patch.setattr(sampling, name, computed)
         yield ready
 

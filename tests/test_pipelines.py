@@ -97,7 +97,7 @@ def test_h_is_recorded_and_edited_step_by_step(opened, store: Path, name: str) -
     rec = activations.record(subject, 2, 0, 2)
     assert rec.h.shape == (2, 2, *h) and rec.images.shape == (2, 3, side(name), side(name))
     plain = sampling.sample(subject, 2, 0, steps=2)
-    torch.testing.assert_close(rec.images, plain, atol=2e-3, rtol=0)
+    torch.testing.assert_close(rec.images.float(), plain, atol=2e-3, rtol=0)
     seen = []
 
     def identity(h: Tensor, _step: sampling.Step) -> None:
@@ -670,7 +670,7 @@ def test_a_model_of_classes_is_kept_like_others(tmp_path: Path, store: Path) -> 
     subject = registry.load(str(told_classes(tmp_path)), "cpu", dtype=torch.float32)
     rec = activations.record(subject, 3, 0, 2)
     torch.testing.assert_close(
-        rec.images, sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0
+        rec.images.float(), sampling.sample(subject, 3, 0, steps=2), atol=2e-3, rtol=0
     )
     x = torch.randn(2, *subject.shape)
     assert torch.equal(subject.predict(x, 9, guided=False), subject.predict(x, 9))

@@ -486,7 +486,7 @@ def test_what_was_learned_of_texts_ships(
     texts: Study, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Latent directions and the finetuning that balances all attributes at once."""
-    for generates in ("sample", "unedited"):
+    for generates in ("batches", "sample", "unedited"):
         monkeypatch.setattr(sampling, generates, not_computed)
     for attribute in texts.attributes:
         (direction,) = latent_direction.rows(texts, attribute)
