@@ -3,7 +3,8 @@
     make drill
     python -m drills.run [--only kills,inputs] [--cores 2]
 
-A drill that has run replaces its own rows, and no others.
+A drill that has run to its end replaces its own rows, and no others. The rows of one that is stopped
+are kept where there are none yet.
 """
 
 from __future__ import annotations
@@ -52,15 +53,18 @@ def show(row: Row) -> None:
     print(f"{row.drill}: {row.case}: {row.passed} of {row.tried}  {end}  {row.note}", flush=True)
 
 
-def written(name: str, rows: list[Row], seconds: float, scene: Scene) -> None:
+def written(name: str, rows: list[Row], seconds: float, scene: Scene, ended: bool) -> None:
     """Writes the rows of a drill, with the command and the commit that the clone is of."""
     found = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    if not ended and found.get(name, {}).get("ended"):
+        return
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=scene.root, capture_output=True, text=True, check=True)
     entry: dict[str, Any] = {
         "command": f"python -m drills.run --only {name} --cores {scene.cores}",
         "commit": commit.stdout.strip(),
         "seconds": round(seconds),
+        "ended": ended,
         "rows": [row._asdict() for row in rows],
     }
     if name == "dependencies":
@@ -90,7 +94,8 @@ def main() -> None:
             for row in DRILLS[name](scene, expected):
                 show(row)
                 rows.append(row)
-            written(name, rows, time.monotonic() - began, scene)
+                written(name, rows, time.monotonic() - began, scene, ended=False)
+            written(name, rows, time.monotonic() - began, scene, ended=True)
             failed += sum(row.ok is False for row in rows)
     print(f"Written to {OUTPUT.relative_to(ROOT)}")
     if failed:

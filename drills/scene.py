@@ -62,6 +62,7 @@ class Scene:
     cores: int = 2
     threads: int = 1  # of each job: another number of them rounds otherwise
     extra: dict[str, str] = field(default_factory=dict)  # of the environment
+    limit: float = LIMIT
 
     @classmethod
     def clone(cls, folder: Path, cores: int = 2) -> Scene:
@@ -130,10 +131,11 @@ class Scene:
         began = time.monotonic()
         process = self.start(command)
         try:
-            out, _ = process.communicate(timeout=LIMIT)
+            out, _ = process.communicate(timeout=self.limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             out, _ = process.communicate()
+            out += f"\nstopped after {self.limit:g} s\n"
         return Ended(process.returncode, out, time.monotonic() - began)
 
     def results(self) -> dict[str, str]:

@@ -125,8 +125,13 @@ def test_the_page_says_what_failed_and_what_was_not_tried(tmp_path: Path) -> Non
         Row("kills", "a worker", 7, 0, "00_bias differs"),
         Row("places", "read-only", 0, 0, "not tried: it takes the right to mount"),
     ]
-    entry = {"command": "c", "commit": "abc", "seconds": 90, "rows": [r._asdict() for r in rows]}
-    found = {"kills": entry, "dependencies": entry | {"licences": {"a": "MIT", "b": "MIT"}}}
+    entry = {"command": "c", "commit": "abc", "seconds": 90, "ended": True}
+    entry["rows"] = [r._asdict() for r in rows]
+    found = {
+        "kills": entry,
+        "damage": entry | {"ended": False, "rows": []},
+        "dependencies": entry | {"licences": {"a": "MIT", "b": "MIT"}},
+    }
     (tmp_path / "generated").mkdir()
     page.write(json.loads(json.dumps(found)), tmp_path)
     written = {path.stem: path.read_text() for path in (tmp_path / "generated").iterdir()}
@@ -173,3 +178,25 @@ def test_peak_memory_is_what_a_process_holds_and_no_mapped_file(tmp_path: Path) 
     assert 60 < memory.peak(held) - bare < 80
     read = memory.peak(lambda: np.load(tmp_path / "x.npy", mmap_mode="r").sum())
     assert read - bare < 10
+
+
+def test_rows_of_a_stopped_drill_are_kept_and_replace_none_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "drills.json")
+    place, row = Scene(ROOT), Row("places", "read-only", 1, 1)
+
+    def kept(ended: bool, rows: list[Row]) -> tuple[bool, int]:
+        run.written("places", rows, 1.0, place, ended)
+        entry = json.loads(run.OUTPUT.read_text())["places"]
+        return entry["ended"], len(entry["rows"])
+
+    assert kept(False, [row]) == (False, 1)
+    assert kept(False, [row, row]) == (False, 2)
+    assert kept(True, [row] * 3) == (True, 3)
+    assert kept(False, [row]) == (True, 3)
+
+
+def test_a_command_that_hangs_is_stopped_and_says_so(tmp_path: Path) -> None:
+    done = Scene(tmp_path, limit=1).run([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert done.code and done.lines[-1] == "stopped after 1 s" and done.seconds < 30

@@ -55,7 +55,7 @@ def summed(found: Mapping[str, Any]) -> str:
     told += f"{number[True] + number[False]} cases."
     if number[None]:
         told += f" {number[None]} could not be tried where this was measured."
-    if missing := [name for name in DRILLS if name not in found]:
+    if missing := [name for name in DRILLS if not found.get(name, {}).get("ended")]:
         told += f" Not run yet, or not to their end: {', '.join(missing)}."
     return told
 
