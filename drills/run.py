@@ -3,8 +3,8 @@
     make drill
     python -m drills.run [--only kills,inputs] [--cores 2]
 
-A drill that has run to its end replaces its own rows, and no others. The rows of one that is stopped
-are kept where there are none yet.
+A drill that has run to its end replaces its own rows, and no others. The rows of one that is
+stopped are kept where there are none yet.
 """
 
 from __future__ import annotations
