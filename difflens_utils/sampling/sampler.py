@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import torch
@@ -270,15 +271,18 @@ _Options = ParamSpec("_Options")
 
 
 def _joined(drawn: Callable[_Options, Iterator[Tensor]]) -> Callable[_Options, Tensor]:
-    @wraps(drawn)
+    """The function of the same parameters that gives all images at once."""
+
     def sample(*args: _Options.args, **kwargs: _Options.kwargs) -> Tensor:
+        """Generates `n` images at once, as `batches` does: (n, 3, H, W)."""
         return torch.cat(list(drawn(*args, **kwargs)))
 
+    sample.__qualname__ = sample.__name__
+    vars(sample)["__signature__"] = signature(drawn).replace(return_annotation="Tensor")
     return sample
 
 
 sample = _joined(batches)
-sample.__doc__ = """Generates `n` images at once, as `batches` does: (n, 3, H, W)."""
 
 
 def _way(run: _Run) -> str:
