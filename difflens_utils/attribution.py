@@ -105,6 +105,7 @@ def through_head(
     latents at that timestep and position. Raises ValueError for an unknown baseline or rule.
     """
     one_of("baseline", baseline, ("zero", "mean"))
+    rows = torch.arange(len(recording))[torch.as_tensor(rows)]
     by_step = []  # (classes, D) each
     by_position = reached = change = torch.zeros(())
     zero = ksae.decode(torch.zeros(len(ksae.directions))).double()  # (d,)
@@ -116,14 +117,14 @@ def through_head(
         if baseline == "mean":
             for s in _latents(ksae, recording, step, rows):
                 start += s.sum(0) / len(rows)
-        scores = torch.zeros(())  # (classes, P, D)
+        moved = torch.zeros(())  # (classes of the probability x of the logit, P x D)
         for s in _latents(ksae, recording, step, rows):
             z0, z1 = (constant + x.flatten(1) @ effect.flatten(1).T for x in (start, s))
             slope = linear_integral(z0, z1, points, rule)  # (B, classes, classes)
-            moved = slope.flatten(1).T @ (s - start).flatten(1)  # one product for all classes
-            per_logit = moved.unflatten(1, effect.shape[1:]).unflatten(0, slope.shape[1:]) * effect
-            scores = scores + per_logit.sum(1) / len(rows)
+            moved = moved + slope.flatten(1).T @ (s - start).flatten(1)  # for all classes at once
             change = change + (z1.softmax(-1) - z0.softmax(-1)).sum(0) / len(rows)
+        per_logit = moved.unflatten(1, effect.shape[1:]).unflatten(0, (len(effect), -1)) * effect
+        scores = per_logit.sum(1) / len(rows)  # (classes, P, D)
         by_step.append(scores.sum(1))
         by_position = by_position + scores
         reached = reached + scores.sum((1, 2))
@@ -135,11 +136,9 @@ def through_head(
 AT_ONCE = 64  # images whose latents are in memory
 
 
-def _latents(
-    ksae: Dictionary, recording: Recording, step: int, rows: Tensor | range
-) -> Iterator[Tensor]:
+def _latents(ksae: Dictionary, recording: Recording, step: int, rows: Tensor) -> Iterator[Tensor]:
     """The latents of some images at a step, few at a time: (B, P, D) float64."""
-    for some in torch.as_tensor(rows).split(AT_ONCE):
+    for some in rows.split(AT_ONCE):
         yield ksae.latents(map_to_vectors(recording.at(step, some))).double()
 
 

@@ -53,10 +53,13 @@ def class_means(
     means: dict[str, list[Tensor]] = {a: [] for a in labels}
     chunks = [slice(i, i + 256) for i in range(0, len(rec), 256)]
     for step in range(rec.h.shape[1]):
-        vectors = [ksae.map_to_vectors(rec.at(step, chunk)) for chunk in chunks]
-        s = torch.cat([sae.latents(v) for v in vectors])  # (n, P, D)
-        for a, w in weights.items():
-            means[a].append((w.T @ s.flatten(1)).reshape(-1, *s.shape[1:]))
+        summed = dict.fromkeys(labels, torch.zeros(()))
+        for chunk in chunks:
+            s = sae.latents(ksae.map_to_vectors(rec.at(step, chunk)))  # (256, P, D)
+            for a, w in weights.items():
+                summed[a] = summed[a] + (w[chunk].T @ s.flatten(1)).reshape(-1, *s.shape[1:])
+        for a, mean in summed.items():
+            means[a].append(mean)
     return {a: torch.stack(m, 1) for a, m in means.items()}
 
 

@@ -189,8 +189,14 @@ def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:
 
 def picked(outcomes: Sequence[Outcome], which: Tensor) -> Outcome:
     """Image i as it is in outcome `which[i]` (n,) of several of the same images."""
-    rows = torch.arange(len(which))
-    return _each(outcomes, lambda parts: torch.stack(list(parts))[which, rows])
+
+    def put(parts: Sequence[Tensor]) -> Tensor:
+        whole = torch.empty_like(parts[0])
+        for number, part in enumerate(parts):
+            whole[which == number] = part[which == number]
+        return whole
+
+    return _each(outcomes, put)
 
 
 def _each(outcomes: Sequence[Outcome], take: Callable[[Sequence[Tensor]], Tensor]) -> Outcome:

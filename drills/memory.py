@@ -149,9 +149,9 @@ def peak(work: Callable[[], None]) -> float:
 
 
 def _anonymous() -> int:
-    """KiB that no file stands behind."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1])
+    """KiB that no file on a disk stands behind."""
+    held = dict(line.split(":") for line in STATUS.read_text().splitlines())
+    return sum(int(held[name].split()[0]) for name in ("RssAnon", "RssShmem"))
 
 
 def main(kind: str, images: int) -> None:

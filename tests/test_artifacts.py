@@ -258,6 +258,9 @@ def test_a_full_disk_is_one_line_and_no_hole_in_a_file(
     reference = io.BytesIO()
     np.save(reference, values)
     assert (store / "small.npy").read_bytes() == reference.getvalue()
+    for parts in ([values, values], [values[:2]], []):
+        with pytest.raises(ValueError, match=r"other.npy gets \d rows, not 3|broadcast"):
+            arrays.write(store / "other.npy", 3, parts)
     arrays.mapped(store / "small.npy")[0] = 9  # in memory alone
     assert (store / "small.npy").read_bytes() == reference.getvalue()
     artifact = artifacts.Artifact.of("arrays", {"a": 1})

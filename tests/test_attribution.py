@@ -64,6 +64,16 @@ def test_closed_form_equals_captum(parts, baseline, target, at_once, monkeypatch
     )
 
 
+def test_images_are_said_by_number_or_by_a_mask(parts):
+    recording, heads, ksae = parts
+    mask = torch.tensor([True, False, True, False, False])
+    by_mask, by_number = (
+        attribution.through_head(heads, ksae, recording, rows).scores
+        for rows in (mask, torch.tensor([0, 2]))
+    )
+    assert torch.equal(by_mask, by_number)
+
+
 def test_completeness(parts):
     recording, heads, ksae = parts
     result = attribution.through_head(heads, ksae, recording, range(5))

@@ -73,6 +73,12 @@ def test_read_is_made_of_probabilities_and_does_not_depend_on_the_batch_size(net
     assert evaluators.embed(net, x, batch=4).shape == (7, 128)
 
 
+def test_images_as_they_are_stored_can_be_looked_at(net):
+    x = (torch.rand(2, 3, 48, 48) * 2 - 1).half()  # a CPU resizes no float16
+    for factor, logits in net.logits(x).items():
+        assert torch.equal(logits, net.logits(x.float())[factor])
+
+
 class Sizes:
     """Keeps what it is shown."""
 

@@ -361,6 +361,8 @@ def with_article(words: str) -> str:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """(B, C, H, W) to (B, C, size, size), bilinear and without aliasing."""
+    if images.dtype == torch.float16:  # as images are stored; a CPU resizes none of these
+        images = images.float()
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)

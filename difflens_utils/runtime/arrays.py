@@ -39,7 +39,7 @@ def create(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[An
 def write(path: Path, length: int, parts: Iterable[NDArray[Any]]) -> None:
     """Writes an array of so many rows as its parts come, of which one is in memory at a time.
 
-    The file is NumPy's. Raises OSError for a full disk.
+    The file is NumPy's. Raises OSError for a full disk, and ValueError for another number of rows.
     """
     whole, start = None, 0
     for part in parts:
@@ -47,8 +47,9 @@ def write(path: Path, length: int, parts: Iterable[NDArray[Any]]) -> None:
             whole = create(path, part.dtype, (length, *part.shape[1:]))
         whole[start : start + len(part)] = part
         start += len(part)
-    if whole is not None:
-        whole.flush()
+    if whole is None or start != length:
+        raise ValueError(f"{path.name} gets {start} rows, not {length}")
+    whole.flush()
 
 
 def mapped(path: Path) -> Tensor:

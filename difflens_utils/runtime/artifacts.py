@@ -144,7 +144,8 @@ def discard(folder: Path) -> None:
     if folder.exists():
         name = f"{folder.parent.name}/{folder.name}"
         print(f"artifact {name} is damaged and is made again", file=sys.stderr)
-        shutil.rmtree(folder)
+        aside = folder.rename(folder.with_name(f".{folder.name}-{os.getpid()}"))
+        shutil.rmtree(aside, ignore_errors=True)  # a shared disk keeps files that others have open
 
 
 @contextmanager

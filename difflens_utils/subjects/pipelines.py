@@ -442,6 +442,7 @@ class Subject:
         latent space it is the mean of the scaled latents.
         """
         vae = self.autoencoder
+        images = images.float()  # those that are stored are float16
         if vae is None:
             return images.mean(1, keepdim=True) if self.shape[0] == 1 else images
         encoded = vae.encode(images.to(self.dtype))
