@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import tiny
@@ -61,11 +62,20 @@ WORK = {
 }
 
 
-def work(name: str, store: Path, worker: str, dies_in: int | None = None) -> None:
+def work(
+    name: str,
+    store: Path,
+    worker: str,
+    dies_in: int | None = None,
+    ready: Barrier | None = None,
+) -> None:
     """One worker's share, with a line in `store`/made.txt for each block that it begins.
 
-    It is killed in the middle of its block `dies_in`.
+    It is killed in the middle of its block `dies_in`. It begins when all are `ready`: one that
+    starts late finds nothing to do.
     """
+    if ready is not None:
+        ready.wait(60)
     os.environ["DIFFLENS_WORKER"] = worker
     artifacts.STORE = store
     artifacts._verified = set()

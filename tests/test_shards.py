@@ -36,9 +36,10 @@ def run(
 ) -> list[int]:
     """The exit codes of `count` workers side by side; worker i is killed in its block `dies[i]`."""
     store.mkdir(exist_ok=True)
+    ready = processes.Barrier(count)
     started = [
         processes.Process(
-            target=sharing.work, args=(name, store, f"{i}/{count}", (dies or {}).get(i))
+            target=sharing.work, args=(name, store, f"{i}/{count}", (dies or {}).get(i), ready)
         )
         for i in range(count)
     ]
@@ -88,7 +89,7 @@ def test_what_workers_make_together_is_what_one_makes_alone(
 
 
 def test_a_killed_worker_loses_one_block_and_another_makes_it(processes, alone, tmp_path) -> None:
-    assert run(processes, "recording", tmp_path, 2, dies={0: 1}) == [-9, 0]
+    assert run(processes, "recording", tmp_path, 2, dies={0: 0}) == [-9, 0]
     assert held(tmp_path) == alone["recording"]
     assert sorted(Counter(begun(tmp_path)).values()) == [1, 1, 1, 1, 1, 2]
 
