@@ -133,13 +133,10 @@ def through_head(
     return Attribution(torch.stack(by_step, 1).sum(1).float(), stacked, by_position.float(), gap)
 
 
-AT_ONCE = 64  # images whose latents are in memory
-
-
 def _latents(ksae: Dictionary, recording: Recording, step: int, rows: Tensor) -> Iterator[Tensor]:
     """The latents of some images at a step, few at a time: (B, P, D) float64."""
-    for some in rows.split(AT_ONCE):
-        yield ksae.latents(map_to_vectors(recording.at(step, some))).double()
+    for vectors in recording.few(step, rows):
+        yield ksae.latents(vectors).double()
 
 
 def slope_of_head(heads: Heads, ksae: Dictionary) -> Tensor:

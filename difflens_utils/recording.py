@@ -32,6 +32,8 @@ from .sampling import Step
 from .subjects.conditions import Prompt
 from .subjects.pipelines import Subject
 
+AT_ONCE = 64  # images whose h is in memory
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -80,6 +82,11 @@ class Recording:
     def vectors(self, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
         """h of one sampling step as the k-SAE sees it: (rows * positions, d)."""
         return ksae.map_to_vectors(self.at(step, rows)).flatten(0, 1)
+
+    def few(self, step: int, rows: Tensor) -> Iterator[Tensor]:
+        """h of some images (m,) at a step as the k-SAE sees it, AT_ONCE at a time: (B, P, d)."""
+        for some in rows.split(AT_ONCE):
+            yield ksae.map_to_vectors(self.at(step, some))
 
     def only(self, step: int) -> Recording:
         """The recording of one sampling step alone. Raises ValueError for a step that is not there.

@@ -53,7 +53,7 @@ def captum_scores(recording, heads, ksae, baseline, target, steps):
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 @pytest.mark.parametrize("target", [0, 2])
 def test_closed_form_equals_captum(parts, baseline, target, at_once, monkeypatch):
-    monkeypatch.setattr(attribution, "AT_ONCE", at_once)
+    monkeypatch.setattr("difflens_utils.recording.AT_ONCE", at_once)
     recording, heads, ksae = parts
     ours = attribution.through_head(heads, ksae, recording, torch.arange(5), baseline, points=32)
     torch.testing.assert_close(

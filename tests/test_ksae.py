@@ -613,7 +613,7 @@ def test_validation_vectors_lie_in_equal_distances(
     monkeypatch: pytest.MonkeyPatch, wanted: int
 ) -> None:
     monkeypatch.setattr(stored, "VALIDATION_VECTORS", wanted)
-    monkeypatch.setattr(stored, "AT_ONCE", 3)  # h of so many images at a time
+    monkeypatch.setattr("difflens_utils.recording.AT_ONCE", 3)  # h of so many images at a time
     h = np.random.default_rng(0).normal(size=(13, 2, 5, 2, 3)).astype(np.float16)
     rec = Recording("k", h, torch.zeros(13, 3, 4, 4), (500, 0))
     every = h[3:].transpose(1, 0, 3, 4, 2).reshape(-1, 5)  # steps, images, positions

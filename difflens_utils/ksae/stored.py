@@ -22,7 +22,6 @@ from .training import History
 
 VALIDATION = 0.1  # the last share of a recording's images is kept from the training
 VALIDATION_VECTORS = 4000  # of theirs that the curve is drawn from, about
-AT_ONCE = 64  # images whose h is in memory
 
 
 def held_out(n: int) -> slice:
@@ -78,8 +77,8 @@ def _validation(rec: Recording, rows: slice) -> Tensor:
         stride += 1
     found, seen = [], 0
     for step in range(rec.h.shape[1]):
-        for some in images.split(AT_ONCE):
-            vectors = rec.vectors(step, some)
+        for few in rec.few(step, images):
+            vectors = few.flatten(0, 1)
             found.append(vectors[-seen % stride :: stride].clone())  # without the others
             seen += len(vectors)
     return torch.cat(found)
