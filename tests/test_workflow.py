@@ -19,8 +19,10 @@ import nbformat
 import pytest
 import torch
 import yaml
+from examples import examples
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import difflens_utils as dl
 from difflens_utils.pages import results, rules, scorecard
 from difflens_utils.settings import Settings
 from difflens_utils.subjects import registry
@@ -121,6 +123,17 @@ def test_settings_are_those_of_the_package() -> None:
 def test_plan_for_the_book_and_for_another_profile(study: Path) -> None:
     assert execute.plan("00_tiny", "book", "portraits", []) == planned()
     assert execute.plan("00_tiny", "quick", "portraits", []) == planned("quick", seed_=3, ks=[8])
+
+
+@pytest.mark.parametrize("arguments", examples(), ids=" ".join)
+def test_no_example_of_the_documentation_is_refused_by_its_notebook(arguments: list[str]) -> None:
+    """Here, where it takes no book: `examples.py` executes them after one."""
+    args = execute._parser().parse_args(arguments)
+    sizes = execute.plan(args.notebook, args.profile, args.subject, args.choices)
+    study = dl.open(sizes.pop("subject"), **sizes.pop("settings"))
+    notebook = nbformat.read(REPOSITORY / f"notebooks/{args.notebook}.ipynb", as_version=4)
+    defaults = {name: size.default for name, size in execute.own_sizes(notebook).items()}
+    study.page(args.notebook, **defaults | sizes)
 
 
 def test_values_of_ones_own_never_replace_a_page_of_the_book(study: Path) -> None:
