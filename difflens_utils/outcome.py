@@ -29,7 +29,7 @@ from torch import Tensor
 from . import evaluators, metrics, sampling
 from .metrics import Estimate
 from .recording import Run
-from .runtime import arrays, gpu, keys, shards
+from .runtime import arrays, artifacts, gpu, keys, shards
 from .runtime.errors import all_positive
 from .sampling import Edit
 from .subjects.conditions import Prompt
@@ -150,21 +150,34 @@ class Outcome:
 
 @torch.no_grad()
 def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
-    """Lets every evaluator look at images (n, 3, H, W).
+    """Lets every evaluator look at images (n, 3, H, W); what they say is stored.
 
     `prompts` is how many prompts the images took in turn, by default as many as the evaluation has.
     """
-    device = subject.device
-    clip = evaluators.embed(subject.clip, images, device)
+    told = _told(subject, images)
     return Outcome(
         images,
-        evaluators.read(subject.scorer, images, device),
-        evaluators.read(subject.labeller, images, device),
-        evaluators.embed(subject.scorer, images, device),
-        clip,
-        _second(subject, images, clip),
+        {factor: told[f"scored.{factor}"] for factor in subject.scorer.factors},
+        {factor: told[f"labelled.{factor}"] for factor in subject.labeller.factors},
+        told["features"],
+        told["clip"],
+        _second(subject, images, told["clip"]),
         sampling.assigned(len(images), prompts or len(subject.texts())),
     )
+
+
+@artifacts.stored("told", reads=("scorer", "labeller", "clip"))
+def _told(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """What an outcome holds, but for the second CLIP; probabilities by evaluator and factor."""
+    device = subject.device
+    scored, features = evaluators.look(subject.scorer, images, device)
+    labelled = evaluators.read(subject.labeller, images, device)
+    return {
+        **{f"scored.{factor}": probabilities for factor, probabilities in scored.items()},
+        **{f"labelled.{factor}": probabilities for factor, probabilities in labelled.items()},
+        "features": features,
+        "clip": evaluators.embed(subject.clip, images, device),
+    }
 
 
 def _second(subject: Subject, images: Tensor, clip: Tensor) -> Tensor:
@@ -173,7 +186,12 @@ def _second(subject: Subject, images: Tensor, clip: Tensor) -> Tensor:
         return clip[:, :0]
     if subject.second_clip is subject.clip:
         return clip
-    return evaluators.embed(subject.second_clip, images, subject.device)
+    return _told_again(subject, images)["clip"]
+
+
+@artifacts.stored("told_again", reads=("second_clip",))
+def _told_again(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    return {"clip": evaluators.embed(subject.second_clip, images, subject.device)}
 
 
 def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:

@@ -22,7 +22,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from difflens_utils import attribution, debiasing, edits, features, outcome, probes, sampling
+from difflens_utils import (
+    attribution,
+    debiasing,
+    edits,
+    evaluators,
+    features,
+    outcome,
+    probes,
+    sampling,
+)
 from difflens_utils import recording as activations
 from difflens_utils.analysis import mediation
 from difflens_utils.evaluators import AttributeNet, Clip
@@ -36,6 +45,7 @@ from difflens_utils.subjects.pipelines import MODELS, Subject, fingerprint
 GENERATED = {
     "recording",
     "images",
+    "told",
     "ksae",
     "class_means",
     "probes",
@@ -161,7 +171,7 @@ def merges_shortened(folder: Path) -> None:
 
 
 SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
-JUDGED = {"attribution", "measured", "search"}
+JUDGED = {"attribution", "measured", "search", "told"}
 CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "prediction type": (in_json(SCHEDULER, prediction_type="v_prediction"), GENERATED),
     "noise levels": (in_json(SCHEDULER, beta_end=0.03), GENERATED),
@@ -173,17 +183,17 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         GENERATED,
     ),
     "labeller": (one_weight("evaluators/labeller/model.safetensors", "head.bias"), JUDGED),
-    "scorer": (one_weight("evaluators/scorer/model.safetensors", "head.bias"), {"search"}),
+    "scorer": (one_weight("evaluators/scorer/model.safetensors", "head.bias"), {"search", "told"}),
     "scorer's temperature": (
         one_weight("evaluators/scorer/model.safetensors", "temperature"),
-        {"search"},
+        {"search", "told"},
     ),
-    "CLIP's configuration": (activation_of_clip, {"latent_editing", "search"}),
+    "CLIP's configuration": (activation_of_clip, {"latent_editing", "search", "told"}),
     "CLIP": (
         one_weight("clip/model.safetensors", "visual_projection.weight"),
-        {"latent_editing", "search"},
+        {"latent_editing", "search", "told"},
     ),
-    "CLIP's vocabulary": (merges_shortened, {"latent_editing", "search"}),
+    "CLIP's vocabulary": (merges_shortened, {"latent_editing", "search", "told"}),
     "the second CLIP, which no method sees": (
         one_weight("clip/second/model.safetensors", "visual_projection.weight"),
         set(),
@@ -326,6 +336,28 @@ def test_a_search_does_not_see_the_second_clip(made: Path, store: Path) -> None:
     assert judged.of(0).second.equal(judged.second)
     alone = replace(study, evaluators=lambda: study._judges[:3])
     assert outcome.judge(alone, images).second.equal(judged.clip)
+
+
+def test_images_are_judged_once(made: Path, store: Path) -> None:
+    """And what is found again is what the evaluators say, bit for bit."""
+    study = registry.load(str(made), "cpu")
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    seen: list[int] = []
+    for part in (study.scorer, study.labeller, study.clip.model, study.second_clip.model):
+        watched = part.get_submodule("trunk" if hasattr(part, "trunk") else "vision_model")
+        watched.register_forward_hook(lambda _module, _args, _output: seen.append(1))
+    judged = outcome.judge(study, images)
+    assert len(seen) == 4  # the scorer looks once, for its classes and its features
+    again = outcome.judge(study, images.clone())
+    assert len(seen) == 4
+    assert again.features.equal(evaluators.embed(study.scorer, images))
+    assert again.clip.equal(evaluators.embed(study.clip, images))
+    assert again.second.equal(evaluators.embed(study.second_clip, images))
+    for found, network in ((again.scored, study.scorer), (again.labelled, study.labeller)):
+        said = evaluators.read(network, images)
+        assert found.keys() == said.keys() and all(found[f].equal(said[f]) for f in said)
+    outcome.judge(study, images.half())  # other images
+    assert judged.features.equal(again.features) and len(seen) > 8
 
 
 def test_every_argument_is_in_the_key_defaults_included(store: Path) -> None:

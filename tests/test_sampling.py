@@ -358,6 +358,27 @@ def test_asymmetric_step_follows_equation_11(subject):
     )
 
 
+@pytest.mark.parametrize(("ends_clean", "rows"), [(True, [4, 4, 2]), (False, [4, 4, 4])])
+def test_a_step_without_a_direction_asks_the_network_once(subject, ends_clean, rows):
+    """The rows behind the module in each of three steps of two images, which are those by hand."""
+    studied = replace(subject, scheduler=tiny.scheduler(set_alpha_to_one=ends_clean))
+    s, h_edit = sampling.trajectory(studied, 3), lambda h, _call: h + 0.5
+    seen: list[int] = []
+    counting = subject.network.up_blocks[0].register_forward_hook(
+        lambda _module, _args, output: seen.append(len(output))
+    )
+    got = sampling.sample(studied, 2, 0, steps=3, edit=lambda h, _step: h + 0.5)
+    counting.remove()
+    assert seen == rows
+    x = sampling.Noise(sampling.image_seeds(2, 0), subject.shape, torch.device("cpu")).draw()
+    for index, t in enumerate(s.timesteps):
+        plain = sampling.predicted_clean(x, subject.epsilon(x, t), s, index)
+        with hooks.edit(subject.network, "mid_block", h_edit):
+            edited = sampling.predicted_clean(x, subject.epsilon(x, t), s, index)
+        x = sampling.advance(x, edited, plain, s, index)
+    torch.testing.assert_close(got, x.clamp(-1, 1), atol=1e-4, rtol=1e-4)
+
+
 def test_asymmetric_equals_two_passes_for_modules_that_cannot_be_forked(subject):
     push = lambda h, step: h * 1.5  # noqa: E731
     # the mid block's last layer: the same h by another name

@@ -53,6 +53,10 @@ class Evaluator(Embedder, Protocol):
         """{factor: (B, classes)} of images (B, 3, H, W) in [-1, 1]."""
         ...
 
+    def look(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The logits and the features, in one pass where one network gives both."""
+        ...
+
 
 class _Residual(nn.Module):
     """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016)."""
@@ -148,10 +152,15 @@ class AttributeNet(nn.Module):
 
         Their softmax is meant to be the probability of being right (Guo et al., 2017).
         """
+        return self.look(images)[0]
+
+    def look(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The logits {factor: (B, classes)} and the features (B, features), in one pass."""
+        features = self.features(images)
         sizes = [len(classes) for classes in self.factors.values()]
-        logits = torch.split(self.head(self.features(images)), sizes, dim=1)
+        logits = torch.split(self.head(features), sizes, dim=1)
         named = zip(self.factors, logits, self.temperature, strict=True)
-        return {factor: z / temperature for factor, z, temperature in named}
+        return {factor: z / temperature for factor, z, temperature in named}, features
 
     def save(self, folder: Path) -> None:
         """Writes model.safetensors, in half precision where that holds, and config.json."""
@@ -392,13 +401,28 @@ def read(
     default where they are: those that are stored may be more than fit into memory.
     """
 
-    def probabilities(some: Tensor) -> Tensor:
-        logits = evaluator.logits(some)
-        return torch.cat([logits[factor].float().softmax(-1) for factor in evaluator.factors], 1)
+    return look(evaluator, images, device, batch)[0]
 
+
+@torch.inference_mode()
+def look(
+    evaluator: Evaluator,
+    images: Tensor,
+    device: torch.device | None = None,
+    batch: int = BATCH,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What `read` and `embed` give, in one pass."""
+
+    def both(some: Tensor) -> Tensor:
+        logits, features = evaluator.look(some)
+        probabilities = [logits[factor].float().softmax(-1) for factor in evaluator.factors]
+        return torch.cat([*probabilities, features.float()], 1)
+
+    said = _batched(both, images, device, batch)
     sizes = [len(classes) for classes in evaluator.factors.values()]
-    parts = _batched(probabilities, images, device, batch).split(sizes, 1)
-    return {f: part.contiguous() for f, part in zip(evaluator.factors, parts, strict=True)}
+    *parts, features = said.split([*sizes, said.shape[1] - sum(sizes)], 1)
+    named = zip(evaluator.factors, parts, strict=True)
+    return {factor: part.contiguous() for factor, part in named}, features.contiguous()
 
 
 @torch.inference_mode()

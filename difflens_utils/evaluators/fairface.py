@@ -66,12 +66,17 @@ class FairFace(nn.Module):
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """{factor: (B, classes)}: the logarithm of the summed exponentials of a class's outputs."""
-        outputs = self.head(self.features(images))
+        return self.look(images)[0]
+
+    def look(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The logits {factor: (B, classes)} and the features (B, 512), in one pass."""
+        features = self.features(images)
+        outputs = self.head(features)
         logits = {}
         for factor, columns in self.columns.items():
             classes = [outputs[:, list(indices)].logsumexp(1) for indices in columns.values()]
             logits[factor] = torch.stack(classes, 1)
-        return logits
+        return logits, features
 
     @classmethod
     def load(cls, path: Path) -> FairFace:

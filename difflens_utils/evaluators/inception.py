@@ -66,6 +66,10 @@ class Scorer:
         self.logits = classifier.logits
         self.features = features
 
+    def look(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The logits {factor: (B, classes)} of one network and the features (B, F) of the other."""
+        return self.logits(images), self.features(images)
+
     def fingerprint(self) -> object:
         """The entry in the keys of artifacts: the classifier and the network of features."""
         owner = getattr(self.features, "__self__", self.features)  # of a bound method

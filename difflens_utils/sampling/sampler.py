@@ -31,7 +31,7 @@ from ..runtime import tally
 from ..runtime.errors import positive
 from . import hooks, native
 from .edit import Apply, Edit, Step
-from .schedule import Schedule, advance, predicted_clean, trajectory
+from .schedule import Schedule, advance, along, predicted_clean, trajectory
 
 if TYPE_CHECKING:
     from ..subjects.pipelines import Subject
@@ -360,7 +360,7 @@ def _finite(images: Tensor, subject: Subject, rows: Tensor) -> Tensor:
 def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]:
     """The network's answers for D_t and for P_t, (B, C, H, W) each.
 
-    They are one tensor twice unless an asymmetric edit changed something.
+    They are one tensor twice unless an asymmetric edit changed something, in a step that has a D_t.
     """
     edit = run.edit
     if edit is None and run.watch is None:
@@ -373,7 +373,8 @@ def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]
         return None if edit is None else edit(h, step)
 
     subject = run.subject
-    if edit is None or not run.asymmetric:
+    one_answer = not run.asymmetric or not along(moment.schedule, moment.index)
+    if edit is None or one_answer:
         around = nullcontext() if edit is None else edit.around(subject.network)
         with around, moment.editing(function):
             predicted = moment.predict()

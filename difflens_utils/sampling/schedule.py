@@ -18,6 +18,7 @@ True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -188,6 +189,19 @@ def dynamically_thresholded(clean: Tensor, quantile: float, largest: float) -> T
     return clean.clamp(-s, s) / s
 
 
+def along(s: Schedule, index: int) -> float:
+    """The weight of the direction D_t in a step (Eq. 10): 0 in one that ends without noise.
+
+    >>> from diffusers import DDIMScheduler
+    >>> from difflens_utils import sampling
+    >>> s = sampling.schedule(DDIMScheduler(1000), steps=2)
+    >>> along(s, 0) > 0, along(s, 1)
+    (True, 0.0)
+    """
+    spread, sigma = s.spread[index + 1].item(), s.sigma[index].item()
+    return math.sqrt(max(spread**2 - sigma**2, 0.0))
+
+
 def advance(
     x: Tensor,
     clean: Tensor,
@@ -201,8 +215,7 @@ def advance(
     `direction` is a clean image too. In the symmetric step it is `clean`; in the asymmetric step
     `clean` is edited and `direction` is not.
     """
-    keep, spread, sigma = s.keep.tolist(), s.spread.tolist(), s.sigma[index].item()
+    keep, spread = s.keep.tolist(), s.spread.tolist()
     epsilon = (x - keep[index] * direction) / spread[index]
-    along = max(spread[index + 1] ** 2 - sigma**2, 0.0) ** 0.5
-    out: Tensor = keep[index + 1] * clean + along * epsilon
-    return out if noise is None else out + sigma * noise
+    out: Tensor = keep[index + 1] * clean + along(s, index) * epsilon
+    return out if noise is None else out + s.sigma[index].item() * noise
