@@ -9,6 +9,7 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from difflens_utils.sampling import hooks
 from difflens_utils.subjects import upsampling
 
 
@@ -30,8 +31,30 @@ def test_a_merged_layer_does_the_same(
     layer = Upsample2D(3, use_conv=True, **options).double().to(memory_format=layout)
     x = torch.randn(2, 3, *size, dtype=torch.float64).to(memory_format=layout)
     same = merged(layer)
-    assert isinstance(same.conv, nn.ConvTranspose2d)
+    assert type(same) is upsampling.Upsampling
     torch.testing.assert_close(same(x), layer(x), atol=1e-12, rtol=1e-12)
+
+
+def test_weights_keep_their_names_and_are_read_when_they_change() -> None:
+    """A pipeline that was opened can be saved, and a network that is finetuned is run as it is."""
+    layer = Upsample2D(3, use_conv=True).double()
+    same, x = merged(layer), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert {name: tuple(value.shape) for name, value in same.state_dict().items()} == {
+        name: tuple(value.shape) for name, value in layer.state_dict().items()
+    }
+    with torch.no_grad():
+        for weight in (layer.conv.weight, same.conv.weight):
+            weight.mul_(2)
+    torch.testing.assert_close(same(x), layer(x), atol=1e-12, rtol=1e-12)
+
+
+def test_the_convolution_is_a_module_that_can_be_read_and_edited() -> None:
+    network = nn.Sequential(Upsample2D(3, use_conv=True))
+    upsampling.merge(network)
+    x = torch.randn(1, 3, 4, 4)
+    with hooks.record(network, "0.conv") as outputs:
+        after = network(x)
+    assert torch.equal(outputs[0], after)
 
 
 def test_sizes_that_are_not_doubled_are_those_of_diffusers() -> None:
@@ -45,8 +68,9 @@ def test_gradients_are_the_same_too() -> None:
     layer = Upsample2D(3, use_conv=True).double()
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     slope = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    (plain,) = torch.autograd.grad((layer(x) * slope).sum(), x)
-    (found,) = torch.autograd.grad((merged(layer)(x) * slope).sum(), x)
+    same = merged(layer)
+    plain = torch.autograd.grad((layer(x) * slope).sum(), [x, layer.conv.weight])
+    found = torch.autograd.grad((same(x) * slope).sum(), [x, same.conv.weight])
     torch.testing.assert_close(found, plain, atol=1e-12, rtol=1e-12)
 
 

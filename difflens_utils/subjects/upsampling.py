@@ -10,8 +10,6 @@ once: less than half of the products, and the same image.
 >>> with torch.no_grad():
 ...     before = network(x)
 >>> upsampling.merge(network)
->>> network[0].conv
-ConvTranspose2d(4, 4, kernel_size=(4, 4), stride=(2, 2), padding=(1, 1))
 >>> with torch.no_grad():
 ...     torch.allclose(network(x), before, atol=1e-6)
 True
@@ -19,30 +17,49 @@ True
 
 from __future__ import annotations
 
-import torch
 from diffusers.models.upsampling import Upsample2D
-from torch import Tensor, nn
+from torch import Tensor, nn, stack
+from torch.nn import functional as F
 
 
-class Merged(nn.Module):
-    """An `Upsample2D` that doubles an image, and convolves it 3 x 3, at once."""
+class Doubling(nn.Conv2d):
+    """What a 3 x 3 convolution makes of an image (B, C, H, W) that was doubled before it."""
 
-    def __init__(self, layer: Upsample2D) -> None:
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Doubling:
+        """With the weights of a convolution, which it shares."""
+        channels = conv.in_channels, conv.out_channels
+        doubling = cls(*channels, 3, padding=1, bias=conv.bias is not None, device="meta")
+        doubling.weight, doubling.bias = conv.weight, conv.bias
+        return doubling
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) to (B, out, 2 H, 2 W)
+        return F.conv_transpose2d(x, _sums(self.weight), self.bias, stride=2, padding=1)
+
+
+class Upsampling(nn.Module):
+    """An `Upsample2D`, with the same names of weights, that doubles and convolves at once."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.layer = layer  # for other sizes than twice the image's
-        self.conv = _transposed(layer.get_submodule("conv"))
+        self.conv = Doubling.of(conv)
 
     def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        out: Tensor = self.conv(x) if output_size is None else self.layer(x, output_size)
-        return out
+        if output_size is None:
+            doubled: Tensor = self.conv(x)
+            return doubled
+        resized = F.interpolate(x, output_size, mode="nearest")
+        return F.conv2d(resized, self.conv.weight, self.conv.bias, padding=1)
 
 
 def merge(network: nn.Module) -> None:
-    """Puts a `Merged` in the place of every layer of a network that it can stand for."""
+    """Puts an `Upsampling` in the place of every layer of a network that it can stand for."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is Upsample2D and _mergeable(child):
-                setattr(parent, name, Merged(child))
+                conv = child.get_submodule("conv")
+                assert isinstance(conv, nn.Conv2d)
+                setattr(parent, name, Upsampling(conv))
 
 
 def _mergeable(layer: Upsample2D) -> bool:
@@ -51,24 +68,15 @@ def _mergeable(layer: Upsample2D) -> bool:
 
 
 def _is_plain(conv: nn.Module | None) -> bool:
-    if not isinstance(conv, nn.Conv2d):
+    if type(conv) is not nn.Conv2d:
         return False
     known = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     return known == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
-
-
-def _transposed(conv: nn.Module) -> nn.ConvTranspose2d:
-    assert isinstance(conv, nn.Conv2d)
-    merged = nn.ConvTranspose2d(1, 1, 4, 2, 1, device="meta")  # which draws no random weights
-    merged.in_channels, merged.out_channels = conv.in_channels, conv.out_channels
-    merged.weight = nn.Parameter(_sums(conv.weight.data))
-    merged.bias = conv.bias
-    return merged
 
 
 def _sums(weight: Tensor) -> Tensor:
     """The weights (in, out, 4, 4) that do what (out, in, 3, 3) do behind an upsampling."""
     for axis in (2, 3):
         first, middle, last = weight.unbind(axis)
-        weight = torch.stack([last, middle + last, first + middle, first], axis)
-    return weight.transpose(0, 1).contiguous()
+        weight = stack([last, middle + last, first + middle, first], axis)
+    return weight.transpose(0, 1)
