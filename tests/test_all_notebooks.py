@@ -150,6 +150,7 @@ STUDIES = {
             ["shape", "tint"],
             TEXTS,
         ),
+        SMALL | {"steps": 1, "ratios": [0.3], "counts": [1]},  # each call of a pipeline takes long
     ),
     "classes that are never generated": Kind(
         lambda: Tiny(
