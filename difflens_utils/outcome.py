@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from . import evaluators, metrics, sampling
+from .evaluators import Clip, Evaluator
 from .metrics import Estimate
 from .recording import Run
 from .runtime import arrays, artifacts, gpu, keys, shards
@@ -150,11 +151,13 @@ class Outcome:
 
 @torch.no_grad()
 def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outcome:
-    """Lets every evaluator look at images (n, 3, H, W); what they say is stored.
+    """Lets every evaluator look at images (n, 3, H, W).
 
+    What they say is stored by the images and the evaluators, whatever drew the images.
     `prompts` is how many prompts the images took in turn, by default as many as the evaluation has.
     """
-    told = _told(subject, images)
+    judges = subject.scorer, subject.labeller, subject.clip
+    told = _told(*judges, images, subject.device)
     return Outcome(
         images,
         {factor: told[f"scored.{factor}"] for factor in subject.scorer.factors},
@@ -166,17 +169,27 @@ def judge(subject: Subject, images: Tensor, prompts: int | None = None) -> Outco
     )
 
 
-@artifacts.stored("told", reads=("scorer", "labeller", "clip"))
-def _told(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+def _with_code(name: str) -> Callable[[Any], artifacts.Arguments]:
+    """What stands for an evaluator in a key: its weights, and the code of its class."""
+    return lambda network: {name: network, f"code of the {name}": keys.code_of(network)}
+
+
+@artifacts.stored(
+    "told",
+    describe={name: _with_code(name) for name in ("scorer", "labeller", "clip")},
+    ignoring=("device",),
+)
+def _told(
+    scorer: Evaluator, labeller: Evaluator, clip: Clip, images: Tensor, device: torch.device
+) -> dict[str, Tensor]:
     """What an outcome holds, but for the second CLIP; probabilities by evaluator and factor."""
-    device = subject.device
-    scored, features = evaluators.look(subject.scorer, images, device)
-    labelled = evaluators.read(subject.labeller, images, device)
+    scored, features = evaluators.look(scorer, images, device)
+    labelled = evaluators.read(labeller, images, device)
     return {
         **{f"scored.{factor}": probabilities for factor, probabilities in scored.items()},
         **{f"labelled.{factor}": probabilities for factor, probabilities in labelled.items()},
         "features": features,
-        "clip": evaluators.embed(subject.clip, images, device),
+        "clip": evaluators.embed(clip, images, device),
     }
 
 
@@ -186,12 +199,12 @@ def _second(subject: Subject, images: Tensor, clip: Tensor) -> Tensor:
         return clip[:, :0]
     if subject.second_clip is subject.clip:
         return clip
-    return _told_again(subject, images)["clip"]
+    return _told_again(subject.second_clip, images, subject.device)["clip"]
 
 
-@artifacts.stored("told_again", reads=("second_clip",))
-def _told_again(subject: Subject, images: Tensor) -> dict[str, Tensor]:
-    return {"clip": evaluators.embed(subject.second_clip, images, subject.device)}
+@artifacts.stored("told_again", describe={"clip": _with_code("clip")}, ignoring=("device",))
+def _told_again(clip: Clip, images: Tensor, device: torch.device) -> dict[str, Tensor]:
+    return {"clip": evaluators.embed(clip, images, device)}
 
 
 def renewed(before: Outcome, rows: Tensor, seen: Outcome) -> Outcome:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from diffusers.models.upsampling import Upsample2D
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from difflens_utils.sampling import hooks
@@ -21,7 +22,7 @@ def merged(layer: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("options", [{}, {"out_channels": 5}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 3)])
+@pytest.mark.parametrize("size", [(1, 2), (4, 6), (5, 3)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_merged_layer_does_the_same(
     options: dict, size: tuple[int, int], layout: torch.memory_format
@@ -60,7 +61,29 @@ def test_the_convolution_is_a_module_that_can_be_read_and_edited() -> None:
 def test_sizes_that_are_not_doubled_are_those_of_diffusers() -> None:
     """A U-Net names the size where an image cannot be halved evenly on the way down."""
     layer, x = Upsample2D(3, use_conv=True), torch.randn(2, 3, 4, 4)
-    assert torch.equal(merged(layer)(x, (7, 7)), layer(x, (7, 7)))
+    same = merged(layer)
+    with hooks.record(same, "conv") as outputs:
+        found = same(hidden_states=x, output_size=(7, 7))
+    assert torch.equal(found, layer(x, (7, 7))) and torch.equal(found, outputs[0])
+
+
+def test_wide_layers_of_few_pixels_are_those_of_diffusers() -> None:
+    """There the sums of weights would take longer than they save."""
+    layer, x = Upsample2D(40, use_conv=True), torch.randn(2, 40, 4, 4)
+    assert torch.equal(merged(layer)(x), layer(x))
+
+
+def test_a_lora_of_the_convolution_does_what_it_does_in_diffusers() -> None:
+    """peft makes the factors of a LoRA as layers of the convolution's class."""
+    layer, x = Upsample2D(3, use_conv=True), torch.randn(2, 3, 4, 4)
+    adapted = []
+    for network in (nn.Sequential(layer), nn.Sequential(merged(layer))):
+        config = LoraConfig(r=2, target_modules=["conv"], init_lora_weights=False)
+        torch.manual_seed(1)
+        adapted.append(inject_adapter_in_model(config, copy.deepcopy(network)))
+    plain, same = (network(x) for network in adapted)
+    torch.testing.assert_close(same, plain, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain, layer(x), atol=1e-2)
 
 
 def test_gradients_are_the_same_too() -> None:

@@ -18,7 +18,7 @@ torch.Size([5, 2])
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -400,8 +400,9 @@ def read(
     Images (n, 3, H, W) of any precision go to the `device` of the evaluator batch by batch, by
     default where they are: those that are stored may be more than fit into memory.
     """
-
-    return look(evaluator, images, device, batch)[0]
+    logits = evaluator.logits
+    said = _batched(lambda some: _probabilities(evaluator, logits(some)), images, device, batch)
+    return _by_factor(evaluator, said)
 
 
 @torch.inference_mode()
@@ -415,14 +416,21 @@ def look(
 
     def both(some: Tensor) -> Tensor:
         logits, features = evaluator.look(some)
-        probabilities = [logits[factor].float().softmax(-1) for factor in evaluator.factors]
-        return torch.cat([*probabilities, features.float()], 1)
+        return torch.cat([_probabilities(evaluator, logits), features.float()], 1)
 
     said = _batched(both, images, device, batch)
-    sizes = [len(classes) for classes in evaluator.factors.values()]
-    *parts, features = said.split([*sizes, said.shape[1] - sum(sizes)], 1)
-    named = zip(evaluator.factors, parts, strict=True)
-    return {factor: part.contiguous() for factor, part in named}, features.contiguous()
+    classes = sum(map(len, evaluator.factors.values()))
+    return _by_factor(evaluator, said[:, :classes]), said[:, classes:].contiguous()
+
+
+def _probabilities(evaluator: Evaluator, logits: Mapping[str, Tensor]) -> Tensor:
+    """Those of every factor's classes, side by side: (B, classes of all)."""
+    return torch.cat([logits[factor].float().softmax(-1) for factor in evaluator.factors], 1)
+
+
+def _by_factor(evaluator: Evaluator, columns: Tensor) -> dict[str, Tensor]:
+    parts = columns.split([len(classes) for classes in evaluator.factors.values()], 1)
+    return {f: part.contiguous() for f, part in zip(evaluator.factors, parts, strict=True)}
 
 
 @torch.inference_mode()

@@ -360,7 +360,8 @@ def _finite(images: Tensor, subject: Subject, rows: Tensor) -> Tensor:
 def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]:
     """The network's answers for D_t and for P_t, (B, C, H, W) each.
 
-    They are one tensor twice unless an asymmetric edit changed something, in a step that has a D_t.
+    They are one tensor twice where nothing was edited, in a symmetric step, and where D_t has no
+    weight.
     """
     edit = run.edit
     if edit is None and run.watch is None:
@@ -373,8 +374,7 @@ def _predictions(run: _Run, moment: Moment, step: Step) -> tuple[Tensor, Tensor]
         return None if edit is None else edit(h, step)
 
     subject = run.subject
-    one_answer = not run.asymmetric or not along(moment.schedule, moment.index)
-    if edit is None or one_answer:
+    if edit is None or not run.asymmetric or not along(moment.schedule, moment.index):
         around = nullcontext() if edit is None else edit.around(subject.network)
         with around, moment.editing(function):
             predicted = moment.predict()

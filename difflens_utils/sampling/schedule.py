@@ -190,7 +190,7 @@ def dynamically_thresholded(clean: Tensor, quantile: float, largest: float) -> T
 
 
 def along(s: Schedule, index: int) -> float:
-    """The weight of the direction D_t in a step (Eq. 10): 0 in one that ends without noise.
+    """The weight of the direction D_t in a step (Eq. 10), 0 for one that ends without noise.
 
     >>> from diffusers import DDIMScheduler
     >>> from difflens_utils import sampling

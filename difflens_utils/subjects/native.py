@@ -100,7 +100,7 @@ def read(
         loaded[part] = loading.part(of, folder / part, dtype)
     pipeline = loading.pipeline(folder, kind.__name__, **loaded)
     for part in parts:
-        pipelines.ready(getattr(pipeline, part), pipelines.HOST)
+        pipelines.ready(getattr(pipeline, part), device, away=True)
     _place(pipeline, list(parts), device)
     network = _network(folder, pipeline)
     accepted = inspect.signature(kind.__call__).parameters

@@ -1,7 +1,7 @@
 """Upsampling and the convolution behind it as one transposed convolution.
 
 Behind an upsampling, nine weights read each pixel four times over. Sums of those weights read it
-once: less than half of the products, and the same image.
+once: less than half of the products, and the same image up to rounding.
 
 >>> import torch
 >>> from diffusers.models.upsampling import Upsample2D
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 
 class Doubling(nn.Conv2d):
-    """What a 3 x 3 convolution makes of an image (B, C, H, W) that was doubled before it."""
+    """A 3 x 3 convolution of an image that is doubled before it, with the weights of another."""
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Doubling:
@@ -33,7 +33,14 @@ class Doubling(nn.Conv2d):
         doubling.weight, doubling.bias = conv.weight, conv.bias
         return doubling
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) to (B, out, 2 H, 2 W)
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) to (B, out, 2 H, 2 W), or to the height and width that are given."""
+        if self.kernel_size != (3, 3):  # a factor of a LoRA, which peft makes of this class
+            return super().forward(x)
+        if size is not None:
+            return super().forward(F.interpolate(x, size, mode="nearest"))
+        if x[:, 0].numel() < self.in_channels:  # then the sums take longer than they save
+            return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return F.conv_transpose2d(x, _sums(self.weight), self.bias, stride=2, padding=1)
 
 
@@ -44,12 +51,9 @@ class Upsampling(nn.Module):
         super().__init__()
         self.conv = Doubling.of(conv)
 
-    def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        if output_size is None:
-            doubled: Tensor = self.conv(x)
-            return doubled
-        resized = F.interpolate(x, output_size, mode="nearest")
-        return F.conv2d(resized, self.conv.weight, self.conv.bias, padding=1)
+    def forward(self, hidden_states: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        doubled: Tensor = self.conv(hidden_states, output_size)
+        return doubled
 
 
 def merge(network: nn.Module) -> None:
