@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..subjects.pipelines import Subject
 
 # Images whose intermediate values stay in a processor's cache. The asymmetric step doubles them.
-# From 64 on diffusers turns the memory layout round in every upsampling, which costs a tenth.
+# From 64 on diffusers turns the memory layout round in every upsampling, where none is merged.
 CPU_BATCH = 31
 MAX_BATCH = 256  # images: larger batches gain little and leave fewer blocks for the workers
 TRIAL = 8  # images of the batch whose memory is measured
