@@ -60,22 +60,19 @@ def merge(network: nn.Module) -> None:
     """Puts an `Upsampling` in the place of every layer of a network that it can stand for."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if type(child) is Upsample2D and _mergeable(child):
-                conv = child.get_submodule("conv")
-                assert isinstance(conv, nn.Conv2d)
+            if (conv := _convolution(child)) is not None:
                 setattr(parent, name, Upsampling(conv))
 
 
-def _mergeable(layer: Upsample2D) -> bool:
-    repeats = layer.interpolate and not layer.use_conv_transpose and layer.norm is None
-    return repeats and layer.name == "conv" and _is_plain(layer.conv)
-
-
-def _is_plain(conv: nn.Module | None) -> bool:
-    if type(conv) is not nn.Conv2d:
-        return False
+def _convolution(layer: nn.Module) -> nn.Conv2d | None:
+    """The convolution of a layer that doubles an image and convolves it 3 x 3, or None."""
+    if type(layer) is not Upsample2D or layer.use_conv_transpose or layer.norm is not None:
+        return None
+    conv = getattr(layer, "conv", None)
+    if not layer.interpolate or type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
+        return None
     known = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return known == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
+    return conv if known == ((3, 3), (1, 1), (1, 1), (1, 1), 1) else None
 
 
 def _sums(weight: Tensor) -> Tensor:
