@@ -32,7 +32,8 @@ def text(found: Mapping[str, Any]) -> str:
         [
             "## Twice the work, twice the time?",
             "Each was doubled four times. An exponent of 1 is twice the time for twice the work, "
-            "and for workers −1 is half the time for twice as many.",
+            "and for workers −1 is half the time for twice as many. Images and latents have the "
+            "fastest of three runs, modules and workers one run each, so no intervals.",
             exponents(found),
             "## What a worker costs",
             f"Measured: {found['shared']:,} images of `{found['subject']}` in {found['steps']} "
