@@ -65,9 +65,8 @@ $(ENV): requirements.txt pyproject.toml
 	    exit 1; }
 	@echo "Making the environment in .venv (about 2 GB and 3 minutes with torch's CPU build)"
 	@"$$PYTHON" -m venv .venv
+	@# Python compiles what is imported, a tenth of it, when it is
 	@$(PIP) --no-compile -r requirements.txt
-	@# on all cores, where pip takes one; files of other Pythons are no error
-	@$(BIN)/python -m compileall -q -j "$$CORES" .venv/lib > /dev/null || true
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@
 
@@ -94,13 +93,13 @@ test-fast: cores $(ENV)
 	@echo "Unit tests, one process per core"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile
 
-# Warnings of the kernels' client are no errors: nobody here can mend them.
+# Warnings of the kernels' client are no errors: nobody here can mend them. The examples begin first,
+# since they run one after another.
 test: test-fast
-	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout 3600 -W default notebooks
-	@echo "The examples of the documentation, where make book has made what they find again"
-	@OMP_NUM_THREADS=1 $(QUICK_TESTS) tests/examples.py
+	@echo "The committed notebooks (minutes after make book; on a clean clone they compute everything)," \
+	  "and the examples of the documentation, where make book has made what they find again"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n "$$CORES" --dist loadfile --no-loadscope-reorder \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout 3600 -W default tests/examples.py notebooks
 
 check: lint types dependencies notebooks pins
 

@@ -96,9 +96,9 @@ def modules(study: Study) -> Callable[[int], object]:
 
     def work(number: int) -> None:
         attribute = str(study.attributes[0])
-        for i in range(number):
-            changed = dl.open(SUBJECT, device="cpu", steps=STEPS, seed=1000 * (next(seed) + 1))
-            changed.mediated(attribute, 0, 1, 8, blocks[i % len(blocks)])
+        changed = dl.open(SUBJECT, device="cpu", steps=STEPS, seed=1000 * (next(seed) + 1))
+        chosen = [blocks[i % len(blocks)] for i in range(number)]
+        changed.swept(attribute, 0, 1, 8, chosen)
 
     return work
 

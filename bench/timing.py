@@ -32,13 +32,13 @@ NOTEBOOKS = [path.stem for path in all_notebooks()]
 RATE = 20  # looks per second
 
 # The first whose pattern one of the frames has: what an edit does is sampling's, and what an
-# evaluator does there is the evaluator's.
+# evaluator does there is the evaluator's. Sampling is every pass of the network but attribution's.
 KINDS = {
     "imports": r"<frozen importlib|_find_and_load|_load_unlocked",
     "figures": r"matplotlib|seaborn|/PIL/",
     "attribution": r"difflens_utils/attribution\.py",
     "evaluators": r"difflens_utils/evaluators/",
-    "sampling": r"difflens_utils/(sampling/|recording\.py)",
+    "sampling": r"difflens_utils/(sampling/|recording\.py)|predict \(difflens_utils/subjects/",
     "training": r"difflens_utils/(ksae/|probes\.py|features\.py)|sklearn/",
     "statistics": r"difflens_utils/metrics/|difflens_utils/analysis/",
     "store and keys": r"difflens_utils/runtime/",

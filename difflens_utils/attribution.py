@@ -408,15 +408,36 @@ def _responses(
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     features = torch.tensor([feature for feature, _ in moves])
     change = trial.beta * torch.stack([unit for _, unit in moves], -1)
-    s = sampling.trajectory(subject, trial.steps)
     seen: list[dict[str, Tensor]] = []
-    for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):
-        if moment.index in trial.at:
-            with full_precision(subject):
-                seen.append(_seen(moment, ksae, aim, features, change[moment.index]))
-        if moment.index == max(trial.at):
-            break
+    for moment in _moments(subject, trial):
+        with full_precision(subject):
+            seen.append(_seen(moment, ksae, aim, features, change[moment.index]))
     return {name: torch.stack([part[name] for part in seen]).mean(0) for name in seen[0]}
+
+
+def _moments(subject: Subject, trial: Trial) -> list[Moment]:
+    """The steps of a trial, on unedited trajectories."""
+    s = sampling.trajectory(subject, trial.steps)
+    prompts = sampling.assigned(trial.n, len(subject.texts()))
+    texts = [subject.texts()[prompt] for prompt in prompts.tolist()]
+    reached = _reached(subject, trial.n, trial.seed, trial.steps, trial.at)["x"]
+    return [
+        Moment(subject, x.to(subject.device), texts, s, index)
+        for index, x in zip(trial.at, reached, strict=True)
+    ]
+
+
+@artifacts.stored("reached", reads=("texts",))
+def _reached(
+    subject: Subject, n: int, seed: int, steps: int, at: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """x_t of unedited images at some steps, {"x": (at, n, C, H, W)}: the same for every trial."""
+    s, found = sampling.trajectory(subject, steps), {}
+    for moment, _ in sampling.unedited(subject, torch.arange(n), seed, s):
+        found[moment.index] = moment.x.cpu()
+        if moment.index == max(at):
+            break
+    return {"x": torch.stack([found[index] for index in at])}
 
 
 def _seen(
@@ -534,14 +555,10 @@ def _measured(
         return torch.cat(rows).cpu()
     features = torch.tensor([feature for feature, _ in moves])
     change = trial.beta * torch.stack([unit for _, unit in moves], -1)
-    s = sampling.trajectory(subject, trial.steps)
     gains = []
-    for moment, _ in sampling.unedited(subject, torch.arange(trial.n), trial.seed, s):
-        if moment.index in trial.at:
-            with full_precision(subject):
-                gains.append(_gains(moment, ksae, aim, features, change[moment.index]))
-        if moment.index == max(trial.at):
-            break
+    for moment in _moments(subject, trial):
+        with full_precision(subject):
+            gains.append(_gains(moment, ksae, aim, features, change[moment.index]))
     return torch.stack(gains).mean(0)
 
 

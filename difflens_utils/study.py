@@ -346,19 +346,36 @@ class Study:
         """The blocks of the network, any of which could be opened in place of the bottleneck."""
         return registry.blocks(self.subject)
 
-    def mediated(
-        self, attribute: str, source: int, target: int, n: int, module: str | None = None
-    ) -> Mediation:
+    def mediated(self, attribute: str, source: int, target: int, n: int) -> Mediation:
         """How far the predicted clean image follows when h is that of an image of another class.
 
-        `source` and `target` are classes of the attribute, and `n` counts pairs of images. h is the
-        output of the study's module, or of another one. Nothing has to be recorded for it.
+        `source` and `target` are classes of the attribute, and `n` counts pairs of images. Nothing
+        has to be recorded for it.
         """
-        subject = self.subject if module is None else replace(self.subject, module=module)
+        module = self.subject.module
+        return self.swept(attribute, source, target, n, [module])[module]
+
+    def swept(
+        self,
+        attribute: str,
+        source: int,
+        target: int,
+        n: int,
+        modules: Sequence[str] | None = None,
+    ) -> dict[str, Mediation]:
+        """`mediated` for every block of the network, or for some modules: {module: effect}.
+
+        It costs less than asking for one after the other.
+        """
         classes = self.subject.classes(attribute)
-        exchange = mediation.Exchange(str(attribute), classes[source], classes[target])
-        timesteps = sampling.trajectory(subject, self.settings.steps).timesteps
-        return mediation.through_module(subject, exchange, timesteps, n=n, seed=self.seeds.pairs)
+        return mediation.through_modules(
+            self.subject,
+            mediation.Exchange(str(attribute), classes[source], classes[target]),
+            sampling.trajectory(self.subject, self.settings.steps).timesteps,
+            self.blocks if modules is None else modules,
+            n=n,
+            seed=self.seeds.pairs,
+        )
 
     def factor_set(self, n: int) -> FactorSet:
         """h of images with independent factors, at four steps of the generation.

@@ -455,7 +455,7 @@ def test_truth_of_a_latent_is_what_two_edits_do(subject: Arena) -> None:
 def test_what_passes_a_block_is_the_indirect_effect_of_notebook_03(subject: Arena) -> None:
     assert subject.truth is not None
     study = subject.study
-    moved: Mediation = study.mediated("shape", 0, 1, 2, "mid_block")
+    moved: Mediation = study.mediated("shape", 0, 1, 2)
     assert subject.truth.passed["mid_block"] == pytest.approx(moved.through.mean(1).numpy())
     assert set(subject.truth.passed) == set(study.blocks)
 
@@ -600,8 +600,8 @@ CHEATS = {
     "planted factors": "def scores(task):\n    return task.study.subject.data",
     "planted factors by a stage": """
         def located(task):
-            moved = task.study.mediated("shade", 0, 1, 2, task.blocks[0])
-            return {block: moved.through.mean(1) for block in task.blocks}
+            moved = task.study.swept("shade", 0, 1, 2, task.blocks)
+            return {block: moved[block].through.mean(1) for block in task.blocks}
     """,
     "images of the data by a stage": """
         def scores(task):

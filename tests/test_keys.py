@@ -51,6 +51,7 @@ GENERATED = {
     "probes",
     "attribution",
     "measured",
+    "reached",
     "mediation",
     "latent_editing",
     "search",
@@ -119,7 +120,7 @@ def everything(folder: Path) -> None:
     trial = attribution.Trial(2, 0, 2, (1,))
     attribution.measured(study, ksae, attribution.Aim("tint", 0), chosen, unit, trial)
     ends = mediation.Exchange("tint", *study.classes("tint")[:2])
-    mediation.through_module(study, ends, (500,), n=2, seed=0)
+    mediation.through_modules(study, ends, (500,), [study.module], n=2, seed=0)
     latent_editing.learn(study, "tint", 2, latent_editing.Recipe(n=2, rounds=1))
     method = Method(
         "turned", lambda c, strength: edits.steer(ksae, torch.tensor([c]), strength), grid=(2.0,)

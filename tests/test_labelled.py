@@ -413,7 +413,9 @@ def test_the_digits_are_a_subject_like_any_other() -> None:
     for judge in (study.labeller, study.scorer):
         assert (judge.logits(images)["digit"].argmax(-1) == labels["digit"]).float().mean() > 0.97
     ends = study.classes("digit")[0], study.classes("digit")[3]
-    moved = mediation.through_module(study, mediation.Exchange("digit", *ends), (500,), n=4, seed=0)
+    exchange = mediation.Exchange("digit", *ends)
+    swept = mediation.through_modules(study, exchange, (500,), [study.module], n=4, seed=0)
+    moved = swept[study.module]
     assert moved.total.mean() > 0.3 and moved.control.abs().mean() < 0.2 * moved.total.mean()
 
 

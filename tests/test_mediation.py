@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from difflens_utils.analysis import mediation
+from difflens_utils.runtime import artifacts
+from difflens_utils.subjects.pipelines import Subject
 from difflens_utils.worlds import portraits
 
 TIMES = (800, 400)
@@ -40,7 +42,7 @@ def run(share: float, n: int = 6) -> mediation.Mediation:
         fingerprint=f"bypass{share}",
         opened=[],
     )
-    return mediation.through_module(subject, EXCHANGE, TIMES, n=n, seed=2)
+    return mediation.through_modules(subject, EXCHANGE, TIMES, ["inner"], n=n, seed=2)["inner"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -69,4 +71,28 @@ def test_bad_input_is_told_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="n_pairs"):
         run(0.5, n=0)
     with pytest.raises(ValueError, match="nothing is known of the data"):
-        mediation.through_module(replace(tiny.subject(), world=None), EXCHANGE, TIMES, n=4, seed=0)
+        sweep(replace(tiny.subject(), world=None), "mid_block")
+    with pytest.raises(ValueError, match="module must be one of"):
+        sweep(tiny.subject(), "mid_block", "down_blocks.9")
+
+
+def sweep(subject: Subject, *modules: str) -> dict[str, mediation.Mediation]:
+    return mediation.through_modules(subject, EXCHANGE, TIMES, modules, n=4, seed=0)
+
+
+def test_a_sweep_shares_what_modules_have_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit by bit the effects of each module alone, for two answers of the network per module."""
+    subject, modules = tiny.subject(), ("down_blocks.0", "mid_block", "up_blocks.0")
+    alone = {module: sweep(subject, module)[module] for module in modules}
+    monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "another")
+    passes: list[object] = []
+    handle = subject.network.register_forward_pre_hook(lambda *_: passes.append(None))
+    swept = sweep(subject, *modules)
+    handle.remove()
+    assert len(passes) == len(TIMES) * (3 + 2 * len(modules))
+    for module, effect in swept.items():
+        assert all(map(torch.equal, effect, alone[module]))
+    assert not torch.equal(swept["mid_block"].through, swept["up_blocks.0"].through)
+    sweep(subject, *modules, "conv_in")  # of stored modules nothing is made again
+    monkeypatch.setattr(subject.network, "forward", None)
+    assert list(sweep(subject, "conv_in", "mid_block")) == ["conv_in", "mid_block"]

@@ -295,9 +295,8 @@ def test_an_edit_steers_where_nothing_of_the_image_is_left():
         moved, sampling.sample(subject, 1, 0, steps=4), atol=1e-3
     )
     images = list(torch.rand(3, 1, 3, 16, 16))
-    *ends, start = mediation._clean_images(subject, images, x, 999, [""])
-    way = images[1] - images[0]
-    whole, through_h, control = (mediation._along(end - start, way) for end in ends)
+    (moved,) = mediation._moved(subject, ["mid_block"], images, x, 999, [""])
+    whole, through_h, control = moved
     assert whole.abs() < 1e-6  # there both images are the same noise
     assert through_h.isfinite() and control.isfinite()
 

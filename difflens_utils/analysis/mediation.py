@@ -1,4 +1,4 @@
-"""How much of an attribute's effect on the picture passes the studied module (Pearl, 2001).
+"""How much of an attribute's effect on the picture passes a module (Pearl, 2001).
 
 A probe shows that h tells an attribute. Whether the picture takes it from there is another
 question: a U-Net has skip connections around its bottleneck. Here two images of the data differ in
@@ -19,6 +19,8 @@ A quarter of the effect passes the module here:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,25 +68,38 @@ class Exchange(NamedTuple):
 
 
 @torch.no_grad()
-def through_module(
-    subject: Subject, exchange: Exchange, timesteps: tuple[float, ...], *, n: int, seed: int
-) -> Mediation:
-    """The natural indirect effect of an attribute through the subject's module.
+def through_modules(
+    subject: Subject,
+    exchange: Exchange,
+    timesteps: tuple[float, ...],
+    modules: Sequence[str],
+    *,
+    n: int,
+    seed: int,
+) -> dict[str, Mediation]:
+    """The natural indirect effect of an attribute through each of some modules: {module: effect}.
 
     In a drawn world the two images differ in the attribute and what follows from it. Of labelled
     images they are two images, and whatever else tells them apart counts too; the control is then
-    another image with the labels of the first. The result is kept in the store. Raises ValueError
-    for sizes <= 0 or a subject without a world.
+    another image with the labels of the first. Of n pairs the network answers three times per
+    timestep, and twice more per module. Results are kept in the store, module by module. Raises
+    ValueError for sizes <= 0, an unknown module or a subject without a world.
     """
     all_positive(n_pairs=n)
-    return Mediation(**_exchanged(subject, exchange, timesteps, n, seed))
+    found = _exchanged(subject, exchange, timesteps, modules, n, seed)
+    return {module: Mediation(*moved) for module, moved in zip(modules, found, strict=True)}
 
 
-@artifacts.stored("mediation", reads=("data", "prompts"))
+@artifacts.stored_each("mediation", "modules", reads=("data", "prompts"))
 def _exchanged(
-    subject: Subject, exchange: Exchange, timesteps: tuple[float, ...], n: int, seed: int
-) -> dict[str, Tensor]:
-    """The fields of `Mediation`."""
+    subject: Subject,
+    exchange: Exchange,
+    timesteps: tuple[float, ...],
+    modules: Sequence[str],
+    n: int,
+    seed: int,
+) -> Tensor:
+    """The fields of each module's `Mediation`: (modules, 3, T, n)."""
     world = subject.data
     before, after = (
         world.sample(n, seed, do={exchange.attribute: name})
@@ -94,18 +109,12 @@ def _exchanged(
     texts = subject.describe(before)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, *subject.shape, generator=generator).to(subject.device)
-    moves = []
     with full_precision(subject):
         images = [
             subject.encode(world.render(scene, subject.size).to(subject.device)) for scene in scenes
         ]
-        way = images[1] - images[0]
-        for t in timesteps:
-            *ends, start = _clean_images(subject, images, noise, t, texts)
-            moves.append([_along(end - start, way) for end in ends])
-    columns = zip(*moves, strict=True)
-    names = Mediation._fields
-    return {name: torch.stack(c).cpu() for name, c in zip(names, columns, strict=True)}
+        moved = [_moved(subject, modules, images, noise, t, texts) for t in timesteps]
+    return torch.stack(moved, 2).cpu()
 
 
 def _control(world: World, before: Scenes) -> Scenes:
@@ -120,30 +129,50 @@ def _along(moved: Tensor, way: Tensor) -> Tensor:
     return (moved * way).sum((1, 2, 3)) / way.square().sum((1, 2, 3))
 
 
-def _clean_images(
-    subject: Subject, images: list[Tensor], noise: Tensor, t: float, texts: list[str] | None
-) -> list[Tensor]:
-    """Predicted clean images, (n, C, H, W) each, at timestep t.
+def _moved(
+    subject: Subject,
+    modules: Sequence[str],
+    images: Sequence[Tensor],
+    noise: Tensor,
+    t: float,
+    texts: list[str] | None,
+) -> Tensor:
+    """How far predicted clean images move at timestep t: (modules, 3, n), as in `Mediation`.
 
-    `images` are x_0 of the source, the target and the control. The answers are those with
-    everything exchanged, with h exchanged, with h of the control, and of the source itself. All see
-    the same texts.
+    `images` are x_0 of the source, the target and the control. All see the same texts.
     """
     keep, spread = subject.level(t)
-
-    def clean(x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-
-        def exchange(own: Tensor, _call: int) -> Tensor | None:
-            seen.append(own)
-            return h
-
-        with hooks.edit(subject.network, subject.module, exchange):
-            predicted = subject.predict(x, t, texts)
-        return sampling.clean_image(predicted, x, keep, spread, subject.predicts), seen[0]
-
     source, target, control = (keep * image + spread * noise for image in images)
-    from_source, _ = clean(source)
-    from_target, h = clean(target)
-    _, h_of_control = clean(control)
-    return [from_target, clean(source, h)[0], clean(source, h_of_control)[0], from_source]
+
+    def clean(x: Tensor) -> Tensor:
+        predicted = subject.predict(x, t, texts)
+        return sampling.clean_image(predicted, x, keep, spread, subject.predicts)
+
+    def along(end: Tensor) -> Tensor:
+        return _along(end - start, images[1] - images[0])
+
+    start = clean(source)
+    with _outputs(subject, modules) as of_target:
+        total = along(clean(target))
+    with _outputs(subject, modules) as of_control:
+        clean(control)
+    found = []
+    for module in modules:
+        with _exchanging(subject, module, of_target[module][0]):
+            through = along(clean(source))
+        with _exchanging(subject, module, of_control[module][0]):
+            found.append(torch.stack([total, through, along(clean(source))]))
+    return torch.stack(found)
+
+
+@contextmanager
+def _outputs(subject: Subject, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What each of the modules gives while the context is open, call by call."""
+    with ExitStack() as stack:
+        contexts = {module: hooks.record(subject.network, module) for module in modules}
+        yield {module: stack.enter_context(context) for module, context in contexts.items()}
+
+
+def _exchanging(subject: Subject, module: str, h: Tensor) -> AbstractContextManager[None]:
+    """A context in which a module gives h whatever it sees."""
+    return hooks.edit(subject.network, module, lambda _own, _call: h)

@@ -153,8 +153,5 @@ def passed(study: Study, attribute: str) -> dict[str, Array]:
     0 is the picture of the commonest class as planted, 1 that of the rarest.
     """
     source, target = outcome.extremes(study.planted(attribute))
-    found = {}
-    for block in study.blocks:
-        moved = study.mediated(attribute, source, target, PAIRS, block)
-        found[block] = moved.through.mean(1).double().numpy()
-    return found
+    swept = study.swept(attribute, source, target, PAIRS)
+    return {block: moved.through.mean(1).double().numpy() for block, moved in swept.items()}
