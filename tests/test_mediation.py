@@ -81,18 +81,19 @@ def sweep(subject: Subject, *modules: str) -> dict[str, mediation.Mediation]:
 
 
 def test_a_sweep_shares_what_modules_have_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit by bit the effects of each module alone, for two answers of the network per module."""
-    subject, modules = tiny.subject(), ("down_blocks.0", "mid_block", "up_blocks.0")
+    """Bit by bit the effects of each module alone, for half of the network's answers."""
+    subject = tiny.subject()
+    modules = ("conv_in", "down_blocks.0", "mid_block", "up_blocks.0", "up_blocks.1")
     alone = {module: sweep(subject, module)[module] for module in modules}
     monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "another")
     passes: list[object] = []
     handle = subject.network.register_forward_pre_hook(lambda *_: passes.append(None))
     swept = sweep(subject, *modules)
     handle.remove()
-    assert len(passes) == len(TIMES) * (3 + 2 * len(modules))
+    assert len(passes) == len(TIMES) * (1 + 2 * 2 + 2 * len(modules))
     for module, effect in swept.items():
         assert all(map(torch.equal, effect, alone[module]))
     assert not torch.equal(swept["mid_block"].through, swept["up_blocks.0"].through)
-    sweep(subject, *modules, "conv_in")  # of stored modules nothing is made again
+    sweep(subject, *modules, "conv_out")  # of stored modules nothing is made again
     monkeypatch.setattr(subject.network, "forward", None)
-    assert list(sweep(subject, "conv_in", "mid_block")) == ["conv_in", "mid_block"]
+    assert list(sweep(subject, "conv_out", "mid_block")) == ["conv_out", "mid_block"]

@@ -37,6 +37,7 @@ from ..subjects.pipelines import Subject
 from ..worlds import Scenes, World
 
 CONTROL = "background"  # the factor that the control changes: it depends on no attribute
+TOGETHER = 4  # modules whose outputs are kept at once: those of a large transformer take gigabytes
 
 
 class Mediation(NamedTuple):
@@ -81,8 +82,8 @@ def through_modules(
 
     In a drawn world the two images differ in the attribute and what follows from it. Of labelled
     images they are two images, and whatever else tells them apart counts too; the control is then
-    another image with the labels of the first. Of n pairs the network answers three times per
-    timestep, and twice more per module. Results are kept in the store, module by module. Raises
+    another image with the labels of the first. The network answers twice per module and
+    timestep, and half a time more. Results are kept in the store, module by module. Raises
     ValueError for sizes <= 0, an unknown module or a subject without a world.
     """
     all_positive(n_pairs=n)
@@ -152,16 +153,18 @@ def _moved(
         return _along(end - start, images[1] - images[0])
 
     start = clean(source)
-    with _outputs(subject, modules) as of_target:
-        total = along(clean(target))
-    with _outputs(subject, modules) as of_control:
-        clean(control)
     found = []
-    for module in modules:
-        with _exchanging(subject, module, of_target[module][0]):
-            through = along(clean(source))
-        with _exchanging(subject, module, of_control[module][0]):
-            found.append(torch.stack([total, through, along(clean(source))]))
+    for i in range(0, len(modules), TOGETHER):
+        some = modules[i : i + TOGETHER]
+        with _outputs(subject, some) as of_target:
+            total = along(clean(target))
+        with _outputs(subject, some) as of_control:
+            clean(control)
+        for module in some:
+            with _exchanging(subject, module, of_target[module][0]):
+                through = along(clean(source))
+            with _exchanging(subject, module, of_control[module][0]):
+                found.append(torch.stack([total, through, along(clean(source))]))
     return torch.stack(found)
 
 
