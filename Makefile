@@ -38,7 +38,7 @@ QUICK_TESTS := $(BIN)/python -m pytest -q --no-header --noconftest
 help:
 	@echo "make try        in minutes: three notebooks on the digits, with small sizes, as a site"
 	@echo "make book       execute the notebooks where needed and build the book into _build/html"
-	@echo "make test       unit tests, then the committed notebooks against their reference outputs (nbval)"
+	@echo "make test       unit tests, then the committed notebooks (nbval) and the examples of the documentation"
 	@echo "make test-fast  unit tests and the examples of docstrings only"
 	@echo "make check      what has to hold before a commit: lint, types, state of notebooks, versions"
 	@echo "make lint       format and style, as ruff sees them, of code and notebooks"
@@ -65,7 +65,7 @@ $(ENV): requirements.txt pyproject.toml
 	    exit 1; }
 	@echo "Making the environment in .venv (about 2 GB and 3 minutes with torch's CPU build)"
 	@"$$PYTHON" -m venv .venv
-	@# Python compiles what is imported, a tenth of it, when it is
+	@# nothing is compiled ahead: Python compiles what is imported, at its first import
 	@$(PIP) --no-compile -r requirements.txt
 	@$(PIP) --quiet --no-deps -e .
 	@touch $@

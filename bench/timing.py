@@ -32,7 +32,8 @@ NOTEBOOKS = [path.stem for path in all_notebooks()]
 RATE = 20  # looks per second
 
 # The first whose pattern one of the frames has: what an edit does is sampling's, and what an
-# evaluator does there is the evaluator's. Sampling is every pass of the network but attribution's.
+# evaluator does there is the evaluator's. Passes of the network that are not attribution's
+# count as sampling.
 KINDS = {
     "imports": r"<frozen importlib|_find_and_load|_load_unlocked",
     "figures": r"matplotlib|seaborn|/PIL/",

@@ -418,8 +418,7 @@ def _responses(
 def _moments(subject: Subject, trial: Trial) -> list[Moment]:
     """The steps of a trial, on unedited trajectories."""
     s = sampling.trajectory(subject, trial.steps)
-    prompts = sampling.assigned(trial.n, len(subject.texts()))
-    texts = [subject.texts()[prompt] for prompt in prompts.tolist()]
+    texts = sampling.texts_of(subject, torch.arange(trial.n))
     reached = _reached(subject, trial.n, trial.seed, trial.steps, trial.at)["x"]
     return [
         Moment(subject, x.to(subject.device), texts, s, index)

@@ -245,6 +245,18 @@ def test_a_measured_effect_is_that_of_the_edit_alone(store):
     torch.testing.assert_close(got.error, gains.std(1) / 2, atol=1e-5, rtol=1e-3)
 
 
+def test_trials_share_one_unedited_way_on_which_every_image_keeps_its_text(store, monkeypatch):
+    subject, trial = tiny.text_subject(), Trial(5, seed=3, steps=4, at=(1, 2))
+    s = sampling.trajectory(subject, 4)
+    way = [moment for moment, _ in sampling.unedited(subject, torch.arange(5), 3, s)]
+    attribution._moments(subject, trial)
+    monkeypatch.setattr(sampling, "unedited", None)  # nobody walks it again
+    first, second = attribution._moments(subject, trial)
+    for moment, walked in ((first, way[1]), (second, way[2])):
+        assert torch.equal(moment.x, walked.x) and moment.index == walked.index
+        assert moment.texts == walked.texts and 1 < len(set(moment.texts)) < 5
+
+
 def test_a_latent_that_was_measured_is_not_measured_again(store, monkeypatch):
     subject, sae, unit, seen = tiny.subject(), tiny.ksae(), torch.rand(2, 16, 48), []
     real = attribution._gains

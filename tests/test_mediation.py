@@ -67,13 +67,18 @@ def test_a_share_pools_timesteps_and_has_an_interval() -> None:
     assert [e.value for e in got.curve("total")] == pytest.approx([0.5] * 3)
 
 
-def test_bad_input_is_told_before_anything_runs() -> None:
+def test_bad_input_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="n_pairs"):
         run(0.5, n=0)
     with pytest.raises(ValueError, match="nothing is known of the data"):
         sweep(replace(tiny.subject(), world=None), "mid_block")
+    subject = tiny.subject()
+    monkeypatch.setattr(subject.network, "forward", None)
     with pytest.raises(ValueError, match="module must be one of"):
-        sweep(tiny.subject(), "mid_block", "down_blocks.9")
+        sweep(subject, *BLOCKS, "down_blocks.9")
+
+
+BLOCKS = ("conv_in", "down_blocks.0", "mid_block", "up_blocks.0", "up_blocks.1")
 
 
 def sweep(subject: Subject, *modules: str) -> dict[str, mediation.Mediation]:
@@ -81,19 +86,18 @@ def sweep(subject: Subject, *modules: str) -> dict[str, mediation.Mediation]:
 
 
 def test_a_sweep_shares_what_modules_have_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit by bit the effects of each module alone, for half of the network's answers."""
+    """Bit by bit the effects of each module alone, for three fifths of the network's answers."""
     subject = tiny.subject()
-    modules = ("conv_in", "down_blocks.0", "mid_block", "up_blocks.0", "up_blocks.1")
-    alone = {module: sweep(subject, module)[module] for module in modules}
+    alone = {module: sweep(subject, module)[module] for module in BLOCKS}
     monkeypatch.setattr(artifacts, "STORE", artifacts.STORE / "another")
     passes: list[object] = []
-    handle = subject.network.register_forward_pre_hook(lambda *_: passes.append(None))
-    swept = sweep(subject, *modules)
-    handle.remove()
-    assert len(passes) == len(TIMES) * (1 + 2 * 2 + 2 * len(modules))
+    subject.network.register_forward_pre_hook(lambda *_: passes.append(None))
+    swept = sweep(subject, *BLOCKS)
+    assert mediation.TOGETHER == 4 and len(passes) == len(TIMES) * (2 * 3 + 2 * len(BLOCKS))
     for module, effect in swept.items():
         assert all(map(torch.equal, effect, alone[module]))
     assert not torch.equal(swept["mid_block"].through, swept["up_blocks.0"].through)
-    sweep(subject, *modules, "conv_out")  # of stored modules nothing is made again
-    monkeypatch.setattr(subject.network, "forward", None)
-    assert list(sweep(subject, "conv_out", "mid_block")) == ["conv_out", "mid_block"]
+    passes.clear()
+    assert list(sweep(subject, *BLOCKS, "conv_out")) == [*BLOCKS, "conv_out"]
+    assert len(passes) == len(TIMES) * 5  # of the new one alone: the others are stored
+    assert sweep(subject) == {}

@@ -43,6 +43,7 @@ TOP_K = f"top_k ({UTILS}/ksae/sparse.py:42)"
 STACKS = [
     f"launch (ipykernel/app.py:1);draw ({UTILS}/outcome.py:5);{CONV} 40",
     f"draw ({UTILS}/outcome.py:5);judge ({UTILS}/outcome.py:7);read ({UTILS}/evaluators/x.py:3) 10",
+    f"clean ({UTILS}/analysis/mediation.py:4);predict ({UTILS}/subjects/pipelines.py:6);conv 20",
     f"open ({UTILS}/study.py:3);_find_and_load (<frozen importlib._bootstrap>:1176);{CONV} 20",
     f"update ({UTILS}/ksae/training.py:144);{TOP_K} 30",
     f"apply ({UTILS}/sampling/sampler.py:3);steer ({UTILS}/edits.py:2);{TOP_K} 20",
@@ -71,7 +72,7 @@ def test_the_profile_has_sums_of_both_ways_and_the_largest_kind_first() -> None:
 
 def test_a_look_counts_for_what_a_thread_does_and_not_while_it_waits() -> None:
     seconds = timing.seconds_of(STACKS, rate=20)
-    assert seconds == {"imports": 1.0, "evaluators": 0.5, "sampling": 3.0, "training": 1.5}
+    assert seconds == {"imports": 1.0, "evaluators": 0.5, "sampling": 4.0, "training": 1.5}
 
 
 def test_a_subject_replaces_its_own_profile_alone(

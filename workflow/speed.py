@@ -57,7 +57,8 @@ def profiles(profiled: Mapping[str, Any]) -> list[str]:
     blocks = [
         "## Where the time goes",
         "Seconds of one thread in each notebook, by what it was doing, with an empty store before "
-        "the first: each notebook finds what the ones before it have made, and what ships. A "
+        "the first: each notebook finds what the ones before it have made, and what ships. Passes "
+        "of the network count as sampling, but for those of attribution. A "
         "profiler looked twenty times a second, so figures below a second say little.",
     ]
     for subject, found in profiled.items():

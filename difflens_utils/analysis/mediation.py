@@ -82,13 +82,19 @@ def through_modules(
 
     In a drawn world the two images differ in the attribute and what follows from it. Of labelled
     images they are two images, and whatever else tells them apart counts too; the control is then
-    another image with the labels of the first. The network answers twice per module and
-    timestep, and half a time more. Results are kept in the store, module by module. Raises
-    ValueError for sizes <= 0, an unknown module or a subject without a world.
+    another image with the labels of the first. At each timestep the network answers twice per
+    module, and three times more for every `TOGETHER` of them. Results are kept in the store, module
+    by module. Raises ValueError for sizes <= 0, an unknown module or a subject without a world.
     """
     all_positive(n_pairs=n)
-    found = _exchanged(subject, exchange, timesteps, modules, n, seed)
-    return {module: Mediation(*moved) for module, moved in zip(modules, found, strict=True)}
+    for module in modules:
+        hooks.find(subject.network, module)
+    found: dict[str, Mediation] = {}
+    for i in range(0, len(modules), TOGETHER):
+        some = modules[i : i + TOGETHER]
+        moved = _exchanged(subject, exchange, timesteps, some, n, seed)
+        found |= {module: Mediation(*row) for module, row in zip(some, moved, strict=True)}
+    return found
 
 
 @artifacts.stored_each("mediation", "modules", reads=("data", "prompts"))
@@ -153,18 +159,16 @@ def _moved(
         return _along(end - start, images[1] - images[0])
 
     start = clean(source)
+    with _outputs(subject, modules) as of_target:
+        total = along(clean(target))
+    with _outputs(subject, modules) as of_control:
+        clean(control)
     found = []
-    for i in range(0, len(modules), TOGETHER):
-        some = modules[i : i + TOGETHER]
-        with _outputs(subject, some) as of_target:
-            total = along(clean(target))
-        with _outputs(subject, some) as of_control:
-            clean(control)
-        for module in some:
-            with _exchanging(subject, module, of_target[module][0]):
-                through = along(clean(source))
-            with _exchanging(subject, module, of_control[module][0]):
-                found.append(torch.stack([total, through, along(clean(source))]))
+    for module in modules:
+        with _exchanging(subject, module, of_target[module][0]):
+            through = along(clean(source))
+        with _exchanging(subject, module, of_control[module][0]):
+            found.append(torch.stack([total, through, along(clean(source))]))
     return torch.stack(found)
 
 

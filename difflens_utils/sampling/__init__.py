@@ -34,6 +34,7 @@ from .sampler import (
     image_seeds,
     reserved,
     sample,
+    texts_of,
     unedited,
 )
 from .schedule import (
@@ -66,6 +67,7 @@ __all__ = [
     "reserved",
     "sample",
     "schedule",
+    "texts_of",
     "timesteps",
     "trajectory",
     "unedited",

@@ -167,6 +167,12 @@ def assigned(n: int, prompts: int) -> Tensor:
     return torch.arange(n) % prompts
 
 
+def texts_of(subject: Subject, rows: Tensor) -> list[str]:
+    """The texts of the images `rows` (B,) of a set, which take the subject's prompts in turn."""
+    texts = subject.texts()
+    return [texts[i % len(texts)] for i in rows.tolist()]
+
+
 def unedited(
     subject: Subject, rows: Tensor, seed: int, s: Schedule
 ) -> Iterator[tuple[Moment, Tensor]]:
@@ -175,8 +181,7 @@ def unedited(
     Yields the moment and its predicted clean image (B, C, H, W) at every step.
     """
     seeds = image_seeds(int(rows.max()) + 1, seed)
-    prompts = subject.texts()
-    texts = [prompts[i % len(prompts)] for i in rows.tolist()]
+    texts = texts_of(subject, rows)
     x = Noise([seeds[i] for i in rows.tolist()], subject.shape, subject.device).draw()
     for index in range(len(s)):
         moment = Moment(subject, x, texts, s, index)
