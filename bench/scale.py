@@ -90,14 +90,15 @@ def latents(study: Study) -> Callable[[int], object]:
 
 
 def modules(study: Study) -> Callable[[int], object]:
-    """Mediated shares of so many modules, the network's first."""
-    names = [module.name for module in study.modules if len(module.shape) > 1]
+    """Mediated shares of so many modules, the network's blocks in turn, one by one."""
+    blocks = study.blocks
     seed = iter(range(10**6))
 
     def work(number: int) -> None:
         attribute = str(study.attributes[0])
-        changed = dl.open(SUBJECT, device="cpu", steps=STEPS, seed=1000 * (next(seed) + 1))
-        changed.swept(attribute, 0, 1, 8, names[:number])
+        for i in range(number):
+            changed = dl.open(SUBJECT, device="cpu", steps=STEPS, seed=1000 * (next(seed) + 1))
+            changed.swept(attribute, 0, 1, 8, [blocks[i % len(blocks)]])
 
     return work
 

@@ -20,7 +20,7 @@ IMAGES = 10_000  # of a page, for which workers are counted
 SAID = {
     "images": "images that are sampled",
     "latents": "latents of a k-SAE that encodes and decodes",
-    "modules": "modules whose mediated shares one sweep measures",
+    "modules": "modules whose mediated share is measured, one by one",
     "workers": "workers on one sampling, up to the cores there are",
 }
 
