@@ -73,15 +73,15 @@ def profiles(profiled: Mapping[str, Any]) -> list[str]:
 
 
 def by_kind(seconds: Mapping[str, Mapping[str, float]]) -> str:
-    """Notebooks by kinds of work, the largest kind first, with sums, as a Markdown table."""
+    """Kinds of work, the largest first, by the numbers of notebooks, as a Markdown table."""
     total: Counter[str] = Counter()
     for found in seconds.values():
         total.update(found)
-    kinds = [kind for kind, _ in total.most_common()]
-    lines = [["notebook", *kinds, "all"]]
-    for notebook, found in [*seconds.items(), ("all", total)]:
-        shown = [f"{found.get(kind, 0):.0f}" for kind in kinds]
-        lines.append([notebook, *shown, f"**{sum(found.values()):.0f}**"])
     whole = sum(total.values())
-    lines.append(["share", *(f"{total[kind] / whole:.0%}" for kind in kinds), "100%"])
+    lines = [["notebook", *(notebook[:2] for notebook in seconds), "all", "share"]]
+    for kind, spent in total.most_common():
+        shown = [f"{found.get(kind, 0):.0f}" for found in seconds.values()]
+        lines.append([kind, *shown, f"{spent:.0f}", f"{spent / whole:.0%}"])
+    sums = [f"{sum(found.values()):.0f}" for found in seconds.values()]
+    lines.append(["all", *sums, f"**{whole:.0f}**", "100%"])
     return verdicts.table(lines)
