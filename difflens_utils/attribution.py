@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -431,12 +432,10 @@ def _reached(
     subject: Subject, n: int, seed: int, steps: int, at: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """x_t of unedited images at some steps, {"x": (at, n, C, H, W)}: the same for every trial."""
-    s, found = sampling.trajectory(subject, steps), {}
-    for moment, _ in sampling.unedited(subject, torch.arange(n), seed, s):
-        found[moment.index] = moment.x.cpu()
-        if moment.index == max(at):
-            break
-    return {"x": torch.stack([found[index] for index in at])}
+    s = sampling.trajectory(subject, steps)
+    walk = islice(sampling.unedited(subject, torch.arange(n), seed, s), max(at) + 1)
+    x = [moment.x.cpu() for moment, _ in walk]
+    return {"x": torch.stack([x[index] for index in at])}
 
 
 def _seen(
