@@ -18,6 +18,9 @@ PIP   := $(BIN)/pip --disable-pip-version-check --no-input install \
 
 # The same seed of Python's hashes everywhere, so that sets have one order.
 export PYTHONHASHSEED := 0
+# glibc keeps what tensors give up for the next ones; else the system clears those pages once more.
+export MALLOC_MMAP_THRESHOLD_ := 134217728
+export MALLOC_TRIM_THRESHOLD_ := 536870912
 
 # Recipes read these as "$$NAME": the shell then takes spaces, quotes and & as they are.
 export PYTHON PROFILE SUBJECT CORES TORCH_INDEX METHOD

@@ -49,6 +49,8 @@ STACKS = [
     f"apply ({UTILS}/sampling/sampler.py:3);steer ({UTILS}/edits.py:2);{TOP_K} 20",
     "run_forever (asyncio/base_events.py:607);EpollSelector.select (selectors.py:468) 4000",
     "Thread.run (threading.py:982);ParentPollerUnix.run (ipykernel/parentpoller.py:62) 4000",
+    "Thread.run (threading.py:982);Pool._handle_results (multiprocessing/pool.py:579) 4000",
+    f"fit ({UTILS}/analysis/x.py:1);Parallel._retrieve (joblib/parallel.py:1822) 4000",
 ]
 
 

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
@@ -129,7 +130,11 @@ def dci(
     for labels in factors.values():
         y = np.asarray(labels)
         model = ExtraTreesClassifier(
-            trees, class_weight="balanced", min_samples_leaf=3, random_state=seed, n_jobs=-1
+            trees,
+            class_weight="balanced",
+            min_samples_leaf=3,
+            random_state=seed,
+            n_jobs=torch.get_num_threads(),
         ).fit(x[~held], y[~held])
         importance.append(model.feature_importances_)
         truth = y[held]
