@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from . import edits, evaluators, metrics, outcome, sampling
+from . import edits, metrics, outcome, sampling
 from .methods import Method, planning
 from .methods.planning import Plan
 from .metrics import Estimate
@@ -166,7 +166,7 @@ def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) ->
     {attribute: (G, classes)}. `prompts` is how many prompts the images took in turn, by default as
     many as the evaluation has.
     """
-    scored = evaluators.read(subject.scorer, images, subject.device)
+    scored = outcome.judge(subject, images).scored
     number = prompts or len(subject.texts())
     prompt = sampling.assigned(len(images), number)
     found = {}
