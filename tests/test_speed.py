@@ -66,12 +66,12 @@ def test_the_page_shows_what_was_missed_and_what_was_not_measured() -> None:
 def test_the_profile_has_sums_of_both_ways_and_the_largest_kind_first() -> None:
     page = speed.page(BENCH, PROFILED)
     rows = [
-        "| notebook | 00 | 02 | all | share |",
+        "| notebook | 00 | 02 | all | % |",
         "| --- | --- | --- | --- | --- |",
-        "| training | 0 | 60 | 60 | 60% |",
-        "| sampling | 20 | 10 | 30 | 30% |",
-        "| imports | 10 | 0 | 10 | 10% |",
-        "| all | 30 | 70 | **100** | 100% |",
+        "| training | 0 | 60 | 60 | 60 |",
+        "| sampling | 20 | 10 | 30 | 30 |",
+        "| imports | 10 | 0 | 10 | 10 |",
+        "| all | 30 | 70 | **100** | 100 |",
     ]
     assert "\n".join(rows) in page
     assert "`python -m bench.timing --subject digits`, on a chip, float32." in page

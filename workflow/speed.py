@@ -78,10 +78,10 @@ def by_kind(seconds: Mapping[str, Mapping[str, float]]) -> str:
     for found in seconds.values():
         total.update(found)
     whole = sum(total.values())
-    lines = [["notebook", *(notebook[:2] for notebook in seconds), "all", "share"]]
+    lines = [["notebook", *(notebook[:2] for notebook in seconds), "all", "%"]]
     for kind, spent in total.most_common():
         shown = [f"{found.get(kind, 0):.0f}" for found in seconds.values()]
-        lines.append([kind, *shown, f"{spent:.0f}", f"{spent / whole:.0%}"])
+        lines.append([kind, *shown, f"{spent:.0f}", f"{100 * spent / whole:.0f}"])
     sums = [f"{sum(found.values()):.0f}" for found in seconds.values()]
-    lines.append(["all", *sums, f"**{whole:.0f}**", "100%"])
+    lines.append(["all", *sums, f"**{whole:.0f}**", "100"])
     return verdicts.table(lines)
