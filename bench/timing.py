@@ -48,7 +48,7 @@ KINDS = {
 }
 # The last frame of a thread that waits, which py-spy may take for one that computes.
 WAITS = re.compile(
-    r"(?:select|wait|device|poll|_worker|_try_wait|_watch_pipe_fd|\w*(?:Poller|Heartbeat|Garbage)\w*"
+    r"(?:select|wait|device|poll|_try_wait|_watch_pipe_fd|\w*(?:Poller|Heartbeat|Garbage)\w*"
     r"\.run|worker|Pool\._handle_\w+|Parallel\._retrieve) \([^;]*$"
 )
 

@@ -166,12 +166,11 @@ def base_shares(subject: Subject, images: Tensor, prompts: int | None = None) ->
     {attribute: (G, classes)}. `prompts` is how many prompts the images took in turn, by default as
     many as the evaluation has.
     """
-    scored = outcome.judge(subject, images).scored
+    seen = outcome.judge(subject, images, prompts)
     number = prompts or len(subject.texts())
-    prompt = sampling.assigned(len(images), number)
     found = {}
     for a in subject.attributes:
-        rows = [metrics.shares(scored[a][prompt == g]) for g in range(number)]
+        rows = [metrics.shares(seen.scored[a][seen.prompt == g]) for g in range(number)]
         found[a] = np.stack(rows)
     return found
 
